@@ -1,0 +1,104 @@
+/*
+ * Guarded access: touching memory that may vanish.
+ *
+ * Guest memory is host memory that its owner may unmap or protect at any moment. Every access to it
+ * goes through the functions of this file. Each is one host instruction with an entry in the section
+ * `owhp_guard`, a table of (instruction, where to go instead). When the instruction raises SIGSEGV
+ * or SIGBUS, the handler installed by guarded_init() finds the entry and continues at the second
+ * address; the function then returns false and nothing was transferred. A fault anywhere else goes to
+ * the handler that was there before. No setjmp, no cost on the good path.
+ *
+ * Being assembly, the accesses have x86 memory ordering (what the guest expects) and are invisible to
+ * the sanitizers (a guest's data races are the guest's business).
+ */
+#ifndef OWHP_OS_GUARDED_H
+#define OWHP_OS_GUARDED_H
+
+#include "util/compiler.h"
+#include "util/types.h"
+
+/* Install the handler; idempotent, thread safe. Returns false when the kernel refuses. */
+bool guarded_init(void);
+
+/* The table entry for the instruction at local label 1, continuing at C label `fault`. */
+#define GUARD_ENTRY                                                                                \
+    ".pushsection owhp_guard,\"a\",@progbits\n\t.balign 4\n\t.long 1b - .\n\t.long %l[fault] - .\n\t" \
+    ".popsection\n\t"
+
+/* The same for an instruction whose registers tell how far it came: continue right behind it, at label 2. */
+#define GUARD_RESUME                                                                               \
+    ".pushsection owhp_guard,\"a\",@progbits\n\t.balign 4\n\t.long 1b - .\n\t.long 2b - .\n\t"      \
+    ".popsection\n\t"
+
+#define GUARDED_LOAD(bits, suffix, constraint)                                                     \
+    must_check static always_inline bool guarded_load##bits(const void *from, uint##bits##_t *value) \
+    {                                                                                              \
+        uint##bits##_t loaded;                                                                     \
+        __asm__ volatile goto("1: mov" suffix " %[from], %[value]\n\t" GUARD_ENTRY                 \
+                              : [value] constraint(loaded)                                         \
+                              : [from] "m"(*(const uint##bits##_t *)from)                          \
+                              : "memory"                                                           \
+                              : fault);                                                            \
+        *value = loaded;                                                                           \
+        return true;                                                                               \
+    fault:                                                                                         \
+        return false;                                                                              \
+    }
+
+#define GUARDED_STORE(bits, suffix, constraint)                                                    \
+    must_check static always_inline bool guarded_store##bits(void *to, uint##bits##_t value)       \
+    {                                                                                              \
+        __asm__ volatile goto("1: mov" suffix " %[value], %[to]\n\t" GUARD_ENTRY                   \
+                              :                                                                    \
+                              : [to] "m"(*(uint##bits##_t *)to), [value] constraint(value)         \
+                              : "memory"                                                           \
+                              : fault);                                                            \
+        return true;                                                                               \
+    fault:                                                                                         \
+        return false;                                                                              \
+    }
+
+/* clang-format off */
+GUARDED_LOAD(8, "b", "=q") GUARDED_LOAD(16, "w", "=r") GUARDED_LOAD(32, "l", "=r") GUARDED_LOAD(64, "q", "=r")
+GUARDED_STORE(8, "b", "q") GUARDED_STORE(16, "w", "r") GUARDED_STORE(32, "l", "r") GUARDED_STORE(64, "q", "r")
+/* clang-format on */
+
+/* Compare-exchange, locked. *expected is updated with what was found; *done tells whether it was stored. */
+#define GUARDED_CAS(bits, suffix, constraint)                                                      \
+    must_check static always_inline bool guarded_cas##bits(                                        \
+        void *at, uint##bits##_t *expected, uint##bits##_t desired, bool *done)                    \
+    {                                                                                              \
+        uint##bits##_t found = *expected;                                                          \
+        uint8_t equal;                                                                             \
+        __asm__ volatile goto("1: lock cmpxchg" suffix " %[desired], %[at]\n\t sete %[equal]\n\t" GUARD_ENTRY \
+                              : "+a"(found), [equal] "=q"(equal)                                   \
+                              : [at] "m"(*(uint##bits##_t *)at), [desired] constraint(desired)     \
+                              : "memory", "cc"                                                     \
+                              : fault);                                                            \
+        *expected = found;                                                                         \
+        *done = equal;                                                                             \
+        return true;                                                                               \
+    fault:                                                                                         \
+        return false;                                                                              \
+    }
+
+/* clang-format off */
+GUARDED_CAS(8, "b", "q") GUARDED_CAS(16, "w", "r") GUARDED_CAS(32, "l", "r") GUARDED_CAS(64, "q", "r")
+/* clang-format on */
+
+/*
+ * Copy or fill any number of bytes; regions must not overlap. On a fault they return the number of
+ * bytes that were not transferred (the rest was), 0 when all went well.
+ */
+must_check size_t guarded_copy_partial(void *to, const void *from, size_t size);
+must_check size_t guarded_fill_partial(void *to, int byte, size_t size);
+
+must_check static inline bool guarded_copy(void *to, const void *from, size_t size)
+{
+    return guarded_copy_partial(to, from, size) == 0;
+}
+
+/* 16-byte compare-exchange (CMPXCHG16B); `at` is 16-byte aligned. */
+must_check bool guarded_cas128(void *at, uint64_t expected[2], const uint64_t desired[2], bool *done);
+
+#endif
