@@ -1,0 +1,101 @@
+/*
+ * The contract between the core and an engine. An engine runs virtual processors over a guest memory space;
+ * `soft` and `kvm` implement this table and know nothing of each other or of the API.
+ *
+ * Threads: unless said otherwise a function that takes a vcpu is called by one thread at a time per vcpu, and
+ * never while that vcpu runs (the core's state machine sees to it). kick and request_interrupt: any thread.
+ * Every function that can fail leaves everything as it was when it fails.
+ */
+#ifndef OWHP_ENGINE_ENGINE_H
+#define OWHP_ENGINE_ENGINE_H
+
+#include "core/config.h"
+#include "core/exit.h"
+#include "mem/gpa_space.h"
+#include "util/compiler.h"
+#include "util/status.h"
+#include "x86/walk.h"
+
+struct engine_partition; /* defined by each engine */
+struct engine_vcpu;
+
+/* As in WHV_INTERRUPT_CONTROL. */
+struct interrupt_request {
+    uint8_t type;        /* 0 fixed, 1 lowest priority, 4 NMI, 5 INIT, 6 SIPI, 9 LINT1 */
+    bool is_logical;     /* destination mode */
+    bool is_level;
+    uint32_t destination;
+    uint32_t vector;
+};
+
+/* What the engine can do, for WHvGetCapability (bits as in the API). */
+struct engine_capabilities {
+    uint64_t features, extended_exits, exception_exits, msr_exits;
+    uint64_t processor_features[2], xsave_features;
+    uint32_t vendor; /* 0 AMD, 1 Intel */
+    uint8_t clflush_size_log2, physical_address_bits;
+    uint64_t tsc_frequency, apic_frequency;
+    uint32_t maximum_processors;
+};
+
+enum vcpu_counter_set { COUNTERS_RUNTIME, COUNTERS_INTERCEPTS, COUNTERS_EVENTS, COUNTERS_APIC, COUNTERS_SYNTHETIC };
+
+/* WHV_PROCESSOR_ACTIVITY_COUNTERS order. */
+enum { INTERCEPT_PAGE_INVALIDATION, INTERCEPT_CONTROL_REGISTER, INTERCEPT_IO, INTERCEPT_HALT, INTERCEPT_CPUID, INTERCEPT_MSR,
+       INTERCEPT_OTHER, INTERCEPT_PENDING_INTERRUPT, INTERCEPT_EMULATED, INTERCEPT_DEBUG_REGISTER, INTERCEPT_PAGE_FAULT,
+       INTERCEPT_NESTED_PAGE_FAULT, INTERCEPT_HYPERCALL, INTERCEPT_RDPMC, INTERCEPT_COUNT };
+
+struct vcpu_counters {
+    uint64_t runtime_100ns, hypervisor_100ns;
+    struct { uint64_t count, time_100ns; } intercept[INTERCEPT_COUNT];
+    uint64_t page_faults, exceptions, interrupts;
+    uint64_t apic_mmio, apic_eoi, apic_tpr, apic_sent_ipi, apic_self_ipi;
+};
+
+struct engine {
+    const char *name; /* "soft", "kvm" */
+
+    /* Usable here? When not, `why` says what is missing (no device, no permission, capability by name). */
+    bool (*usable)(char *why, size_t size);
+    void (*capabilities)(struct engine_capabilities *out);
+
+    /* At set-up: config is final but for the run-time settable members and outlives the engine partition. */
+    enum status (*partition_create)(const struct partition_config *config, struct gpa_space *space,
+                                    struct engine_partition **out);
+    void (*partition_destroy)(struct engine_partition *partition);       /* all vcpus are gone */
+    enum status (*partition_reset)(struct engine_partition *partition);  /* no vcpu runs: all to reset state */
+    void (*time_suspend)(struct engine_partition *partition);            /* freeze TSC and reference time */
+    void (*time_resume)(struct engine_partition *partition);
+    uint64_t (*reference_time)(struct engine_partition *partition);      /* 100 ns since the first run */
+    enum status (*request_interrupt)(struct engine_partition *partition, const struct interrupt_request *request);
+    /* Bit set of vcpu indexes (up to 64 per word, `words` words) an interrupt destination selects. */
+    enum status (*interrupt_targets)(struct engine_partition *partition, uint64_t destination, bool is_logical,
+                                     uint64_t *set, size_t words);
+
+    enum status (*vcpu_create)(struct engine_partition *partition, uint32_t index, struct engine_vcpu **out);
+    void (*vcpu_destroy)(struct engine_vcpu *vcpu);
+
+    /* Run until an exit. Returns STATUS_OK with *exit filled, EXIT_CANCELED included: it returns that as soon as
+     * it sees that kick() was called since run began; the core decides whether the cancel counts. */
+    enum status (*run)(struct engine_vcpu *vcpu, struct vcpu_exit *exit);
+    void (*kick)(struct engine_vcpu *vcpu); /* any thread; sticky until the run that it ends */
+    void (*clear_kick)(struct engine_vcpu *vcpu);
+
+    /* All or nothing. Unknown name: STATUS_INVALID_VP_REGISTER_NAME. */
+    enum status (*get_registers)(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, union vreg_value *values);
+    enum status (*set_registers)(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values);
+
+    /* State blobs; *written is the needed size when the buffer is too small (STATUS_INSUFFICIENT_BUFFER). */
+    enum status (*get_xsave)(struct engine_vcpu *vcpu, void *buffer, uint32_t size, uint32_t *written);
+    enum status (*set_xsave)(struct engine_vcpu *vcpu, const void *buffer, uint32_t size);
+    enum status (*get_apic)(struct engine_vcpu *vcpu, void *buffer, uint32_t size, uint32_t *written);
+    enum status (*set_apic)(struct engine_vcpu *vcpu, const void *buffer, uint32_t size);
+
+    enum status (*cpuid)(struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+    void (*walk_state)(struct engine_vcpu *vcpu, struct walk_state *state, uint8_t *cpl); /* for translation */
+    void (*counters)(struct engine_vcpu *vcpu, struct vcpu_counters *out); /* any time, any thread */
+};
+
+extern const struct engine engine_soft;
+
+#endif
