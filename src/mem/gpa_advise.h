@@ -1,0 +1,44 @@
+/*
+ * Advice about guest memory: bring it in (populate), keep it in (pin). Never needed for correctness.
+ * Populate does not stop processors; pins do not either.
+ */
+#ifndef OWHP_MEM_GPA_ADVISE_H
+#define OWHP_MEM_GPA_ADVISE_H
+
+#include "mem/gpa_space.h"
+
+/* The numbers are the API's. */
+enum {
+    GPA_POPULATE_PREFETCH = 1,          /* only a hint: memory that cannot be had is not an error */
+    GPA_POPULATE_AVOID_HARD_FAULTS = 2, /* take no page that would have to be read from a disk */
+    GPA_POPULATE_ALL_FLAGS = 3,
+};
+
+/*
+ * Make the host pages behind the range (any alignment, rounded outwards) resident, for the given
+ * access: for a write also private, so that the first store does not fault.
+ * STATUS_INVALID_ARGUMENT     size 0, beyond the space, unknown flags or access
+ * STATUS_GPA_RANGE_NOT_FOUND  part of the range is not mapped; nothing done
+ * STATUS_ACCESS_DENIED        a mapping forbids the access; nothing done. Or host memory is missing
+ *                             or protected: pages before the one named in the text are populated
+ * STATUS_NO_MEMORY            the host has no memory left; likewise
+ */
+must_check enum status gpa_space_populate(struct gpa_space *space, struct gpa_range range,
+                                          enum gpa_access access, uint32_t flags);
+
+/*
+ * Pin: the pages become resident and stay so until as many unpins, an unmap or a replacing map. Counts
+ * are kept per guest page; host pages shared by several guest pages or partitions stay locked until
+ * the last is unpinned.
+ * STATUS_INVALID_ARGUMENT     alignment, size 0, beyond the space; unpin: some page has no pin
+ * STATUS_GPA_RANGE_NOT_FOUND  part of the range is not mapped
+ * STATUS_NO_MEMORY            the host refuses to lock (the text names the limit); nothing pinned
+ * STATUS_ACCESS_DENIED        host memory is missing or protected; nothing pinned
+ */
+must_check enum status gpa_space_pin(struct gpa_space *space, gpa_t gpa, uint64_t size);
+must_check enum status gpa_space_unpin(struct gpa_space *space, gpa_t gpa, uint64_t size);
+
+/* The number of 4 KiB guest pages with at least one pin. */
+uint64_t gpa_space_pinned_pages(struct gpa_space *space);
+
+#endif

@@ -1,0 +1,74 @@
+/*
+ * A record of written pages, by page number, for a whole guest physical address space. Costs follow
+ * what is dirty: a clean terabyte takes no memory and no time. Marking is lock-free; one record serves
+ * one consumer. Invariant W and the layout are explained in gpa_dirty.c.
+ */
+#ifndef OWHP_MEM_GPA_DIRTY_H
+#define OWHP_MEM_GPA_DIRTY_H
+
+#include "util/compiler.h"
+#include "util/types.h"
+
+#include <stdatomic.h>
+
+/*
+ * A window holds the bits of 2^30 pages (4 TiB) as five levels of 64-bit words: a bit of level n + 1
+ * says that a word of level n may be non-zero. Word numbers of the levels in the window:
+ */
+enum {
+    GPA_DIRTY_LEVELS = 5,
+    GPA_DIRTY_WINDOW_SHIFT = 30,
+};
+
+typedef _Atomic(uint64_t) gpa_dirty_word;
+
+struct gpa_dirty {
+    uint64_t pages;           /* of the space; fixed after create */
+    gpa_dirty_word **windows; /* by page >> GPA_DIRTY_WINDOW_SHIFT; NULL: nothing tracked there yet */
+};
+
+/* First word of each level, level 0 (one bit a page) first; the upper levels share the first pages. */
+static const uint32_t gpa_dirty_level_start[GPA_DIRTY_LEVELS] = {
+    512 + 4096 + 262144, 512 + 4096, 512, 64, 0,
+};
+
+struct gpa_dirty *gpa_dirty_create(uint64_t pages); /* NULL: no memory */
+void gpa_dirty_destroy(struct gpa_dirty *dirty);
+
+/* Make the pages markable. Needed before the first mark of a page; false: no memory. Not concurrent
+ * with anything but marks of other pages. */
+must_check bool gpa_dirty_cover(struct gpa_dirty *dirty, uint64_t page, uint64_t count);
+
+/* Mark a covered page. Any number of threads; when it returns, all levels show the page (also when
+ * another thread was first and is not finished), so whoever looks afterwards finds it. */
+static always_inline void gpa_dirty_mark(struct gpa_dirty *dirty, uint64_t page)
+{
+    gpa_dirty_word *window = dirty->windows[page >> GPA_DIRTY_WINDOW_SHIFT];
+    uint64_t index = page & (((uint64_t)1 << GPA_DIRTY_WINDOW_SHIFT) - 1);
+
+    for (unsigned level = 0; level < GPA_DIRTY_LEVELS; level++) {
+        gpa_dirty_word *word = window + gpa_dirty_level_start[level] + (index >> 6);
+        uint64_t bit = (uint64_t)1 << (index & 63);
+        if (!(atomic_load(word) & bit))
+            atomic_fetch_or(word, bit);
+        index >>= 6;
+    }
+}
+
+void gpa_dirty_mark_range(struct gpa_dirty *dirty, uint64_t page, uint64_t count);
+
+/* Receives dirty pages in ascending order: bit i of bits (never 0) is page first + i; first is a
+ * multiple of 64. */
+typedef void gpa_dirty_sink(void *ctx, uint64_t first, uint64_t bits);
+
+/* True if a page of the range is dirty. Pages never covered are clean. */
+bool gpa_dirty_any(const struct gpa_dirty *dirty, uint64_t page, uint64_t count);
+
+/* Report the dirty pages of the range; sink may be NULL for take. Take clears what it reports: each
+ * mark is reported exactly once. Takes are serialized by the caller; marks may run meanwhile. */
+void gpa_dirty_peek(const struct gpa_dirty *dirty, uint64_t page, uint64_t count,
+                    gpa_dirty_sink *sink, void *ctx);
+void gpa_dirty_take(struct gpa_dirty *dirty, uint64_t page, uint64_t count, gpa_dirty_sink *sink,
+                    void *ctx);
+
+#endif
