@@ -88,7 +88,7 @@ enum cpu_leave {
     LEAVE_DONE_EXIT,/* the port recorded an exit; the instruction has happened (RIP behind it) */
     LEAVE_HALT,     /* HLT was executed; RIP is behind it */
     LEAVE_SHUTDOWN, /* triple fault */
-    LEAVE_REQUEST,  /* cpu->request is not zero; at an instruction boundary */
+    LEAVE_REQUEST,  /* cpu->request has work for the engine; at an instruction boundary */
 };
 
 struct cpu_fault {
@@ -107,6 +107,8 @@ enum {
     REQUEST_INTERRUPT = 1u << 2, /* something may be deliverable */
     REQUEST_FLUSH = 1u << 3,     /* work is queued for this processor (TLB, decoded code) */
     REQUEST_SERVICE = 1u << 4,   /* INIT, SIPI, timer and the like */
+    /* The processor's own: it must go instruction by instruction (interrupt shadow, single step, breakpoints). */
+    REQUEST_ATTENTION = 1u << 31,
 };
 
 /* The decode mode: part of a block's key. */
@@ -128,10 +130,13 @@ struct cpu {
     uint32_t mode;      /* MODE_* */
     _Atomic uint32_t request;
     uint32_t leave;     /* enum cpu_leave, set by whoever makes a handler return NULL */
-    struct tlb *tlb;
-    uint64_t data_key;  /* TLB tag key for data accesses at the current privilege (x86/tlb.h) */
+    struct tlb_entry *tlb_entries; /* x86/tlb.h */
+    uint64_t tlb_mask;
+    uint64_t read_key;  /* tag keys of data accesses at the current privilege (x86/tlb.h) */
     uint64_t write_key;
     struct segment segment[SEG_COUNT];
+    /* Legacy modes: offsets below these bounds are valid for the segment without further checks; 0: always check. */
+    uint64_t read_bound[SEG_COUNT], write_bound[SEG_COUNT];
 
     /* ---- registers ---- */
     uint64_t rip;       /* valid outside blocks and in exec functions */
@@ -151,14 +156,15 @@ struct cpu {
     bool interrupt_shadow; /* the next instruction runs before interrupts are looked at */
     bool nmi_masked;
     bool memory_event;     /* an event is being delivered: exits carry InterruptionPending */
+    bool interrupt_waiting; /* the engine has an interrupt that IF or the shadow blocks: tell it when that ends */
     union vector vector[16] __attribute__((aligned(32)));
     struct x87_image x87;
 
     struct cpu_fault fault;
     const struct cpu_port *port;
     void *port_context;
+    struct tlb *tlb;
     struct block_cache *blocks;
-    const struct op *fault_op; /* operation that made a handler return NULL */
 
     /* ---- additions by other parts of src/x86 go here ---- */
 };
@@ -169,8 +175,8 @@ void cpu_set_rflags(struct cpu *cpu, uint64_t rflags);
 
 /*
  * To be called after anything that decoding or address translation depends on has changed: CR0, CR3,
- * CR4, EFER, CPL, CS or SS attributes, RFLAGS.VM/AC. cpu_update_mode recomputes `mode`, `cpl`-dependent
- * keys; cpu_flush_tlb drops all translations (global ones too unless keep_global).
+ * CR4, EFER, CPL, DR7, any segment register, RFLAGS.VM/AC/TF (cpu_set_rflags does it for those). cpu_update_mode
+ * recomputes `mode`, tag keys, segment bounds; cpu_flush_tlb drops all translations (global ones too unless keep_global).
  */
 void cpu_update_mode(struct cpu *cpu);
 void cpu_flush_tlb(struct cpu *cpu, bool keep_global);
@@ -184,10 +190,21 @@ void cpu_destroy(struct cpu *cpu);
  * (keeps CR0.CD/NW, x87/SSE state and MSRs that INIT leaves alone). */
 void cpu_reset(struct cpu *cpu, bool init);
 
-/* Run until something asks to leave; see enum cpu_leave. At most about `budget` blocks. */
-enum cpu_leave cpu_run(struct cpu *cpu);
+/* Run until something asks to leave; see enum cpu_leave (never LEAVE_NONE or LEAVE_FAULT). */
+struct event;
+enum cpu_leave cpu_run(struct cpu *cpu, struct event *pending);
+/* `pending` is filled when LEAVE_EXIT happened while an event was being delivered (cpu->memory_event is set). */
 /* Run exactly one instruction (or deliver the fault it raises: LEAVE_FAULT is returned undelivered). */
 enum cpu_leave cpu_step(struct cpu *cpu);
+
+/* The memory behind the guest's pages has changed: forget every host address, or only the right to write. */
+void cpu_drop_memory(struct cpu *cpu, bool writes_only);
+
+/* IF was set or an interrupt shadow began or ended: see whether the engine or single-stepping wants to know. */
+void cpu_interrupts_enabled(struct cpu *cpu);
+
+/* Bytes of code at CS:RIP, up to 16 and not beyond the page or the segment; returns the count, raises nothing. */
+unsigned cpu_peek_code(struct cpu *cpu, uint8_t bytes[16]);
 
 /* Decoded code of [gpa, gpa+size) is stale: another party stored there. Only from the cpu's thread. */
 void cpu_invalidate_code(struct cpu *cpu, gpa_t gpa, uint64_t size);

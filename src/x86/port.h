@@ -19,7 +19,14 @@ enum port_result {
 
 enum access_type { ACCESS_READ, ACCESS_WRITE, ACCESS_EXECUTE };
 
-enum { PAGE_READ = 1, PAGE_WRITE = 2, PAGE_EXECUTE = 4 };
+enum {
+    PAGE_READ = 1,
+    PAGE_WRITE = 2,
+    PAGE_EXECUTE = 4,
+    /* Some processor has decoded code of this page: stores are allowed (with PAGE_WRITE) but must not be cached,
+     * and each is reported through code_written(). */
+    PAGE_CODE = 8,
+};
 
 /* Host memory behind one guest page. */
 struct port_page {
@@ -77,9 +84,11 @@ struct cpu_port {
     uint64_t (*read_cr8)(struct cpu *cpu);
     void (*write_cr8)(struct cpu *cpu, uint64_t value);
 
-    /* Decoded code was made from this page: from now on page() must not grant PAGE_WRITE silently to
-     * other processors, see engine/soft. NULL: nobody else. */
+    /* Code is about to be decoded from this page: when it returns, no other processor stores there unnoticed
+     * (page() answers PAGE_CODE). NULL: nobody else. */
     void (*code_page)(struct cpu *cpu, gpa_t page_address);
+    /* This processor stored to a PAGE_CODE page: tell the others. NULL: nobody else. */
+    void (*code_written)(struct cpu *cpu, gpa_t gpa, uint64_t size);
 
     /* Hold and let go of all other processors around an access that must be atomic but cannot be
      * made so by one host instruction (split locks, locked device accesses). NULL: nobody else. */

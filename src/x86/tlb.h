@@ -1,0 +1,107 @@
+/*
+ * The software TLB.
+ *
+ * A direct-mapped array of pages. An entry serves loads when its read tag equals, and stores when its write tag
+ * equals, the page address of the access's LAST byte joined with the current key:
+ *
+ *      63                                12 11                2 1   0
+ *      [ linear page number                ][ generation        ][mode]      tag and key
+ *
+ * mode:  0 supervisor, 1 user, 2 supervisor with SMAP suspended by AC, 3 every access takes the slow path
+ * (alignment checking or data breakpoints are on; such entries are never filled).
+ *
+ * - A flush increments the generation; entries of older ones match no more. When the 10 bits are used up, the array is
+ *   cleared once. Read and write tags have generations of their own: harvesting dirty bits drops write tags only.
+ * - The slot is (p + p >> 7): large power-of-two strides spread, and neighbouring pages never share a slot. That is why
+ *   comparing the last byte's page also finds accesses that cross into the next page: they miss.
+ * - Invariant W: a write tag exists only while the page's dirty bit is set and the page holds no decoded code.
+ */
+#ifndef OWHP_X86_TLB_H
+#define OWHP_X86_TLB_H
+
+#include "x86/cpu.h"
+#include "x86/port.h"
+
+struct tlb_entry {
+    uint64_t read_tag;
+    uint64_t write_tag;
+    uint64_t host_delta; /* host address = linear address + host_delta */
+    gpa_t page;          /* guest physical page; bit 0: stores are allowed but the page holds code */
+};
+
+/* Instruction fetch has its own small TLB: filled on block look-ups only. */
+struct tlb_fetch {
+    uint64_t tag;
+    uint8_t *host;
+    gpa_t page;
+};
+
+/* Guest physical pages lately used by walks: host addresses of page tables. */
+struct tlb_physical {
+    gpa_t page; /* ~0: none */
+    uint8_t *host;
+    uint32_t rights;
+};
+
+enum { TLB_FIRST_SIZE = 1024, TLB_LAST_SIZE = 16384, TLB_FETCH_SIZE = 512, TLB_PHYSICAL_SIZE = 64 };
+enum { TLB_MODE_SUPERVISOR, TLB_MODE_USER, TLB_MODE_NO_SMAP, TLB_MODE_SLOW };
+#define TLB_NO_TAG (~(uint64_t)0)
+
+struct tlb {
+    struct tlb_entry *entries; /* cpu->tlb_entries */
+    uint32_t size;
+    uint32_t read_generation, write_generation; /* 0..1022 */
+    uint32_t fills;     /* since the last look at whether to grow */
+    uint64_t epoch;     /* counts every flush of code translations; part of the jump cache's key */
+    gva_t large_first, large_last; /* linear range in which large pages were entered since the last flush */
+    struct tlb_fetch fetch[TLB_FETCH_SIZE];
+    struct tlb_physical physical[TLB_PHYSICAL_SIZE];
+};
+
+static always_inline uint64_t tlb_slot(gva_t linear)
+{
+    return (linear >> 12) + (linear >> 19);
+}
+
+/* Host address for a load or store of `size` bytes, NULL when the slow path must be taken. */
+static always_inline uint8_t *tlb_read(const struct cpu *cpu, gva_t linear, unsigned size)
+{
+    const struct tlb_entry *e = &cpu->tlb_entries[tlb_slot(linear) & cpu->tlb_mask];
+    uint64_t tag = ((linear + size - 1) & PAGE_MASK) | cpu->read_key;
+    return likely(e->read_tag == tag) ? (uint8_t *)(linear + e->host_delta) : NULL;
+}
+
+static always_inline uint8_t *tlb_write(const struct cpu *cpu, gva_t linear, unsigned size)
+{
+    const struct tlb_entry *e = &cpu->tlb_entries[tlb_slot(linear) & cpu->tlb_mask];
+    uint64_t tag = ((linear + size - 1) & PAGE_MASK) | cpu->write_key;
+    return likely(e->write_tag == tag) ? (uint8_t *)(linear + e->host_delta) : NULL;
+}
+
+bool tlb_create(struct cpu *cpu);
+void tlb_destroy(struct cpu *cpu);
+void tlb_flush(struct cpu *cpu);        /* everything */
+void tlb_flush_writes(struct cpu *cpu); /* write tags */
+void tlb_flush_page(struct cpu *cpu, gva_t linear);
+void tlb_forget_host(struct cpu *cpu);  /* the physical cache too: memory has changed */
+void tlb_update_keys(struct cpu *cpu, unsigned mode);
+
+/* Where a linear address leads for one access. */
+struct tlb_target {
+    gpa_t gpa;      /* with the page offset */
+    uint8_t *host;  /* address of the byte, NULL: through the port */
+    bool is_code;   /* store: tell cpu_code_stored() afterwards */
+};
+
+/*
+ * Translate for an access that does not cross a page; enter it in the TLB when `mode` is the current one.
+ * False: cpu->leave is set (fault or exit).
+ */
+must_check bool tlb_translate(struct cpu *cpu, gva_t linear, enum access_type type, unsigned mode, struct tlb_target *target);
+
+/* For instruction fetch. *host is the start of the page. */
+must_check bool tlb_translate_fetch(struct cpu *cpu, gva_t linear, uint8_t **host, gpa_t *page);
+/* The same without side effects on the guest (no fault, no exit): NULL when it is not there. */
+uint8_t *tlb_peek_fetch(struct cpu *cpu, gva_t linear);
+
+#endif
