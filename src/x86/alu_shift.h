@@ -1,0 +1,53 @@
+/*
+ * Shifts, rotates and double shifts. The count is the guest's CL or immediate as it is; the host masks
+ * it to 5 or 6 bits as the guest's processor would (SDM 2B "SAL/SAR/SHL/SHR"). A masked count of 0
+ * changes neither value nor flags.
+ */
+#ifndef OWHP_X86_ALU_SHIFT_H
+#define OWHP_X86_ALU_SHIFT_H
+
+#include "x86/alu.h"
+
+#define ALU_SHIFT(name, bits, suffix)                                                              \
+    static always_inline uint##bits##_t alu_##name##bits(uint##bits##_t a, uint8_t count,          \
+                                                         uint32_t *aflags)                         \
+    {                                                                                              \
+        uint16_t flags = (uint16_t)*aflags;                                                        \
+        __asm__(ALU_RESTORE #name suffix " %%cl, %[a]\n\t" ALU_CAPTURE                             \
+                : [a] "+r"(a), "+&a"(flags)                                                        \
+                : "c"(count)                                                                       \
+                : "cc");                                                                           \
+        *aflags = flags;                                                                           \
+        return a;                                                                                  \
+    }
+
+/*
+ * SHLD SHRD: bits come in from `fill`. For 16 bits and counts above 16 the result is undefined by the
+ * manual; it is the host's.
+ */
+#define ALU_DOUBLE_SHIFT(name, bits, suffix)                                                       \
+    static always_inline uint##bits##_t alu_##name##bits(uint##bits##_t a, uint##bits##_t fill,    \
+                                                         uint8_t count, uint32_t *aflags)          \
+    {                                                                                              \
+        uint16_t flags = (uint16_t)*aflags;                                                        \
+        __asm__(ALU_RESTORE #name suffix " %%cl, %[fill], %[a]\n\t" ALU_CAPTURE                    \
+                : [a] "+r"(a), "+&a"(flags)                                                        \
+                : "c"(count), [fill] "r"(fill)                                                     \
+                : "cc");                                                                           \
+        *aflags = flags;                                                                           \
+        return a;                                                                                  \
+    }
+
+/* clang-format off */
+ALU_ALL_SIZES(ALU_SHIFT, shl)
+ALU_ALL_SIZES(ALU_SHIFT, shr)
+ALU_ALL_SIZES(ALU_SHIFT, sar)
+ALU_ALL_SIZES(ALU_SHIFT, rol)
+ALU_ALL_SIZES(ALU_SHIFT, ror)
+ALU_ALL_SIZES(ALU_SHIFT, rcl)
+ALU_ALL_SIZES(ALU_SHIFT, rcr)
+ALU_WORD_SIZES(ALU_DOUBLE_SHIFT, shld)
+ALU_WORD_SIZES(ALU_DOUBLE_SHIFT, shrd)
+/* clang-format on */
+
+#endif
