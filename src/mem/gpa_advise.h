@@ -10,7 +10,7 @@
 /* The numbers are the API's. */
 enum {
     GPA_POPULATE_PREFETCH = 1,          /* only a hint: memory that cannot be had is not an error */
-    GPA_POPULATE_AVOID_HARD_FAULTS = 2, /* take no page that would have to be read from a disk */
+    GPA_POPULATE_AVOID_HARD_FAULTS = 2, /* only pages that are in memory already */
     GPA_POPULATE_ALL_FLAGS = 3,
 };
 
@@ -21,7 +21,6 @@ enum {
  * STATUS_GPA_RANGE_NOT_FOUND  part of the range is not mapped; nothing done
  * STATUS_ACCESS_DENIED        a mapping forbids the access; nothing done. Or host memory is missing
  *                             or protected: pages before the one named in the text are populated
- * STATUS_NO_MEMORY            the host has no memory left; likewise
  */
 must_check enum status gpa_space_populate(struct gpa_space *space, struct gpa_range range,
                                           enum gpa_access access, uint32_t flags);

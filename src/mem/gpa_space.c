@@ -1,0 +1,369 @@
+/*
+ * The guest physical address space.
+ *
+ * What it is. An ordered set of disjoint ranges, each a run of guest pages over a run of host
+ * addresses with the same rights (extent_tree.h), and beside it, indexed by page number, the dirty
+ * bits (gpa_dirty.c) and the pins (gpa_advise.c). Mapping means writing down (range, host address,
+ * rights): nothing is allocated for the pages, touched, faulted in or locked, and whether the host
+ * memory exists is found out by the access that needs it. So a terabyte costs what a page costs.
+ *
+ * Who looks at it. Processors look up a page when their TLB misses, many times in a microsecond, and
+ * keep what they found: TLB entries, decoded code, the last view. They must not pay for a lock. Other
+ * threads of the client read, write and translate. And a few calls change it, rarely, in the middle
+ * of all that. A change must promise two things: a processor sees each page as it was before or as it
+ * is after, never between; and when the call returns, nobody uses what was derived from the old state,
+ * because the caller may free the memory in the next line.
+ *
+ * The change protocol. Both promises come from one handshake, which map, unmap and the harvest of
+ * dirty bits share:
+ *
+ *     lock `change`              one change at a time
+ *     check, reserve memory      all that can fail happens here, before anybody is disturbed
+ *     hold() each listener       its running processors reach a safe point and stay there: between two
+ *                                instructions, with no pointer into guest memory in hand. Sleeping
+ *                                ones, and those whose thread is in the client, are safe already and
+ *                                are kept from starting
+ *     lock `lock` exclusively    threads that are not processors have left their read sections
+ *     change                     plain stores; cannot fail
+ *     unlock `lock`
+ *     release(change) each       the engine drops what it derived from the range, then lets go
+ *     unlock `change`
+ *
+ * A running processor therefore reads the mappings without a lock: it is stopped while they change. The
+ * price is paid by the change: with nothing running it is a few uncontended locks.
+ *
+ * Order of locks: `change`, then the engine's (inside hold and release), then `lock`. A processor never
+ * takes `change` or `lock` while it counts as running, or hold would wait for it for ever. Readers
+ * do not nest: the lock prefers writers, so that a busy reader cannot keep a change out.
+ *
+ * Harvesting dirty bits is a change too, because of invariant W (gpa_dirty.c): clearing a bit while a
+ * processor has a write-TLB entry for the page would lose its next store. A range that has no
+ * dirty bit has no such entry, so its harvest returns without the handshake.
+ *
+ * Failure. Everything a call needs is checked and reserved before hold(); after it nothing can fail.
+ * So a failed call has changed nothing.
+ */
+#include "mem/gpa_space.h"
+
+#include "mem/gpa_space_state.h"
+#include "os/guarded.h"
+#include "util/last_error.h"
+
+#include <stdlib.h>
+
+/* ---- life ---- */
+
+static bool init_lock(pthread_rwlock_t *lock)
+{
+    pthread_rwlockattr_t attributes;
+    if (pthread_rwlockattr_init(&attributes) != 0)
+        return false;
+    pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    bool done = pthread_rwlock_init(lock, &attributes) == 0;
+    pthread_rwlockattr_destroy(&attributes);
+    return done;
+}
+
+struct gpa_space *gpa_space_create(unsigned physical_address_bits)
+{
+    if (physical_address_bits < 32 || physical_address_bits > 52)
+        return NULL;
+    struct gpa_space *space = guarded_init() ? calloc(1, sizeof(*space)) : NULL;
+    if (!space)
+        return NULL;
+    space->limit = (gpa_t)1 << physical_address_bits;
+    space->dirty = gpa_dirty_create(pages_of(space->limit));
+    if (!space->dirty || !init_lock(&space->lock)) {
+        gpa_dirty_destroy(space->dirty);
+        free(space);
+        return NULL;
+    }
+    pthread_mutex_init(&space->change, NULL);
+    return space;
+}
+
+void gpa_space_destroy(struct gpa_space *space)
+{
+    if (!space)
+        return;
+    gpa_pins_drop(space, 0, space->limit);
+    extent_tree_fini(&space->pins);
+    extent_tree_fini(&space->mappings);
+    gpa_dirty_destroy(space->dirty);
+    pthread_rwlock_destroy(&space->lock);
+    pthread_mutex_destroy(&space->change);
+    free(space);
+}
+
+gpa_t gpa_space_limit(const struct gpa_space *space)
+{
+    return space->limit;
+}
+
+/* ---- the change protocol ---- */
+
+void gpa_space_add_listener(struct gpa_space *space, struct gpa_listener *listener)
+{
+    pthread_mutex_lock(&space->change);
+    pthread_rwlock_wrlock(&space->lock);
+    listener->next = space->listeners;
+    space->listeners = listener;
+    pthread_rwlock_unlock(&space->lock);
+    pthread_mutex_unlock(&space->change);
+}
+
+void gpa_space_remove_listener(struct gpa_space *space, struct gpa_listener *listener)
+{
+    pthread_mutex_lock(&space->change);
+    pthread_rwlock_wrlock(&space->lock);
+    struct gpa_listener **link = &space->listeners;
+    while (*link && *link != listener)
+        link = &(*link)->next;
+    if (*link)
+        *link = listener->next;
+    pthread_rwlock_unlock(&space->lock);
+    pthread_mutex_unlock(&space->change);
+}
+
+void gpa_space_hold(struct gpa_space *space)
+{
+    for (struct gpa_listener *l = space->listeners; l; l = l->next)
+        l->hold(l->ctx);
+    pthread_rwlock_wrlock(&space->lock);
+}
+
+void gpa_space_release(struct gpa_space *space, const struct gpa_change *change)
+{
+    pthread_rwlock_unlock(&space->lock);
+    for (struct gpa_listener *l = space->listeners; l; l = l->next)
+        l->release(l->ctx, change);
+}
+
+void gpa_space_wrote(const struct gpa_space *space, gpa_t gpa, uint64_t size)
+{
+    for (struct gpa_listener *l = space->listeners; l; l = l->next)
+        if (l->wrote)
+            l->wrote(l->ctx, gpa, size);
+}
+
+void gpa_space_read_begin(struct gpa_space *space)
+{
+    pthread_rwlock_rdlock(&space->lock);
+}
+
+void gpa_space_read_end(struct gpa_space *space)
+{
+    pthread_rwlock_unlock(&space->lock);
+}
+
+/* ---- argument rules ---- */
+
+enum status gpa_space_check_bytes(const struct gpa_space *space, gpa_t gpa, uint64_t size)
+{
+    if (size == 0)
+        return fail(STATUS_INVALID_ARGUMENT, RANGE_FORMAT "the size is zero", gpa, size);
+    if (!range_fits(gpa, size, space->limit))
+        return fail(STATUS_INVALID_ARGUMENT,
+                    RANGE_FORMAT "reaches beyond the physical address width of %d bits", gpa, size,
+                    __builtin_ctzll(space->limit));
+    return STATUS_OK;
+}
+
+enum status gpa_space_check_pages(const struct gpa_space *space, gpa_t gpa, uint64_t size)
+{
+    if (!page_aligned(gpa))
+        return fail(STATUS_INVALID_ARGUMENT,
+                    RANGE_FORMAT "the guest address is not a multiple of 4096", gpa, size);
+    if (!page_aligned(size))
+        return fail(STATUS_INVALID_ARGUMENT, RANGE_FORMAT "the size is not a multiple of 4096",
+                    gpa, size);
+    return gpa_space_check_bytes(space, gpa, size);
+}
+
+/* None, R, RW, RX and RWX are rights that a page can have (TLFS 8.1.2). */
+static const bool legal_rights[8] = {
+    [0] = true,
+    [GPA_READ] = true,
+    [GPA_READ | GPA_WRITE] = true,
+    [GPA_READ | GPA_EXECUTE] = true,
+    [GPA_READ | GPA_WRITE | GPA_EXECUTE] = true,
+};
+
+static enum status check_flags(const struct gpa_mapping *m)
+{
+    if (m->flags & ~(uint32_t)GPA_ALL_FLAGS)
+        return fail(STATUS_INVALID_ARGUMENT, RANGE_FORMAT "unknown flags 0x%x", m->gpa, m->size,
+                    m->flags & ~(uint32_t)GPA_ALL_FLAGS);
+    if (!legal_rights[m->flags & 7])
+        return fail(STATUS_INVALID_ARGUMENT,
+                    RANGE_FORMAT "flags 0x%x give write or execute without read", m->gpa, m->size,
+                    m->flags);
+    return STATUS_OK;
+}
+
+static enum status check_host(const struct gpa_mapping *m)
+{
+    uint64_t host = (uintptr_t)m->host;
+    if (host == 0)
+        return fail(STATUS_INVALID_ARGUMENT, RANGE_FORMAT "the host address is null", m->gpa,
+                    m->size);
+    if (!page_aligned(host))
+        return fail(STATUS_INVALID_ARGUMENT,
+                    RANGE_FORMAT "the host address 0x%" PRIx64 " is not a multiple of 4096", m->gpa,
+                    m->size, host);
+    if (range_wraps(host, m->size))
+        return fail(STATUS_INVALID_ARGUMENT,
+                    RANGE_FORMAT "the host range at 0x%" PRIx64 " wraps around", m->gpa, m->size,
+                    host);
+    return STATUS_OK;
+}
+
+static enum status check_mapping(const struct gpa_space *space, const struct gpa_mapping *m)
+{
+    enum status status = gpa_space_check_pages(space, m->gpa, m->size);
+    if (status == STATUS_OK)
+        status = check_host(m);
+    if (status == STATUS_OK)
+        status = check_flags(m);
+    if (status == STATUS_OK && m->source)
+        status = fail(STATUS_NOT_SUPPORTED,
+                      RANGE_FORMAT "memory of another process is not supported", m->gpa, m->size);
+    return status;
+}
+
+/* ---- mapping ---- */
+
+/* Everything a change of the mappings can need. */
+static bool reserve(struct gpa_space *space)
+{
+    return extent_tree_reserve(&space->mappings, 1) && gpa_pins_reserve_drop(space);
+}
+
+/* Replace what is in the range, by the mapping or by nothing. Under `change`, memory reserved. */
+static void replace(struct gpa_space *space, struct gpa_change change,
+                    const struct gpa_mapping *mapping)
+{
+    struct gpa_range range = change.range;
+
+    gpa_space_hold(space);
+    if (mapping)
+        extent_tree_set(&space->mappings,
+                        &(struct extent){.start = range.gpa,
+                                         .size = range.size,
+                                         .target = (uintptr_t)mapping->host,
+                                         .owner = mapping->source,
+                                         .attributes = mapping->flags});
+    else
+        extent_tree_clear(&space->mappings, range.gpa, range.size);
+    gpa_dirty_take(space->dirty, pages_of(range.gpa), pages_of(range.size), NULL, NULL);
+    gpa_space_release(space, &change);
+    gpa_pins_drop(space, range.gpa, range.size);
+    extent_tree_trim(&space->mappings);
+}
+
+enum status gpa_space_map(struct gpa_space *space, const struct gpa_mapping *mapping)
+{
+    enum status status = check_mapping(space, mapping);
+    if (status != STATUS_OK)
+        return status;
+
+    struct gpa_change change = {GPA_CHANGE_MAP, {mapping->gpa, mapping->size}};
+    pthread_mutex_lock(&space->change);
+    if (!reserve(space) ||
+        (mapping->flags & GPA_TRACK_DIRTY &&
+         !gpa_dirty_cover(space->dirty, pages_of(mapping->gpa), pages_of(mapping->size))))
+        status = fail(STATUS_NO_MEMORY, RANGE_FORMAT "no memory for the mapping", mapping->gpa,
+                      mapping->size);
+    else
+        replace(space, change, mapping);
+    pthread_mutex_unlock(&space->change);
+    return status;
+}
+
+enum status gpa_space_unmap(struct gpa_space *space, gpa_t gpa, uint64_t size)
+{
+    enum status status = gpa_space_check_pages(space, gpa, size);
+    if (status != STATUS_OK)
+        return status;
+
+    pthread_mutex_lock(&space->change);
+    if (!reserve(space))
+        status = fail(STATUS_NO_MEMORY, RANGE_FORMAT "no memory to split a mapping", gpa, size);
+    else
+        replace(space, (struct gpa_change){GPA_CHANGE_UNMAP, {gpa, size}}, NULL);
+    pthread_mutex_unlock(&space->change);
+    return status;
+}
+
+/* ---- lookup ---- */
+
+bool gpa_space_find(const struct gpa_space *space, gpa_t gpa, struct gpa_view *view)
+{
+    struct extent extent;
+    bool found = extent_tree_find(&space->mappings, gpa, &extent);
+
+    *view = gpa_view_of(space, &extent);
+    if (!found && gpa >= space->limit)
+        *view = (struct gpa_view){.gpa = space->limit, .size = 0 - space->limit};
+    else if (!found && view->size > space->limit - view->gpa)
+        view->size = space->limit - view->gpa;
+    return found;
+}
+
+uint64_t gpa_space_covered(const struct gpa_space *space, gpa_t start, uint64_t size,
+                           uint32_t flags)
+{
+    struct extent array[32];
+    uint64_t at = start;
+    size_t n;
+    do {
+        n = extent_tree_list(&space->mappings, at, array, array_size(array));
+        for (size_t i = 0; i < n; i++) {
+            if (array[i].start > at || (array[i].attributes & flags) != flags)
+                return at - start;
+            at = array[i].start + array[i].size;
+            if (at - start >= size)
+                return size;
+        }
+    } while (n == array_size(array));
+    return at - start;
+}
+
+size_t gpa_space_list(struct gpa_space *space, gpa_t from, struct gpa_mapping *array,
+                      size_t capacity)
+{
+    struct extent extents[32];
+    size_t count = 0, n = 1;
+
+    gpa_space_read_begin(space);
+    while (n && count < capacity) {
+        size_t want = capacity - count;
+        n = extent_tree_list(&space->mappings, from, extents,
+                             want < array_size(extents) ? want : array_size(extents));
+        for (size_t i = 0; i < n; i++) {
+            from = extents[i].start + extents[i].size;
+            array[count++] = (struct gpa_mapping){extents[i].start, extents[i].size,
+                                                  (void *)(uintptr_t)extents[i].target,
+                                                  (uint32_t)extents[i].attributes,
+                                                  extents[i].owner};
+        }
+    }
+    gpa_space_read_end(space);
+    return count;
+}
+
+uint64_t gpa_space_mapped_pages(struct gpa_space *space)
+{
+    gpa_space_read_begin(space);
+    uint64_t pages = pages_of(space->mappings.total);
+    gpa_space_read_end(space);
+    return pages;
+}
+
+uint64_t gpa_space_range_count(struct gpa_space *space)
+{
+    gpa_space_read_begin(space);
+    uint64_t count = space->mappings.count;
+    gpa_space_read_end(space);
+    return count;
+}

@@ -1,0 +1,80 @@
+/*
+ * The inside of struct gpa_space, for the files of this directory only.
+ */
+#ifndef OWHP_MEM_GPA_SPACE_STATE_H
+#define OWHP_MEM_GPA_SPACE_STATE_H
+
+#include "mem/extent_tree.h"
+#include "mem/gpa_space.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+
+struct gpa_space {
+    gpa_t limit; /* fixed after create */
+
+    /* Serializes everything that changes the space. Taken before `lock`, and before any listener's
+     * own locks. */
+    pthread_mutex_t change;
+
+    /* Keeps the mappings still for threads that are not processors. */
+    pthread_rwlock_t lock;
+
+    /* Written with `change` and `lock` (exclusive) held and all processors held; so either lock, or
+     * being a running processor, is enough to read. Extents: target is the host address, owner the
+     * process_source, attributes the flags. */
+    struct extent_tree mappings;
+    struct gpa_dirty *dirty;
+
+    /* Pins per guest page, under `change`: target is the host address that was locked, attributes
+     * the number of pins. */
+    struct extent_tree pins;
+
+    struct gpa_listener *listeners; /* written with both locks, read with either */
+};
+
+/* How every complaint about a range begins; takes gpa and size. */
+#define RANGE_FORMAT "guest range at 0x%" PRIx64 ", size 0x%" PRIx64 ": "
+
+/* The rules for every range that must consist of whole pages of the space. */
+must_check enum status gpa_space_check_pages(const struct gpa_space *space, gpa_t gpa,
+                                             uint64_t size);
+/* And for those of any alignment. */
+must_check enum status gpa_space_check_bytes(const struct gpa_space *space, gpa_t gpa,
+                                             uint64_t size);
+
+/* The bytes from start on that are mapped without a hole, with all of the flags (0: any); no more than
+ * size. Under either lock. */
+uint64_t gpa_space_covered(const struct gpa_space *space, gpa_t start, uint64_t size,
+                           uint32_t flags);
+
+/* Between these nothing but the caller touches the space. Under `change`. */
+void gpa_space_hold(struct gpa_space *space);
+void gpa_space_release(struct gpa_space *space, const struct gpa_change *change);
+
+/* Tell the listeners of a write. In a read section. */
+void gpa_space_wrote(const struct gpa_space *space, gpa_t gpa, uint64_t size);
+
+/* gpa_access.c: how many bytes of host memory from start on can be loaded (or also stored to), at most
+ * size; tried page by page, nothing changes. */
+uint64_t gpa_probe_host(uint8_t *start, uint64_t size, bool write);
+
+/* gpa_advise.c: get the memory to drop the pins of a range; drop them. Under `change`. */
+must_check bool gpa_pins_reserve_drop(struct gpa_space *space);
+void gpa_pins_drop(struct gpa_space *space, gpa_t gpa, uint64_t size);
+
+static inline struct gpa_view gpa_view_of(const struct gpa_space *space,
+                                          const struct extent *extent)
+{
+    uint32_t flags = (uint32_t)extent->attributes;
+    return (struct gpa_view){
+        .gpa = extent->start,
+        .size = extent->size,
+        .host = (uint8_t *)(uintptr_t)extent->target,
+        .flags = flags,
+        .dirty = flags & GPA_TRACK_DIRTY ? space->dirty : NULL,
+        .source = extent->owner,
+    };
+}
+
+#endif
