@@ -1,0 +1,207 @@
+/*
+ * OpenWHP: what this platform offers beyond the Windows API. A portable client never needs it;
+ * everything here starts with Owhp or OWHP_. The functions are in libWinHvPlatform, and what
+ * WinHvPlatform.h says of every function (results, handles, threads, ...) holds for them too.
+ */
+#ifndef OPENWHP_H
+#define OPENWHP_H
+
+#include <WinHvPlatformDefs.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ========================================================================================== */
+/* Engines                                                                                    */
+/* ========================================================================================== */
+
+/* What executes the guest. */
+typedef enum OWHP_ENGINE {
+    OwhpEngineAuto = 0, /* kvm where it can be used, else soft */
+    OwhpEngineSoft = 1, /* the processor in the library; needs nothing of the host */
+    OwhpEngineKvm = 2   /* the host's hardware, through /dev/kvm */
+} OWHP_ENGINE;
+
+/*
+ * A partition property: the OWHP_ENGINE of the partition, 4 bytes, written before
+ * WHvSetupPartition. Without it, OPENWHP_ENGINE in the environment (auto, soft or kvm) decides,
+ * and without that Auto. Read before WHvSetupPartition it is what was asked for, afterwards the
+ * engine that is used, never Auto. An engine asked for by name that cannot be used makes
+ * WHvSetupPartition fail with WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG: none takes its place.
+ */
+#define OwhpPartitionPropertyCodeEngine ((WHV_PARTITION_PROPERTY_CODE)0x4F570001)
+
+/*
+ * Tells whether an engine can be used here and now, and why not.
+ *
+ * Reason (may be NULL) receives one line without line end, cut to ReasonSizeInBytes with its
+ * final 0: the cause if the engine cannot be used; "" if it can; for Auto the name of the engine
+ * that would be taken.
+ *
+ * WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG  it cannot be used: not built in, or the host lacks it
+ * E_ACCESSDENIED                       it cannot be used by this user
+ * E_INVALIDARG                         no such engine
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpQueryEngine(OWHP_ENGINE Engine, char *Reason,
+                                           UINT32 ReasonSizeInBytes);
+
+/* ========================================================================================== */
+/* Errors                                                                                     */
+/* ========================================================================================== */
+
+/*
+ * The reason for the calling thread's last failed call into the library, in words: function,
+ * argument, cause. "" if none has failed yet. Never NULL. The text belongs to the library and
+ * is valid until this thread's next call; successful calls do not change it.
+ */
+OWHP_EXPORT const char *WINAPI OwhpGetLastErrorText(void);
+
+/* ========================================================================================== */
+/* Memory exits without an emulator                                                           */
+/* ========================================================================================== */
+
+/* One access that an instruction makes to memory which cannot serve it. */
+typedef struct OWHP_MEMORY_ACCESS {
+    WHV_GUEST_PHYSICAL_ADDRESS Gpa;
+    WHV_GUEST_VIRTUAL_ADDRESS Gva;
+    WHV_MEMORY_ACCESS_TYPE AccessType; /* Read, Write; Execute cannot be completed */
+    UINT32 SizeInBytes;                /* 1, 2, 4 or 8; wider ones come in pieces, low first */
+    UINT64 Data;                       /* Write: what is written. Read: for the client to fill */
+} OWHP_MEMORY_ACCESS;
+C_ASSERT(sizeof(OWHP_MEMORY_ACCESS) == 32);
+
+/*
+ * Tells what the instruction of a MemoryAccess exit wants: direction, size and, for a write, the
+ * data. Changes nothing. ExitContext is the processor's latest exit, and the processor has not
+ * run since.
+ *
+ * E_INVALIDARG                             the exit is not a MemoryAccess, or not the latest one
+ * WHV_E_INVALID_VP_STATE                   the processor is running
+ * HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED)  the instruction cannot be told: it is not decodable,
+ *                                          or its access has no data (event delivery, page walk)
+ * E_POINTER                                ExitContext or Access is NULL
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpGetMemoryAccess(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex,
+                                               const WHV_RUN_VP_EXIT_CONTEXT *ExitContext,
+                                               OWHP_MEMORY_ACCESS *Access);
+
+/*
+ * Completes that access: a read gets Access->Data (its low SizeInBytes bytes), a write counts as
+ * done by the client.
+ *
+ * S_OK     the instruction is finished: registers, flags and RIP are written
+ * S_FALSE  it makes another access: *Access now is that one, to be completed likewise. Until the
+ *          last one no register has changed
+ *
+ * Failures as OwhpGetMemoryAccess, and
+ * E_INVALIDARG  Access is not the one that is due
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpCompleteMemoryAccess(WHV_PARTITION_HANDLE Partition,
+                                                    UINT32 VpIndex, OWHP_MEMORY_ACCESS *Access);
+
+/* ========================================================================================== */
+/* Memory of other processes                                                                  */
+/* ========================================================================================== */
+
+/*
+ * Makes a handle for WHvMapGpaRange2 from a process id. The handle names this one process even
+ * after it has ended and the id is another's. The caller closes it with OwhpCloseProcess;
+ * mappings made with it stay.
+ *
+ * Shared memory of the process (memfd, shm, files mapped shared) is mapped live. Private memory
+ * is reached by copying, by engines that can (soft); others refuse to map it.
+ *
+ * HRESULT_FROM_WIN32(ERROR_NOT_FOUND)  no such process
+ * E_ACCESSDENIED                       the user may not access its memory
+ * E_INVALIDARG                         ProcessId is 0
+ * E_POINTER                            Process is NULL
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpOpenProcess(UINT32 ProcessId, HANDLE *Process);
+
+/*
+ * Closes a handle of OwhpOpenProcess. GetCurrentProcess() may be closed and nothing happens.
+ *
+ * E_HANDLE  no such handle
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpCloseProcess(HANDLE Process);
+
+/* ========================================================================================== */
+/* Guest memory                                                                               */
+/* ========================================================================================== */
+
+/*
+ * Allocates memory that is good as guest RAM: zeroed, aligned so that huge pages can back it,
+ * and shareable, so that another process can map it with OwhpOpenProcess. Pages are provided
+ * when they are touched. The caller frees it with OwhpFreeMemory, after unmapping it.
+ *
+ * SizeInBytes: a multiple of 4096. Flags: 0.
+ *
+ * E_INVALIDARG   size 0 or not a multiple of 4096, Flags not 0
+ * E_OUTOFMEMORY  the host refuses
+ * E_POINTER      Address is NULL
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpAllocateMemory(UINT64 SizeInBytes, UINT32 Flags, VOID **Address);
+
+/*
+ * Frees memory of OwhpAllocateMemory. If it is still mapped, guest accesses to it exit with
+ * GpaUnmapped = 0.
+ *
+ * E_INVALIDARG  Address is not from OwhpAllocateMemory
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpFreeMemory(VOID *Address);
+
+/*
+ * Sets the dirty bits of the pages that [GuestAddress, GuestAddress + SizeInBytes) touches: for a
+ * host that has stored through its own pointer, after the store. Code that processors have
+ * cached from these pages is dropped. Pages that are mapped without TrackDirtyPages are passed
+ * over. The range need not be aligned.
+ *
+ * WHV_E_GPA_RANGE_NOT_FOUND  a page is not mapped; no bit is set
+ * E_INVALIDARG               size 0, a range that wraps around or reaches beyond the physical
+ *                            address width
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpMarkDirty(WHV_PARTITION_HANDLE Partition,
+                                         WHV_GUEST_PHYSICAL_ADDRESS GuestAddress,
+                                         UINT64 SizeInBytes);
+
+/* Where the memory behind a mapping is. */
+typedef enum OWHP_GPA_SOURCE {
+    OwhpGpaSourceOwnProcess = 0,    /* memory of this process */
+    OwhpGpaSourceSharedProcess = 1, /* memory shared with another process */
+    OwhpGpaSourceCopiedProcess = 2  /* private memory of another process, reached by copying */
+} OWHP_GPA_SOURCE;
+
+/* A piece of guest memory whose pages are mapped alike and lie side by side in the source. */
+typedef struct OWHP_GPA_RANGE {
+    WHV_GUEST_PHYSICAL_ADDRESS GuestAddress;
+    UINT64 SizeInBytes;
+    WHV_MAP_GPA_RANGE_FLAGS Flags;
+    OWHP_GPA_SOURCE Source;
+    UINT64 SourceAddress;     /* in the process it belongs to */
+    UINT32 ProcessId;         /* 0 for OwhpGpaSourceOwnProcess */
+    UINT32 Reserved;
+    UINT64 ResidentSizeInBytes; /* what of it is in host memory now */
+    UINT64 DirtyPageCount;    /* 0 without TrackDirtyPages */
+    UINT64 PinnedPageCount;
+} OWHP_GPA_RANGE;
+C_ASSERT(sizeof(OWHP_GPA_RANGE) == 64);
+
+/*
+ * Tells what is mapped, in ascending order of addresses.
+ *
+ * Ranges receives at most RangeCapacity entries (NULL if that is 0), *RangeCount (not NULL) how
+ * many ranges there are. The picture is of one moment; dirty bits are told, not cleared.
+ *
+ * WHV_E_INSUFFICIENT_BUFFER  there are more than RangeCapacity; the first ones were told
+ * E_POINTER                  RangeCount is NULL, or Ranges although RangeCapacity is not 0
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpEnumerateGpaRanges(WHV_PARTITION_HANDLE Partition,
+                                                  OWHP_GPA_RANGE *Ranges, UINT32 RangeCapacity,
+                                                  UINT32 *RangeCount);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
