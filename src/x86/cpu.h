@@ -19,6 +19,7 @@
 #include "util/compiler.h"
 #include "util/types.h"
 #include "x86/bits.h"
+#include "x86/cpuid.h"
 
 struct cpu;
 struct cpu_port;
@@ -134,6 +135,7 @@ struct cpu {
     uint64_t tlb_mask;
     uint64_t read_key;  /* tag keys of data accesses at the current privilege (x86/tlb.h) */
     uint64_t write_key;
+    uint32_t verify_epoch; /* see x86/code.h */
     struct segment segment[SEG_COUNT];
     /* Legacy modes: offsets below these bounds are valid for the segment without further checks; 0: always check. */
     uint64_t read_bound[SEG_COUNT], write_bound[SEG_COUNT];
@@ -166,6 +168,12 @@ struct cpu {
     struct tlb *tlb;
     struct block_cache *blocks;
 
+    struct cpuid_config cpuid;  /* what the guest sees, what instructions exist (x86/cpuid.h) */
+    uint64_t tsc_offset;        /* when the port leaves the time stamp to the processor: host TSC + this */
+    uint64_t tsc_adjust;        /* IA32_TSC_ADJUST */
+    uint64_t apic_base;         /* IA32_APIC_BASE, when the port leaves it to the processor */
+    uint64_t mcg_status;
+    uint32_t pkru;
     /* ---- additions by other parts of src/x86 go here ---- */
 };
 
@@ -199,6 +207,12 @@ enum cpu_leave cpu_step(struct cpu *cpu);
 
 /* The memory behind the guest's pages has changed: forget every host address, or only the right to write. */
 void cpu_drop_memory(struct cpu *cpu, bool writes_only);
+
+/* The host may have changed memory since (after an exit, with an interrupt from outside): look at code again before it runs. */
+static inline void cpu_verify_code(struct cpu *cpu)
+{
+    cpu->verify_epoch++;
+}
 
 /* IF was set or an interrupt shadow began or ended: see whether the engine or single-stepping wants to know. */
 void cpu_interrupts_enabled(struct cpu *cpu);

@@ -1,0 +1,333 @@
+/*
+ * CPUID (SDM 2A CPUID, APM 3 appendix E): one function a leaf, found through a table.
+ */
+#include "x86/cpuid.h"
+
+#include <cpuid.h>
+#include <string.h>
+
+#include "x86/cpu.h"
+
+enum { EAX, EBX, ECX, EDX };
+
+static const char brand[48] = "OpenWHP x86-64 virtual processor";
+static const char hypervisor_signature[12] = "OpenWHP";
+
+static const struct feature_row {
+    uint16_t feature;
+    uint8_t bank;
+} feature_rows[] = {
+#define X(name, word, bit, bank) {FEATURE_##name, bank},
+    CPU_FEATURE_LIST(X)
+#undef X
+};
+
+/* ---- the feature set ---- */
+
+static bool host_has_random(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_RDRND);
+}
+
+void cpuid_init(struct cpuid_config *config)
+{
+    unsigned a, b, c, d;
+
+    *config = (struct cpuid_config){.processor_count = 1, .clflush_size = 64, .apic_frequency = 200000000};
+    for (size_t i = 0; i < sizeof(feature_rows) / sizeof(feature_rows[0]); i++)
+        cpuid_set(config, feature_rows[i].feature, true);
+    cpuid_set(config, FEATURE_X2APIC, false);
+    cpuid_set(config, FEATURE_TSC_DEADLINE, false);
+    if (!host_has_random()) {
+        cpuid_set(config, FEATURE_RDRAND, false);
+        cpuid_set(config, FEATURE_RDSEED, false);
+    }
+    if (!__get_cpuid(0, &a, &b, &c, &d))
+        return;
+    memcpy(config->vendor, &b, 4);
+    memcpy(config->vendor + 4, &d, 4);
+    memcpy(config->vendor + 8, &c, 4);
+    config->is_amd = memcmp(config->vendor, "AuthenticAMD", 12) == 0 || memcmp(config->vendor, "HygonGenuine", 12) == 0;
+    if (config->is_amd)
+        cpuid_set(config, FEATURE_ARCH_CAPABILITIES, false);
+}
+
+void cpuid_get_banks(const struct cpuid_config *config, uint64_t banks[2])
+{
+    banks[0] = banks[1] = 0;
+    for (size_t i = 0; i < sizeof(feature_rows) / sizeof(feature_rows[0]); i++) {
+        const struct feature_row *row = &feature_rows[i];
+        if (row->bank != BANK_NONE && cpuid_has(config, row->feature))
+            banks[row->bank / 64] |= BIT64(row->bank % 64);
+    }
+    /* IBPB shares the CPUID bit of IBRS but has a bank bit of its own. */
+    if (cpuid_has(config, FEATURE_SPEC_CTRL))
+        banks[0] |= BIT64(46);
+}
+
+void cpuid_mask_banks(struct cpuid_config *config, const uint64_t banks[2])
+{
+    for (size_t i = 0; i < sizeof(feature_rows) / sizeof(feature_rows[0]); i++) {
+        const struct feature_row *row = &feature_rows[i];
+        if (row->bank != BANK_NONE && !((banks[row->bank / 64] >> (row->bank % 64)) & 1))
+            cpuid_set(config, row->feature, false);
+    }
+}
+
+/* ---- leaves ---- */
+
+typedef void leaf_fn(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+
+static uint32_t maximum_basic(const struct cpuid_config *config)
+{
+    return config->is_amd ? 0xd : 0x16;
+}
+
+static void leaf_0(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    (void)leaf, (void)subleaf;
+    out[EAX] = maximum_basic(&cpu->cpuid);
+    memcpy(&out[EBX], cpu->cpuid.vendor, 4);
+    memcpy(&out[EDX], cpu->cpuid.vendor + 4, 4);
+    memcpy(&out[ECX], cpu->cpuid.vendor + 8, 4);
+}
+
+/* Family, model, stepping: models whose feature set is closest to what is implemented. */
+static uint32_t signature(const struct cpuid_config *config)
+{
+    return config->is_amd ? 0x00830f10u /* family 17h model 31h */ : 0x000306d4u /* family 6 model 3Dh */;
+}
+
+/* Bits a shift makes room for `count` values in an APIC identifier. */
+static uint32_t id_bits(uint32_t count)
+{
+    return count <= 1 ? 0 : 32 - (uint32_t)__builtin_clz(count - 1);
+}
+
+static void leaf_1(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    const struct cpuid_config *config = &cpu->cpuid;
+    uint32_t ids = 1u << id_bits(config->processor_count);
+
+    (void)leaf, (void)subleaf;
+    out[EAX] = signature(config);
+    out[EBX] = config->apic_id << 24 | (ids > 255 ? 255 : ids) << 16 | (uint32_t)(config->clflush_size / 8) << 8;
+    out[ECX] = config->word[CPUID_1_ECX];
+    out[EDX] = config->word[CPUID_1_EDX];
+    if (cpu->cr4 & CR4_OSXSAVE)
+        out[ECX] |= 1u << 27;
+    if (config->processor_count <= 1)
+        out[EDX] &= ~(1u << (FEATURE_HTT & 31));
+}
+
+static void leaf_2(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    (void)leaf, (void)subleaf;
+    if (cpu->cpuid.is_amd)
+        return;
+    out[EAX] = 0x0000ff01; /* caches are described by leaf 4 */
+    out[EBX] = 0x000000f0; /* 64-byte prefetch */
+}
+
+/* Deterministic cache parameters: type (1 data, 2 code, 3 unified), level, ways, sets; 64-byte lines. */
+static void leaf_4(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    static const struct {
+        uint8_t type, level, ways;
+        uint32_t sets;
+    } caches[] = {{1, 1, 8, 64}, {2, 1, 8, 64}, {3, 2, 16, 1024}, {3, 3, 16, 16384}};
+    uint32_t ids = 1u << id_bits(cpu->cpuid.processor_count);
+
+    (void)leaf;
+    if (cpu->cpuid.is_amd || subleaf >= sizeof(caches) / sizeof(caches[0]))
+        return;
+    uint32_t sharing = caches[subleaf].level == 3 ? ids : 1;
+    out[EAX] = caches[subleaf].type | (uint32_t)caches[subleaf].level << 5 | 1u << 8 |
+               ((sharing - 1) & 0xfff) << 14 | (((ids > 64 ? 64 : ids) - 1) & 0x3f) << 26;
+    out[EBX] = 63u | (caches[subleaf].ways - 1u) << 22;
+    out[ECX] = caches[subleaf].sets - 1;
+    out[EDX] = caches[subleaf].level == 3 ? 1u << 1 : 0; /* inclusive of lower levels */
+}
+
+static void leaf_6(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    (void)cpu, (void)leaf, (void)subleaf;
+    out[EAX] = 1u << 2; /* the APIC timer never stops */
+}
+
+static void leaf_7(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    (void)leaf;
+    if (subleaf != 0)
+        return;
+    out[EBX] = cpu->cpuid.word[CPUID_7_EBX];
+    out[ECX] = cpu->cpuid.word[CPUID_7_ECX];
+    out[EDX] = cpu->cpuid.word[CPUID_7_EDX];
+    if (cpu->cr4 & CR4_PKE)
+        out[ECX] |= 1u << 4;
+}
+
+/* Extended topology: one thread a core, all cores in one package. */
+static void leaf_b(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    (void)leaf;
+    out[ECX] = subleaf & 0xff;
+    out[EDX] = cpu->cpuid.apic_id;
+    if (subleaf == 0) {
+        out[EBX] = 1;
+        out[ECX] |= 1u << 8; /* SMT level */
+    } else if (subleaf == 1) {
+        out[EAX] = id_bits(cpu->cpuid.processor_count);
+        out[EBX] = cpu->cpuid.processor_count & 0xffff;
+        out[ECX] |= 2u << 8; /* core level */
+    }
+}
+
+static uint64_t greatest_common_divisor(uint64_t a, uint64_t b)
+{
+    while (b) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+/*
+ * TSC frequency as a ratio to the APIC timer's clock (the "core crystal clock": guests take the timer's rate from it).
+ * The exact ratio when its terms are small; else rounded, because guests multiply kHz by the numerator in 32 bits.
+ */
+static void leaf_15(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    const struct cpuid_config *config = &cpu->cpuid;
+    uint64_t tsc = config->tsc_frequency, crystal = config->apic_frequency;
+
+    (void)leaf, (void)subleaf;
+    if (!tsc || !crystal || crystal > UINT32_MAX || config->is_amd)
+        return;
+    uint64_t divisor = greatest_common_divisor(tsc, crystal);
+    uint64_t numerator = tsc / divisor, denominator = crystal / divisor;
+    uint64_t limit = UINT32_MAX / (crystal / 1000 + 1);
+    if (numerator > limit) {
+        denominator = limit * crystal / tsc;
+        denominator = denominator ? denominator : 1;
+        numerator = (tsc * denominator + crystal / 2) / crystal;
+    }
+    out[EAX] = (uint32_t)denominator;
+    out[EBX] = (uint32_t)numerator;
+    out[ECX] = (uint32_t)crystal;
+}
+
+static void leaf_16(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    uint32_t mhz = (uint32_t)((cpu->cpuid.tsc_frequency + 500000) / 1000000);
+
+    (void)leaf, (void)subleaf;
+    if (!mhz || cpu->cpuid.is_amd)
+        return;
+    out[EAX] = out[EBX] = mhz;
+    out[ECX] = 100;
+}
+
+static void leaf_40000000(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    (void)leaf, (void)subleaf;
+    if (!cpuid_has(&cpu->cpuid, FEATURE_HYPERVISOR))
+        return;
+    out[EAX] = 0x40000000;
+    memcpy(&out[EBX], hypervisor_signature, 12);
+}
+
+static void leaf_80000000(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    (void)leaf, (void)subleaf;
+    out[EAX] = 0x80000008;
+    if (!cpu->cpuid.is_amd)
+        return;
+    memcpy(&out[EBX], cpu->cpuid.vendor, 4);
+    memcpy(&out[EDX], cpu->cpuid.vendor + 4, 4);
+    memcpy(&out[ECX], cpu->cpuid.vendor + 8, 4);
+}
+
+/* On AMD, EDX repeats these bits of leaf 1 (APM 3 E.4.2). */
+#define AMD_REPEATED 0x0183f3ffu
+
+static void leaf_80000001(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    (void)leaf, (void)subleaf;
+    out[ECX] = cpu->cpuid.word[CPUID_81_ECX];
+    out[EDX] = cpu->cpuid.word[CPUID_81_EDX];
+    if (cpu->cpuid.is_amd) {
+        out[EAX] = signature(&cpu->cpuid);
+        out[EDX] |= cpu->cpuid.word[CPUID_1_EDX] & AMD_REPEATED;
+    } else if (!cpu_is_64(cpu)) {
+        out[EDX] &= ~(1u << (FEATURE_SYSCALL & 31)); /* Intel: only in 64-bit mode */
+    }
+}
+
+static void leaf_brand(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    (void)cpu, (void)subleaf;
+    memcpy(out, brand + (leaf - 0x80000002) * 16, 16);
+}
+
+static void leaf_80000005(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    (void)leaf, (void)subleaf;
+    if (cpu->cpuid.is_amd)
+        out[ECX] = out[EDX] = 32u << 24 | 8u << 16 | 1u << 8 | 64;
+}
+
+static void leaf_80000006(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    (void)leaf, (void)subleaf;
+    out[ECX] = 1024u << 16 | 8u << 12 | (cpu->cpuid.is_amd ? 1u << 8 : 0) | 64; /* L2, 16 ways */
+    if (cpu->cpuid.is_amd)
+        out[EDX] = 32u << 18 | 8u << 12 | 1u << 8 | 64; /* L3: 32 times 512 KiB */
+}
+
+static void leaf_80000007(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    (void)leaf, (void)subleaf;
+    out[EDX] = cpu->cpuid.word[CPUID_87_EDX];
+}
+
+static void leaf_80000008(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    (void)leaf, (void)subleaf;
+    out[EAX] = cpu->physical_bits | 48u << 8;
+    out[EBX] = cpu->cpuid.word[CPUID_88_EBX];
+    if (cpu->cpuid.is_amd)
+        out[ECX] = id_bits(cpu->cpuid.processor_count) << 12 | ((cpu->cpuid.processor_count - 1) & 0xff);
+}
+
+static const struct {
+    uint32_t leaf;
+    leaf_fn *answer;
+} leaves[] = {
+    {0x00, leaf_0}, {0x01, leaf_1}, {0x02, leaf_2}, {0x04, leaf_4}, {0x06, leaf_6}, {0x07, leaf_7}, {0x0b, leaf_b},
+    {0x15, leaf_15}, {0x16, leaf_16},
+    {0x40000000, leaf_40000000},
+    {0x80000000, leaf_80000000}, {0x80000001, leaf_80000001},
+    {0x80000002, leaf_brand}, {0x80000003, leaf_brand}, {0x80000004, leaf_brand},
+    {0x80000005, leaf_80000005}, {0x80000006, leaf_80000006}, {0x80000007, leaf_80000007}, {0x80000008, leaf_80000008},
+};
+
+/* Beyond the last leaf Intel answers with the highest basic one (SDM 2A CPUID), AMD with zero. */
+static uint32_t clamp(const struct cpuid_config *config, uint32_t leaf)
+{
+    uint32_t first = leaf & 0xc0000000u;
+    bool beyond = first == 0x80000000u ? leaf > 0x80000008u
+                                       : leaf > maximum_basic(config) && (leaf < 0x40000000u || leaf > 0x400000ffu);
+    return beyond && !config->is_amd ? maximum_basic(config) : leaf;
+}
+
+void cpuid_read(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    memset(out, 0, 4 * sizeof(*out));
+    leaf = clamp(&cpu->cpuid, leaf);
+    for (size_t i = 0; i < sizeof(leaves) / sizeof(leaves[0]); i++)
+        if (leaves[i].leaf == leaf)
+            leaves[i].answer(cpu, leaf, subleaf, out);
+}
