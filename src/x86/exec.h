@@ -23,7 +23,13 @@ struct exec_entry {
 };
 
 /* Each family's table, closed by a row whose exec is NULL. */
-extern const struct exec_entry exec_integer_table[]; /* exec_integer.c: ALU, bits, BCD, moves */
+extern const struct exec_entry exec_integer_table[]; /* exec_integer.c: moves, conversions, flags */
+extern const struct exec_entry exec_alu_table[];     /* exec_alu.c: ADD .. CMP, XCHG, XADD, CMPXCHG */
+extern const struct exec_entry exec_shift_table[];   /* exec_shift.c: shifts, rotates, SHLD, SHRD */
+extern const struct exec_entry exec_muldiv_table[];  /* exec_muldiv.c */
+extern const struct exec_entry exec_bits_table[];    /* exec_bits.c: BT.., BSF.., BMI, CRC32 */
+extern const struct exec_entry exec_bcd_table[];     /* exec_bcd.c: AAA .. DAS, SALC */
+extern const struct exec_entry exec_hint_table[];    /* exec_hint.c: NOPs, fences, cache hints, RDRAND, UDn */
 extern const struct exec_entry exec_stack_table[];   /* exec_stack.c: PUSH.., ENTER, LEAVE, PUSHF, POPF */
 extern const struct exec_entry exec_branch_table[];  /* exec_branch.c: near branches, LOOP, JCXZ */
 extern const struct exec_entry exec_string_table[];  /* exec_string.c: MOVS .. OUTS with REP */
