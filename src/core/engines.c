@@ -1,0 +1,95 @@
+#include "core/engines.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/last_error.h"
+
+static const struct engine *soft_stand_in;
+
+/* By enum engine_choice; NULL: not in this build. */
+static const struct engine *engine_of(uint32_t kind)
+{
+    if (kind == ENGINE_SOFT)
+        return soft_stand_in ? soft_stand_in : &engine_soft;
+    return NULL;
+}
+
+static const char *const names[] = {[ENGINE_AUTO] = "auto", [ENGINE_SOFT] = "soft", [ENGINE_KVM] = "kvm"};
+
+void engine_replace_soft(const struct engine *engine)
+{
+    soft_stand_in = engine;
+}
+
+enum engine_choice engine_kind(const struct engine *engine)
+{
+    return engine == engine_of(ENGINE_SOFT) ? ENGINE_SOFT : ENGINE_KVM;
+}
+
+enum status engine_query(uint32_t kind, const struct engine **engine, char *why, size_t size)
+{
+    char ignored[1];
+
+    *engine = NULL;
+    if (kind != ENGINE_SOFT && kind != ENGINE_KVM)
+        return fail(STATUS_INVALID_ARGUMENT, "engine %u is not known (soft is 1, kvm is 2)", kind);
+    if (size == 0) {
+        why = ignored;
+        size = sizeof(ignored);
+    }
+    why[0] = 0;
+    const struct engine *candidate = engine_of(kind);
+    if (!candidate)
+        snprintf(why, size, "this build has no %s engine", names[kind]);
+    else if (candidate->usable(why, size))
+        *engine = candidate;
+    return STATUS_OK;
+}
+
+/* The choice that the environment makes. */
+static enum status choice_from_environment(uint32_t *choice)
+{
+    const char *name = getenv("OPENWHP_ENGINE");
+
+    *choice = ENGINE_AUTO;
+    if (!name || !*name)
+        return STATUS_OK;
+    for (uint32_t i = 0; i < array_size(names); i++) {
+        if (strcmp(name, names[i]) == 0) {
+            *choice = i;
+            return STATUS_OK;
+        }
+    }
+    return fail(STATUS_UNSUPPORTED_HYPERVISOR_CONFIG,
+                "OPENWHP_ENGINE=%.40s: no such engine (auto, soft and kvm are known)", name);
+}
+
+static enum status select_named(uint32_t kind, const struct engine **engine)
+{
+    char why[128];
+    enum status status = engine_query(kind, engine, why, sizeof(why));
+
+    if (status == STATUS_OK && !*engine)
+        return fail(STATUS_UNSUPPORTED_HYPERVISOR_CONFIG, "engine %s cannot be used here: %s", names[kind], why);
+    return status;
+}
+
+enum status engine_select(uint32_t choice, const struct engine **engine)
+{
+    *engine = NULL;
+    if (choice > ENGINE_KVM)
+        return fail(STATUS_INVALID_ARGUMENT, "engine %u is not known (auto is 0, soft is 1, kvm is 2)", choice);
+    if (choice == ENGINE_AUTO) {
+        enum status status = choice_from_environment(&choice);
+        if (status != STATUS_OK)
+            return status;
+    }
+    if (choice != ENGINE_AUTO)
+        return select_named(choice, engine);
+    /* Automatically: the fast one where it works. */
+    if (engine_query(ENGINE_KVM, engine, NULL, 0) == STATUS_OK && *engine)
+        return STATUS_OK;
+    return select_named(ENGINE_SOFT, engine);
+}

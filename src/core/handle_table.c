@@ -1,0 +1,135 @@
+/*
+ * The slot's word: references 0-30, live 31, generation 32-63. Getting a reference is one compare-exchange
+ * that fails when the generation differs or the live bit is gone, so no lock is taken and nothing that was
+ * freed is touched. The generation changes when the slot becomes free; after 2^32 - 1 uses of one slot an
+ * old handle could be taken for a new one.
+ *
+ * The handle: tag 0-7, slot index 8-31, generation 32-63.
+ */
+#include "core/handle_table.h"
+
+#include <stdlib.h>
+
+#define REFERENCES 0x7fffffffu
+#define LIVE       0x80000000u
+#define TAG        0x58u /* tells our handles from small numbers and aligned pointers */
+
+static uint32_t generation_of(uint64_t word_or_handle)
+{
+    return (uint32_t)(word_or_handle >> 32);
+}
+
+static struct handle_slot *slot_at(struct handle_table *table, uint32_t index)
+{
+    struct handle_slot *chunk = NULL;
+
+    if (index < HANDLE_CHUNKS * HANDLE_CHUNK_SLOTS)
+        chunk = atomic_load_explicit(&table->chunks[index / HANDLE_CHUNK_SLOTS], memory_order_acquire);
+    return chunk ? &chunk[index % HANDLE_CHUNK_SLOTS] : NULL;
+}
+
+static uint32_t index_of(uint64_t handle)
+{
+    return (uint32_t)handle >> 8;
+}
+
+static struct handle_slot *slot_of(struct handle_table *table, uint64_t handle)
+{
+    return (uint8_t)handle == TAG ? slot_at(table, index_of(handle)) : NULL;
+}
+
+/* Under the lock: index + 1 of a free slot; 0 when there is none. */
+static uint32_t take_slot(struct handle_table *table)
+{
+    uint32_t number = table->first_free;
+
+    if (number) {
+        table->first_free = slot_at(table, number - 1)->next_free;
+        return number;
+    }
+    if (table->slots == HANDLE_CHUNKS * HANDLE_CHUNK_SLOTS)
+        return 0;
+    if (table->slots % HANDLE_CHUNK_SLOTS == 0) {
+        struct handle_slot *chunk = calloc(HANDLE_CHUNK_SLOTS, sizeof(*chunk));
+        if (!chunk)
+            return 0;
+        for (uint32_t i = 0; i < HANDLE_CHUNK_SLOTS; i++)
+            atomic_init(&chunk[i].word, (uint64_t)1 << 32);
+        atomic_store_explicit(&table->chunks[table->slots / HANDLE_CHUNK_SLOTS], chunk, memory_order_release);
+    }
+    return ++table->slots;
+}
+
+uint64_t handle_open(struct handle_table *table, void *object)
+{
+    uint64_t handle = 0;
+
+    pthread_mutex_lock(&table->lock);
+    uint32_t number = take_slot(table);
+    if (number) {
+        struct handle_slot *slot = slot_at(table, number - 1);
+        uint32_t generation = generation_of(atomic_load_explicit(&slot->word, memory_order_relaxed));
+        slot->object = object;
+        atomic_store_explicit(&slot->word, (uint64_t)generation << 32 | LIVE, memory_order_release);
+        handle = (uint64_t)generation << 32 | (uint64_t)(number - 1) << 8 | TAG;
+    }
+    pthread_mutex_unlock(&table->lock);
+    return handle;
+}
+
+/* Replace the word by word + add (handle_get) or word & ~clear (handle_close) if the handle is live. */
+static bool change(struct handle_slot *slot, uint64_t handle, uint64_t add, uint64_t clear)
+{
+    uint64_t word = atomic_load_explicit(&slot->word, memory_order_relaxed);
+
+    do {
+        if (generation_of(word) != generation_of(handle) || !(word & LIVE))
+            return false;
+    } while (!atomic_compare_exchange_weak_explicit(&slot->word, &word, (word + add) & ~clear,
+                                                    memory_order_acquire, memory_order_relaxed));
+    return true;
+}
+
+void *handle_get(struct handle_table *table, uint64_t handle)
+{
+    struct handle_slot *slot = slot_of(table, handle);
+
+    return slot && change(slot, handle, 1, 0) ? slot->object : NULL;
+}
+
+void handle_put(struct handle_table *table, uint64_t handle)
+{
+    struct handle_slot *slot = slot_of(table, handle);
+    uint64_t before = atomic_fetch_sub_explicit(&slot->word, 1, memory_order_release);
+
+    if (likely(before & LIVE) || (before & REFERENCES) != 1)
+        return;
+    pthread_mutex_lock(&table->lock);
+    pthread_cond_broadcast(&table->drained);
+    pthread_mutex_unlock(&table->lock);
+}
+
+void *handle_close(struct handle_table *table, uint64_t handle)
+{
+    struct handle_slot *slot = slot_of(table, handle);
+
+    return slot && change(slot, handle, 0, LIVE) ? slot->object : NULL;
+}
+
+void handle_drain(struct handle_table *table, uint64_t handle)
+{
+    uint32_t index = index_of(handle);
+    struct handle_slot *slot = slot_at(table, index);
+
+    pthread_mutex_lock(&table->lock);
+    while (atomic_load_explicit(&slot->word, memory_order_acquire) & REFERENCES)
+        pthread_cond_wait(&table->drained, &table->lock);
+    uint32_t generation = generation_of(handle) + 1;
+    if (generation == 0 || generation == UINT32_MAX)
+        generation = 1;
+    slot->object = NULL;
+    atomic_store_explicit(&slot->word, (uint64_t)generation << 32, memory_order_relaxed);
+    slot->next_free = table->first_free;
+    table->first_free = index + 1;
+    pthread_mutex_unlock(&table->lock);
+}

@@ -1,0 +1,353 @@
+/*
+ * The life of a partition. A handle is looked up with a reference for the length of one call; deleting closes the
+ * handle, evicts the runners, waits for the references and only then frees, so no call ever meets a freed partition.
+ */
+#include "core/partition.h"
+
+#include <stdlib.h>
+
+#include "core/engines.h"
+#include "core/handle_table.h"
+#include "util/check.h"
+#include "util/last_error.h"
+
+static struct handle_table partitions = HANDLE_TABLE_INIT;
+
+/* ---- handles ---- */
+
+struct partition *partition_get(uint64_t handle)
+{
+    struct partition *partition = handle_get(&partitions, handle);
+
+    if (unlikely(!partition))
+        (void)fail(STATUS_BAD_HANDLE, "%#llx is not the handle of a partition", (unsigned long long)handle);
+    return partition;
+}
+
+void partition_put(uint64_t handle)
+{
+    handle_put(&partitions, handle);
+}
+
+static struct partition *allocate(void)
+{
+    struct partition *partition = calloc(1, sizeof(*partition));
+
+    if (!partition)
+        return NULL;
+    pthread_mutex_init(&partition->lock, NULL);
+    pthread_mutex_init(&partition->time_lock, NULL);
+    pthread_rwlock_init(&partition->interrupts, NULL);
+    for (uint32_t i = 0; i < PARTITION_VCPUS; i++)
+        vcpu_init(&partition->vcpus[i], partition, i);
+    partition->config.msr_exit_bitmap = MSR_EXIT_UNHANDLED;
+    partition_config_defaults(partition);
+    return partition;
+}
+
+static void destroy(struct partition *partition)
+{
+    for (uint32_t i = 0; i < PARTITION_VCPUS; i++) {
+        if (partition->vcpus[i].engine)
+            partition->engine->vcpu_destroy(partition->vcpus[i].engine);
+        vcpu_fini(&partition->vcpus[i]);
+    }
+    if (partition->engine_partition)
+        partition->engine->partition_destroy(partition->engine_partition);
+    if (partition->space)
+        gpa_space_destroy(partition->space);
+    partition_config_free(partition);
+    pthread_rwlock_destroy(&partition->interrupts);
+    pthread_mutex_destroy(&partition->time_lock);
+    pthread_mutex_destroy(&partition->lock);
+    free(partition);
+}
+
+enum status partition_create(uint64_t *handle)
+{
+    struct partition *partition = allocate();
+
+    *handle = partition ? handle_open(&partitions, partition) : 0;
+    if (*handle)
+        return STATUS_OK;
+    if (partition)
+        destroy(partition);
+    return fail(STATUS_NO_MEMORY, "no memory for a partition");
+}
+
+enum status partition_delete(uint64_t handle)
+{
+    struct partition *partition = handle_close(&partitions, handle);
+
+    if (!partition)
+        return fail(STATUS_BAD_HANDLE, "%#llx is not the handle of a partition", (unsigned long long)handle);
+    atomic_fetch_or(&partition->run_flags, PARTITION_DELETING);
+    for (uint32_t i = 0; i < PARTITION_VCPUS; i++)
+        vcpu_evict(&partition->vcpus[i]);
+    handle_drain(&partitions, handle);
+    destroy(partition);
+    return STATUS_OK;
+}
+
+/* ---- set-up ---- */
+
+enum status partition_require_set_up(struct partition *partition)
+{
+    if (likely(atomic_load_explicit(&partition->is_set_up, memory_order_acquire)))
+        return STATUS_OK;
+    return fail(STATUS_INVALID_STATE, "the partition is not set up");
+}
+
+static enum status build(struct partition *partition, const struct engine *engine)
+{
+    uint32_t bits = partition->config.physical_address_bits;
+    struct gpa_space *space = gpa_space_create(bits);
+
+    if (!space)
+        return fail(STATUS_NO_MEMORY, "no memory for a guest memory space of %u bits", bits);
+    enum status status = engine->partition_create(&partition->config, space, &partition->engine_partition);
+    if (status != STATUS_OK) {
+        partition->engine_partition = NULL;
+        gpa_space_destroy(space);
+        return status;
+    }
+    partition->space = space;
+    partition->engine = engine;
+    atomic_store_explicit(&partition->is_set_up, true, memory_order_release);
+    return STATUS_OK;
+}
+
+static enum status setup_locked(struct partition *partition)
+{
+    const struct engine *engine;
+
+    if (atomic_load(&partition->is_set_up))
+        return fail(STATUS_INVALID_STATE, "the partition is set up already");
+    if (partition->config.processor_count == 0)
+        return fail(STATUS_INVALID_PARTITION_CONFIG, "the property ProcessorCount was not set");
+    enum status status = engine_select(partition->settings.engine_choice, &engine);
+    if (status == STATUS_OK)
+        status = partition_config_finish(partition, engine);
+    if (status == STATUS_OK)
+        status = build(partition, engine);
+    return status;
+}
+
+enum status partition_setup(struct partition *partition)
+{
+    pthread_mutex_lock(&partition->lock);
+    enum status status = setup_locked(partition);
+    pthread_mutex_unlock(&partition->lock);
+    return status;
+}
+
+/* ---- processors ---- */
+
+bool partition_hold(struct partition *partition, bool wait)
+{
+    for (uint32_t i = 0; i < PARTITION_VCPUS; i++) {
+        if (vcpu_hold(&partition->vcpus[i], wait))
+            continue;
+        while (i-- > 0)
+            vcpu_release(&partition->vcpus[i]);
+        return false;
+    }
+    return true;
+}
+
+void partition_release(struct partition *partition)
+{
+    for (uint32_t i = PARTITION_VCPUS; i-- > 0;)
+        vcpu_release(&partition->vcpus[i]);
+}
+
+enum status partition_vcpu(struct partition *partition, uint32_t index, struct vcpu **vcpu)
+{
+    enum status status = partition_require_set_up(partition);
+
+    if (unlikely(status != STATUS_OK))
+        return status;
+    if (unlikely(index >= partition->config.processor_count))
+        return fail(STATUS_VP_DOES_NOT_EXIST, "processor %u does not exist (ProcessorCount is %u)", index,
+                    partition->config.processor_count);
+    *vcpu = &partition->vcpus[index];
+    return STATUS_OK;
+}
+
+/* While the set of processors changes nobody runs and nobody requests interrupts, so the engine needs no lock. */
+static void begin_set_change(struct partition *partition)
+{
+    pthread_mutex_lock(&partition->lock);
+    pthread_rwlock_wrlock(&partition->interrupts);
+    check(partition_hold(partition, true));
+}
+
+static void end_set_change(struct partition *partition)
+{
+    partition_release(partition);
+    pthread_rwlock_unlock(&partition->interrupts);
+    pthread_mutex_unlock(&partition->lock);
+}
+
+enum status partition_create_vcpu(struct partition *partition, uint32_t index)
+{
+    enum status status = partition_require_set_up(partition);
+
+    if (status != STATUS_OK)
+        return status;
+    if (index >= partition->config.processor_count)
+        return fail(STATUS_INVALID_ARGUMENT, "processor index %u is not below ProcessorCount, %u", index,
+                    partition->config.processor_count);
+    begin_set_change(partition);
+    struct vcpu *vcpu = &partition->vcpus[index];
+    if (vcpu->engine)
+        status = fail(STATUS_VP_ALREADY_EXISTS, "processor %u exists already", index);
+    else
+        status = partition->engine->vcpu_create(partition->engine_partition, index, &vcpu->engine);
+    if (status != STATUS_OK && status != STATUS_VP_ALREADY_EXISTS)
+        vcpu->engine = NULL;
+    end_set_change(partition);
+    return status;
+}
+
+enum status partition_delete_vcpu(struct partition *partition, uint32_t index)
+{
+    struct vcpu *vcpu;
+    enum status status = partition_vcpu(partition, index, &vcpu);
+
+    if (status != STATUS_OK)
+        return status;
+    begin_set_change(partition);
+    status = vcpu_remove_held(vcpu);
+    end_set_change(partition);
+    return status;
+}
+
+/* ---- reset, time ---- */
+
+/* Lock and hold; neither when the partition is not set up, or a processor runs: then `refusal`. */
+static enum status begin_standstill(struct partition *partition, enum status refusal)
+{
+    enum status status = partition_require_set_up(partition);
+
+    if (status != STATUS_OK)
+        return status;
+    pthread_mutex_lock(&partition->lock);
+    if (partition_hold(partition, false))
+        return STATUS_OK;
+    pthread_mutex_unlock(&partition->lock);
+    return fail(refusal, "a processor of the partition is running");
+}
+
+static void end_standstill(struct partition *partition)
+{
+    partition_release(partition);
+    pthread_mutex_unlock(&partition->lock);
+}
+
+static void stop_time(struct partition *partition)
+{
+    pthread_mutex_lock(&partition->time_lock);
+    if (!(atomic_load(&partition->run_flags) & PARTITION_TIME_STOPPED)) {
+        partition->engine->time_suspend(partition->engine_partition);
+        atomic_fetch_or(&partition->run_flags, PARTITION_TIME_STOPPED);
+    }
+    pthread_mutex_unlock(&partition->time_lock);
+}
+
+static void start_time(struct partition *partition)
+{
+    pthread_mutex_lock(&partition->time_lock);
+    if (atomic_load(&partition->run_flags) & PARTITION_TIME_STOPPED) {
+        partition->engine->time_resume(partition->engine_partition);
+        atomic_fetch_and(&partition->run_flags, ~(uint32_t)PARTITION_TIME_STOPPED);
+    }
+    pthread_mutex_unlock(&partition->time_lock);
+}
+
+enum status partition_stopped(struct partition *partition, uint32_t flags)
+{
+    if (flags & PARTITION_DELETING)
+        return fail(STATUS_BAD_HANDLE, "the partition is being deleted");
+    start_time(partition);
+    return STATUS_OK;
+}
+
+enum status partition_reset(struct partition *partition)
+{
+    enum status status = begin_standstill(partition, STATUS_INVALID_STATE);
+
+    if (status != STATUS_OK)
+        return status;
+    status = partition->engine->partition_reset(partition->engine_partition);
+    if (status == STATUS_OK) {
+        for (uint32_t i = 0; i < PARTITION_VCPUS; i++)
+            vcpu_forget_cancel(&partition->vcpus[i]);
+        stop_time(partition);
+    }
+    end_standstill(partition);
+    return status;
+}
+
+enum status partition_suspend_time(struct partition *partition)
+{
+    enum status status = begin_standstill(partition, STATUS_INVALID_VP_STATE);
+
+    if (status != STATUS_OK)
+        return status;
+    stop_time(partition);
+    end_standstill(partition);
+    return STATUS_OK;
+}
+
+enum status partition_resume_time(struct partition *partition)
+{
+    enum status status = partition_require_set_up(partition);
+
+    if (status == STATUS_OK)
+        start_time(partition);
+    return status;
+}
+
+uint64_t partition_reference_time(struct partition *partition)
+{
+    if (!atomic_load_explicit(&partition->is_set_up, memory_order_acquire))
+        return 0;
+    return partition->engine->reference_time(partition->engine_partition);
+}
+
+/* ---- interrupts ---- */
+
+static enum status require_apic(struct partition *partition)
+{
+    enum status status = partition_require_set_up(partition);
+
+    if (status == STATUS_OK && partition->config.apic_mode == APIC_MODE_NONE)
+        status = fail(STATUS_HV_OPERATION_DENIED, "the partition has no local APIC emulation");
+    return status;
+}
+
+enum status partition_request_interrupt(struct partition *partition, const struct interrupt_request *request)
+{
+    enum status status = require_apic(partition);
+
+    if (status != STATUS_OK)
+        return status;
+    pthread_rwlock_rdlock(&partition->interrupts);
+    status = partition->engine->request_interrupt(partition->engine_partition, request);
+    pthread_rwlock_unlock(&partition->interrupts);
+    return status;
+}
+
+enum status partition_interrupt_targets(struct partition *partition, uint64_t destination, bool is_logical,
+                                        uint64_t *set, size_t words)
+{
+    enum status status = require_apic(partition);
+
+    if (status != STATUS_OK)
+        return status;
+    pthread_rwlock_rdlock(&partition->interrupts);
+    status = partition->engine->interrupt_targets(partition->engine_partition, destination, is_logical, set, words);
+    pthread_rwlock_unlock(&partition->interrupts);
+    return status;
+}

@@ -1,0 +1,230 @@
+/*
+ * The state machine of a processor slot.
+ *
+ *     IDLE ---- run ----> RUNNING ---- exit ----> IDLE
+ *     IDLE ---- registers, state, translation, create, delete, hold ----> ACCESS ----> IDLE
+ *     RUNNING -- a holder wants it --> RUNNING|WANTED -- out of the engine --> PAUSED -- release --> RUNNING
+ *
+ * IDLE -> RUNNING and back are single atomic operations, for an exit costs little more than a function call. All
+ * other transitions happen under the lock, and whoever is in ACCESS keeps the lock: a run that finds ACCESS waits
+ * for the lock; a second access waits for it too; an access that finds RUNNING or PAUSED is refused.
+ *
+ * Cancel: the flag is set first, then the engine is kicked, both under the lock. The runner clears the kick first,
+ * then takes the flag. So a kick that is cleared always has its flag seen, and the worst case is a kick without a
+ * flag, for which the engine is entered again. The flag is taken by an exchange: one cancel, one Canceled exit. An
+ * exit of another kind that wins the race leaves flag and kick for the next run.
+ */
+#include "core/vcpu.h"
+
+#include "core/partition.h"
+#include "util/check.h"
+#include "util/last_error.h"
+
+enum { IDLE, ACCESS, RUNNING, PAUSED, WANTED = 0x10 };
+
+void vcpu_init(struct vcpu *vcpu, struct partition *partition, uint32_t index)
+{
+    vcpu->partition = partition;
+    vcpu->index = index;
+    atomic_init(&vcpu->state, IDLE);
+    atomic_init(&vcpu->cancel_pending, false);
+    pthread_mutex_init(&vcpu->lock, NULL);
+    pthread_cond_init(&vcpu->changed, NULL);
+    vcpu->engine = NULL;
+}
+
+void vcpu_fini(struct vcpu *vcpu)
+{
+    pthread_cond_destroy(&vcpu->changed);
+    pthread_mutex_destroy(&vcpu->lock);
+}
+
+static const struct engine *engine_of(const struct vcpu *vcpu)
+{
+    return vcpu->partition->engine;
+}
+
+static enum status does_not_exist(const struct vcpu *vcpu)
+{
+    return fail(STATUS_VP_DOES_NOT_EXIST, "processor %u does not exist", vcpu->index);
+}
+
+static enum status is_running(const struct vcpu *vcpu)
+{
+    return fail(STATUS_INVALID_VP_STATE, "processor %u is running", vcpu->index);
+}
+
+static bool swap_state(struct vcpu *vcpu, uint32_t from, uint32_t to)
+{
+    return atomic_compare_exchange_strong(&vcpu->state, &from, to);
+}
+
+/* ---- run ---- */
+
+static enum status begin_run(struct vcpu *vcpu)
+{
+    while (unlikely(!swap_state(vcpu, IDLE, RUNNING))) {
+        uint32_t state = atomic_load(&vcpu->state);
+        if (state != ACCESS && state != IDLE)
+            return is_running(vcpu);
+        pthread_mutex_lock(&vcpu->lock); /* whoever is in ACCESS holds it */
+        pthread_mutex_unlock(&vcpu->lock);
+    }
+    return STATUS_OK;
+}
+
+static void end_run(struct vcpu *vcpu)
+{
+    if (likely(swap_state(vcpu, RUNNING, IDLE)))
+        return;
+    /* A holder waits for this processor. */
+    pthread_mutex_lock(&vcpu->lock);
+    atomic_store(&vcpu->state, IDLE);
+    pthread_cond_broadcast(&vcpu->changed);
+    pthread_mutex_unlock(&vcpu->lock);
+}
+
+static void pause_for_holder(struct vcpu *vcpu)
+{
+    pthread_mutex_lock(&vcpu->lock);
+    if (swap_state(vcpu, RUNNING | WANTED, PAUSED)) {
+        pthread_cond_broadcast(&vcpu->changed);
+        while (atomic_load(&vcpu->state) == PAUSED)
+            pthread_cond_wait(&vcpu->changed, &vcpu->lock);
+    }
+    pthread_mutex_unlock(&vcpu->lock);
+}
+
+/* The engine came back because of a kick. True when the run is over. */
+static bool answer_kick(struct vcpu *vcpu, enum status *status)
+{
+    engine_of(vcpu)->clear_kick(vcpu->engine);
+    atomic_thread_fence(memory_order_seq_cst); /* the flags are read after the kick is gone */
+    *status = partition_before_run(vcpu->partition);
+    if (*status != STATUS_OK)
+        return true;
+    /* Before a cancel ends the run: it may not overtake a holder, who would wait for the next kick. */
+    if (atomic_load(&vcpu->state) & WANTED)
+        pause_for_holder(vcpu);
+    return atomic_exchange(&vcpu->cancel_pending, false);
+}
+
+enum status vcpu_run(struct vcpu *vcpu, struct vcpu_exit *exit)
+{
+    enum status status = begin_run(vcpu);
+
+    if (unlikely(status != STATUS_OK))
+        return status;
+    if (unlikely(!vcpu->engine)) {
+        end_run(vcpu);
+        return does_not_exist(vcpu);
+    }
+    status = partition_before_run(vcpu->partition);
+    while (likely(status == STATUS_OK)) {
+        status = engine_of(vcpu)->run(vcpu->engine, exit);
+        if (status != STATUS_OK || likely(exit->reason != EXIT_CANCELED) || answer_kick(vcpu, &status))
+            break;
+    }
+    end_run(vcpu);
+    return status;
+}
+
+enum status vcpu_cancel(struct vcpu *vcpu)
+{
+    enum status status = vcpu_lock_existing(vcpu);
+
+    if (status != STATUS_OK)
+        return status;
+    atomic_store(&vcpu->cancel_pending, true);
+    engine_of(vcpu)->kick(vcpu->engine);
+    vcpu_unlock(vcpu);
+    return STATUS_OK;
+}
+
+/* ---- access ---- */
+
+enum status vcpu_lock_existing(struct vcpu *vcpu)
+{
+    pthread_mutex_lock(&vcpu->lock);
+    if (vcpu->engine)
+        return STATUS_OK;
+    pthread_mutex_unlock(&vcpu->lock);
+    return does_not_exist(vcpu);
+}
+
+void vcpu_unlock(struct vcpu *vcpu)
+{
+    pthread_mutex_unlock(&vcpu->lock);
+}
+
+enum status vcpu_begin_access(struct vcpu *vcpu)
+{
+    enum status status = vcpu_lock_existing(vcpu);
+
+    if (status != STATUS_OK || swap_state(vcpu, IDLE, ACCESS))
+        return status;
+    pthread_mutex_unlock(&vcpu->lock);
+    return is_running(vcpu);
+}
+
+void vcpu_end_access(struct vcpu *vcpu)
+{
+    atomic_store(&vcpu->state, IDLE);
+    pthread_mutex_unlock(&vcpu->lock);
+}
+
+/* ---- hold ---- */
+
+bool vcpu_hold(struct vcpu *vcpu, bool wait)
+{
+    pthread_mutex_lock(&vcpu->lock);
+    for (;;) {
+        if (swap_state(vcpu, IDLE, ACCESS) || atomic_load(&vcpu->state) == PAUSED)
+            return true;
+        if (!wait) {
+            pthread_mutex_unlock(&vcpu->lock);
+            return false;
+        }
+        /* A run that found an empty slot is about to end by itself. */
+        if (swap_state(vcpu, RUNNING, RUNNING | WANTED) && vcpu->engine)
+            engine_of(vcpu)->kick(vcpu->engine);
+        if (atomic_load(&vcpu->state) == (RUNNING | WANTED))
+            pthread_cond_wait(&vcpu->changed, &vcpu->lock);
+    }
+}
+
+void vcpu_release(struct vcpu *vcpu)
+{
+    if (!swap_state(vcpu, ACCESS, IDLE)) {
+        check(swap_state(vcpu, PAUSED, RUNNING));
+        pthread_cond_broadcast(&vcpu->changed);
+    }
+    pthread_mutex_unlock(&vcpu->lock);
+}
+
+enum status vcpu_remove_held(struct vcpu *vcpu)
+{
+    if (!vcpu->engine)
+        return does_not_exist(vcpu);
+    if (atomic_load(&vcpu->state) == PAUSED)
+        return is_running(vcpu);
+    engine_of(vcpu)->vcpu_destroy(vcpu->engine);
+    vcpu->engine = NULL;
+    atomic_store(&vcpu->cancel_pending, false);
+    return STATUS_OK;
+}
+
+void vcpu_forget_cancel(struct vcpu *vcpu)
+{
+    atomic_store(&vcpu->cancel_pending, false);
+    if (vcpu->engine)
+        engine_of(vcpu)->clear_kick(vcpu->engine);
+}
+
+void vcpu_evict(struct vcpu *vcpu)
+{
+    pthread_mutex_lock(&vcpu->lock);
+    if (vcpu->engine)
+        engine_of(vcpu)->kick(vcpu->engine);
+    pthread_mutex_unlock(&vcpu->lock);
+}

@@ -1,0 +1,69 @@
+/*
+ * A virtual processor as the API sees it: whether it exists, who uses it, and whether a cancel waits for it.
+ * The processor itself is the engine's. All functions: any thread; see vcpu.c for the state machine.
+ *
+ * A slot belongs to a partition for the partition's life; processors come and go in it.
+ */
+#ifndef OWHP_CORE_VCPU_H
+#define OWHP_CORE_VCPU_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "engine/engine.h"
+
+struct partition;
+
+struct vcpu {
+    struct partition *partition; /* fixed after init */
+    uint32_t index;              /* fixed after init */
+    _Atomic uint32_t state;      /* vcpu.c */
+    _Atomic bool cancel_pending; /* set under lock */
+    pthread_mutex_t lock;        /* held while the processor is used other than by running it */
+    pthread_cond_t changed;      /* a holder waits for the runner, or the runner for a holder */
+    struct engine_vcpu *engine;  /* NULL: no processor; changed in state ACCESS, under lock */
+};
+
+void vcpu_init(struct vcpu *vcpu, struct partition *partition, uint32_t index);
+void vcpu_fini(struct vcpu *vcpu);
+
+/*
+ * Run until an exit. A cancel that is pending, or comes, ends exactly one run with EXIT_CANCELED.
+ * STATUS_VP_DOES_NOT_EXIST
+ * STATUS_INVALID_VP_STATE   it is running already
+ * STATUS_BAD_HANDLE         the partition was deleted meanwhile
+ * and what the engine's run says.
+ */
+must_check enum status vcpu_run(struct vcpu *vcpu, struct vcpu_exit *exit);
+
+/* STATUS_VP_DOES_NOT_EXIST. More than one before a run count as one. */
+must_check enum status vcpu_cancel(struct vcpu *vcpu);
+
+/* Have the existing, not running processor for oneself (other threads' accesses wait). What happens between
+ * must not call back into this file.
+ * STATUS_VP_DOES_NOT_EXIST, STATUS_INVALID_VP_STATE (it runs) */
+must_check enum status vcpu_begin_access(struct vcpu *vcpu);
+void vcpu_end_access(struct vcpu *vcpu);
+
+/* The processor exists and stays until vcpu_unlock, running or not: for engine calls of any thread.
+ * STATUS_VP_DOES_NOT_EXIST */
+must_check enum status vcpu_lock_existing(struct vcpu *vcpu);
+void vcpu_unlock(struct vcpu *vcpu);
+
+/* ---- for partition.c, one caller at a time per partition, slots in ascending order ---- */
+
+/* Take the slot away from everybody, whether or not a processor is in it: a running processor is brought out of its
+ * engine and waits. False (only without `wait`): it runs; nothing was taken. */
+must_check bool vcpu_hold(struct vcpu *vcpu, bool wait);
+void vcpu_release(struct vcpu *vcpu);
+
+/* Held: end the processor. STATUS_VP_DOES_NOT_EXIST, STATUS_INVALID_VP_STATE (it is within a run) */
+must_check enum status vcpu_remove_held(struct vcpu *vcpu);
+
+/* Held: forget a pending cancel. */
+void vcpu_forget_cancel(struct vcpu *vcpu);
+
+/* The partition is being deleted: end the run, now or when it comes. */
+void vcpu_evict(struct vcpu *vcpu);
+
+#endif
