@@ -20,6 +20,7 @@
     X(UNKNOWN_CAPABILITY)    /* WHV_E_UNKNOWN_CAPABILITY */                                        \
     X(UNKNOWN_PROPERTY)      /* WHV_E_UNKNOWN_PROPERTY */                                          \
     X(INVALID_PARTITION_CONFIG)                                                                    \
+    X(UNSUPPORTED_HYPERVISOR_CONFIG) /* no engine can be used, or not the one asked for */           \
     X(VP_ALREADY_EXISTS)                                                                           \
     X(VP_DOES_NOT_EXIST)                                                                           \
     X(INVALID_VP_STATE)                                                                            \
