@@ -233,25 +233,27 @@ static inline void *owhp_compat_reserve(void *address, size_t size)
     const int flags = MAP_PRIVATE | 0x20 /* MAP_ANONYMOUS */ | 0x4000 /* MAP_NORESERVE */;
     size_t align = size >= OWHP_COMPAT_HUGE_PAGE ? OWHP_COMPAT_HUGE_PAGE : OWHP_COMPAT_GRANULARITY;
     size_t room = size + align;
-    char *low, *base;
+    char *base;
     struct owhp_compat_reservation *r;
 
     if (address) {
-        room = size + OWHP_COMPAT_PAGE;
-        base = (char *)((ULONG_PTR)address & ~(OWHP_COMPAT_GRANULARITY - 1));
-        low = base - OWHP_COMPAT_PAGE;
-        if ((ULONG_PTR)base < 2 * OWHP_COMPAT_PAGE ||
-            mmap(low, room, PROT_NONE, flags | 0x100000 /* MAP_FIXED_NOREPLACE */, -1, 0) != low) {
+        void *want = (void *)(((ULONG_PTR)address & ~(OWHP_COMPAT_GRANULARITY - 1)) - OWHP_COMPAT_PAGE);
+        void *got = mmap(want, size + OWHP_COMPAT_PAGE, PROT_NONE,
+                         flags | 0x100000 /* MAP_FIXED_NOREPLACE */, -1, 0);
+        if (got != want) {
+            if (got != MAP_FAILED) /* a kernel that takes the address as a hint */
+                munmap(got, size + OWHP_COMPAT_PAGE);
             SetLastError(ERROR_INVALID_ADDRESS);
             return NULL;
         }
+        base = (char *)got + OWHP_COMPAT_PAGE;
     } else {
         void *got = room < size ? MAP_FAILED : mmap(NULL, room, PROT_NONE, flags, -1, 0);
+        char *low = (char *)got;
         if (got == MAP_FAILED) {
             SetLastError(ERROR_NOT_ENOUGH_MEMORY);
             return NULL;
         }
-        low = (char *)got;
         base = (char *)(((ULONG_PTR)low + OWHP_COMPAT_PAGE + align - 1) & ~(align - 1));
         /* Give back what alignment did not need, but for the page before the reservation. */
         if (base - OWHP_COMPAT_PAGE > low)
