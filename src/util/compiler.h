@@ -7,7 +7,6 @@
 #define must_check       __attribute__((warn_unused_result))
 #define noinline         __attribute__((noinline))
 #define always_inline    inline __attribute__((always_inline))
-#define cold             __attribute__((cold))
 #define array_size(a)    (sizeof(a) / sizeof((a)[0]))
 #define container_of(p, type, member) ((type *)(void *)((char *)(p)-offsetof(type, member)))
 

@@ -167,6 +167,8 @@ struct cpu {
     void *port_context;
     struct tlb *tlb;
     struct block_cache *blocks;
+    uint64_t code_base; /* CS base and limit that the code cache last saw */
+    uint32_t code_limit;
 
     struct cpuid_config cpuid;  /* what the guest sees, what instructions exist (x86/cpuid.h) */
     uint64_t tsc_offset;        /* when the port leaves the time stamp to the processor: host TSC + this */

@@ -52,7 +52,7 @@ struct tlb {
     uint32_t size;
     uint32_t read_generation, write_generation; /* 0..1022 */
     uint32_t fills;     /* since the last look at whether to grow */
-    uint64_t epoch;     /* counts every flush of code translations; part of the jump cache's key */
+    uint64_t epoch;     /* counts full flushes; part of the jump cache's key */
     gva_t large_first, large_last; /* linear range in which large pages were entered since the last flush */
     struct tlb_fetch fetch[TLB_FETCH_SIZE];
     struct tlb_physical physical[TLB_PHYSICAL_SIZE];
@@ -101,6 +101,9 @@ must_check bool tlb_translate(struct cpu *cpu, gva_t linear, enum access_type ty
 
 /* For instruction fetch. *host is the start of the page. */
 must_check bool tlb_translate_fetch(struct cpu *cpu, gva_t linear, uint8_t **host, gpa_t *page);
+/* Host address of a guest physical page for the walker and the code cache; NULL: the port refuses. */
+uint8_t *tlb_physical_page(struct cpu *cpu, gpa_t gpa, enum access_type type);
+
 /* The same without side effects on the guest (no fault, no exit): NULL when it is not there. */
 uint8_t *tlb_peek_fetch(struct cpu *cpu, gva_t linear);
 

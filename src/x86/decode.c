@@ -1,0 +1,224 @@
+/* One instruction: Zydis's decoding turned into struct insn. */
+#include "x86/decode.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include "util/check.h"
+
+enum decoder_kind { DECODER_64, DECODER_32, DECODER_16, DECODER_REAL_16, DECODER_COUNT };
+
+static ZydisDecoder decoders[DECODER_COUNT];
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void init_decoders(void)
+{
+    static const struct {
+        ZydisMachineMode mode;
+        ZydisStackWidth width;
+    } kinds[DECODER_COUNT] = {
+        [DECODER_64] = {ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64},
+        [DECODER_32] = {ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32},
+        [DECODER_16] = {ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16},
+        [DECODER_REAL_16] = {ZYDIS_MACHINE_MODE_REAL_16, ZYDIS_STACK_WIDTH_16},
+    };
+
+    for (unsigned i = 0; i < DECODER_COUNT; i++)
+        check(ZYAN_SUCCESS(ZydisDecoderInit(&decoders[i], kinds[i].mode, kinds[i].width)));
+}
+
+static const ZydisDecoder *decoder_for(uint32_t mode)
+{
+    pthread_once(&once, init_decoders);
+    if (mode & MODE_64)
+        return &decoders[DECODER_64];
+    if (mode & MODE_CS32)
+        return &decoders[DECODER_32];
+    return &decoders[mode & MODE_PROTECTED ? DECODER_16 : DECODER_REAL_16];
+}
+
+static uint16_t gpr_offset(unsigned number)
+{
+    return (uint16_t)(offsetof(struct cpu, gpr) + number * sizeof(union gpr));
+}
+
+static unsigned gpr_number(ZydisRegister reg)
+{
+    return (unsigned)ZydisRegisterGetId(reg);
+}
+
+/* Byte registers: AL CL DL BL, then AH CH DH BH, then SPL BPL SIL DIL, then R8B.. */
+static void byte_register(ZydisRegister reg, struct operand *operand)
+{
+    if (reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH) {
+        operand->number = (uint8_t)(reg - ZYDIS_REGISTER_AH);
+        operand->offset = (uint16_t)(gpr_offset(operand->number) + 1);
+        return;
+    }
+    if (reg <= ZYDIS_REGISTER_BL)
+        operand->number = (uint8_t)(reg - ZYDIS_REGISTER_AL);
+    else if (reg <= ZYDIS_REGISTER_DIL)
+        operand->number = (uint8_t)(reg - ZYDIS_REGISTER_SPL + 4);
+    else
+        operand->number = (uint8_t)(reg - ZYDIS_REGISTER_R8B + 8);
+    operand->offset = gpr_offset(operand->number);
+}
+
+static unsigned segment_number(ZydisRegister reg)
+{
+    switch (reg) {
+    case ZYDIS_REGISTER_ES: return SEG_ES;
+    case ZYDIS_REGISTER_CS: return SEG_CS;
+    case ZYDIS_REGISTER_SS: return SEG_SS;
+    case ZYDIS_REGISTER_FS: return SEG_FS;
+    case ZYDIS_REGISTER_GS: return SEG_GS;
+    default: return SEG_DS;
+    }
+}
+
+static void convert_register(ZydisRegister reg, struct operand *operand)
+{
+    static const struct {
+        ZydisRegisterClass zydis;
+        enum register_class ours;
+    } classes[] = {
+        {ZYDIS_REGCLASS_GPR16, CLASS_GPR}, {ZYDIS_REGCLASS_GPR32, CLASS_GPR}, {ZYDIS_REGCLASS_GPR64, CLASS_GPR},
+        {ZYDIS_REGCLASS_CONTROL, CLASS_CONTROL}, {ZYDIS_REGCLASS_DEBUG, CLASS_DEBUG}, {ZYDIS_REGCLASS_X87, CLASS_X87},
+        {ZYDIS_REGCLASS_MMX, CLASS_MMX}, {ZYDIS_REGCLASS_XMM, CLASS_XMM}, {ZYDIS_REGCLASS_YMM, CLASS_YMM},
+    };
+    ZydisRegisterClass class = ZydisRegisterGetClass(reg);
+
+    operand->kind = OPERAND_REGISTER;
+    operand->reg_class = CLASS_OTHER;
+    if (class == ZYDIS_REGCLASS_GPR8) {
+        operand->reg_class = CLASS_GPR;
+        byte_register(reg, operand);
+    } else if (class == ZYDIS_REGCLASS_SEGMENT) {
+        operand->reg_class = CLASS_SEGMENT;
+        operand->number = (uint8_t)segment_number(reg);
+    } else {
+        for (size_t i = 0; i < array_size(classes); i++)
+            if (classes[i].zydis == class) {
+                operand->reg_class = (uint8_t)classes[i].ours;
+                operand->number = (uint8_t)gpr_number(reg);
+            }
+        if (operand->reg_class == CLASS_GPR)
+            operand->offset = gpr_offset(operand->number);
+    }
+}
+
+static uint16_t address_register(ZydisRegister reg)
+{
+    ZydisRegisterClass class = ZydisRegisterGetClass(reg);
+    bool general = class == ZYDIS_REGCLASS_GPR16 || class == ZYDIS_REGCLASS_GPR32 || class == ZYDIS_REGCLASS_GPR64;
+
+    return general ? gpr_offset(gpr_number(reg)) : (uint16_t)offsetof(struct cpu, zero);
+}
+
+static void convert_memory(const ZydisDecodedOperand *from, struct memory_operand *to)
+{
+    static const uint8_t shifts[9] = {[2] = 1, [4] = 2, [8] = 3};
+    ZydisRegisterClass index_class = ZydisRegisterGetClass(from->mem.index);
+
+    *to = (struct memory_operand){
+        .base = address_register(from->mem.base),
+        .index = address_register(from->mem.index),
+        .scale_shift = shifts[from->mem.scale <= 8 ? from->mem.scale : 0],
+        .segment = (uint8_t)segment_number(from->mem.segment),
+        .is_rip_relative = ZydisRegisterGetClass(from->mem.base) == ZYDIS_REGCLASS_IP,
+        .is_vsib = index_class == ZYDIS_REGCLASS_XMM || index_class == ZYDIS_REGCLASS_YMM,
+        .displacement = from->mem.disp.value,
+    };
+}
+
+static void convert_operand(const ZydisDecodedOperand *from, struct operand *to)
+{
+    *to = (struct operand){
+        .size = (uint8_t)(from->size / 8),
+        .is_read = from->actions & ZYDIS_OPERAND_ACTION_MASK_READ,
+        .is_written = from->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE,
+    };
+    switch (from->type) {
+    case ZYDIS_OPERAND_TYPE_REGISTER:
+        convert_register(from->reg.value, to);
+        break;
+    case ZYDIS_OPERAND_TYPE_MEMORY:
+        to->kind = OPERAND_MEMORY;
+        break;
+    case ZYDIS_OPERAND_TYPE_IMMEDIATE:
+        to->kind = OPERAND_IMMEDIATE;
+        to->immediate = from->imm.value.u;
+        break;
+    case ZYDIS_OPERAND_TYPE_POINTER:
+        to->kind = OPERAND_FAR_POINTER;
+        to->immediate = from->ptr.offset;
+        to->selector = from->ptr.segment;
+        break;
+    default:
+        break;
+    }
+}
+
+/* The operand that insn->memory describes: the ModRM or moffs one; for strings and XLAT the one with the
+ * segment that an override changes (base rSI or rBX). */
+static bool describes_memory(const ZydisDecodedOperand *o)
+{
+    if (o->type != ZYDIS_OPERAND_TYPE_MEMORY)
+        return false;
+    if (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM || o->encoding == ZYDIS_OPERAND_ENCODING_DISP16_32_64)
+        return true;
+    unsigned base = ZydisRegisterGetClass(o->mem.base) == ZYDIS_REGCLASS_INVALID ? 99 : gpr_number(o->mem.base);
+    return base == REG_RSI || base == REG_RBX || (base == REG_RDI && o->mem.segment != ZYDIS_REGISTER_ES);
+}
+
+static void convert(uint32_t mode, const uint8_t *bytes, struct decoded *d)
+{
+    const ZydisDecodedInstruction *z = &d->zydis;
+    struct insn *insn = &d->insn;
+
+    *insn = (struct insn){
+        .mnemonic = z->mnemonic,
+        .length = z->length,
+        .operand_size = z->operand_width == 16 ? 2 : z->operand_width == 64 ? 8 : 4,
+        .address_size = (uint8_t)(z->address_width / 8),
+        .stack_size = mode & MODE_64 ? 8 : mode & MODE_SS32 ? 4 : 2,
+        .has_lock = z->attributes & ZYDIS_ATTRIB_HAS_LOCK,
+        .has_rep = z->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE),
+        .has_repne = z->attributes & ZYDIS_ATTRIB_HAS_REPNE,
+        .opcode_map = (uint8_t)z->opcode_map,
+        .opcode = z->opcode,
+        .modrm = (uint8_t)(z->raw.modrm.mod << 6 | z->raw.modrm.reg << 3 | z->raw.modrm.rm),
+    };
+    memcpy(insn->bytes, bytes, z->length);
+    if (z->operand_width == 8) {
+        /* Byte instructions: what the prefixes say, for those that look at it. */
+        bool has_66 = z->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE;
+        insn->operand_size = (mode & (MODE_64 | MODE_CS32) ? !has_66 : has_66) ? 4 : 2;
+    }
+    for (unsigned i = 0; i < z->operand_count_visible && i < array_size(insn->operand); i++) {
+        convert_operand(&d->operands[i], &insn->operand[i]);
+        insn->operand_count++;
+    }
+    insn->memory = (struct memory_operand){
+        .base = offsetof(struct cpu, zero), .index = offsetof(struct cpu, zero), .segment = SEG_DS};
+    for (unsigned i = 0; i < z->operand_count; i++)
+        if (describes_memory(&d->operands[i])) {
+            convert_memory(&d->operands[i], &insn->memory);
+            break;
+        }
+}
+
+enum decode_status decode(uint32_t mode, const uint8_t *bytes, size_t available, struct decoded *out)
+{
+    size_t length = available > 15 ? 15 : available;
+    ZyanStatus status = ZydisDecoderDecodeFull(decoder_for(mode), bytes, length, &out->zydis, out->operands);
+
+    if (ZYAN_SUCCESS(status)) {
+        convert(mode, bytes, out);
+        bind(&out->insn, &out->zydis, out->operands);
+        return DECODE_OK;
+    }
+    if (status == ZYDIS_STATUS_NO_MORE_DATA)
+        return available >= 15 ? DECODE_TOO_LONG : DECODE_TRUNCATED;
+    return status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? DECODE_TOO_LONG : DECODE_INVALID;
+}

@@ -1,0 +1,245 @@
+/*
+ * The interpreter's chain and the loop around it. See interpret.h for the chain, code.h for blocks.
+ */
+#include "x86/interpret.h"
+
+#include "x86/event.h"
+#include "x86/exec.h"
+#include "x86/tlb.h"
+
+static uint64_t wrap_rip(const struct cpu *cpu, uint64_t rip)
+{
+    return cpu->mode & MODE_64 ? rip : cpu->mode & MODE_CS32 ? (uint32_t)rip : (uint16_t)rip;
+}
+
+/* ---- leaving a block ---- */
+
+const struct op *interpret_lookup(struct cpu *cpu, const struct op *op)
+{
+    (void)op;
+    if (unlikely(atomic_load_explicit(&cpu->request, memory_order_relaxed))) {
+        cpu->leave = LEAVE_NONE;
+        return NULL;
+    }
+    struct block *b = code_find(cpu);
+    if (unlikely(!b))
+        return NULL;
+    INTERPRET_GO(cpu, b->ops);
+}
+
+const struct op *interpret_resync(struct cpu *cpu, const struct op *op)
+{
+    cpu->rip = wrap_rip(cpu, cpu->block_rip + op->offset);
+    return interpret_lookup(cpu, op);
+}
+
+const struct op *interpret_block_end(struct cpu *cpu, const struct op *op)
+{
+    cpu->rip = wrap_rip(cpu, cpu->block_rip + op->offset);
+    return interpret_lookup(cpu, op);
+}
+
+static struct block *owner(const struct op *op)
+{
+    return ((struct block *const *)(op - op->index_in_block))[-1];
+}
+
+/* Links hold within a page only: the translation of the page is the one that the running block was found by. */
+static bool can_link(const struct block *from, const struct block *to)
+{
+    return !from->crosses && !to->crosses && (from->gpa & PAGE_MASK) == (to->gpa & PAGE_MASK) && from->mode == to->mode;
+}
+
+const struct op *interpret_branch(struct cpu *cpu, const struct op *op)
+{
+    uint64_t from = cpu->block_rip, target = wrap_rip(cpu, from + (uint64_t)op->target);
+
+    if (!(cpu->mode & MODE_64) && target > cpu->segment[SEG_CS].limit)
+        return interpret_cold(cpu, op); /* faults at the branch */
+    cpu->rip = target;
+    if (unlikely(atomic_load_explicit(&cpu->request, memory_order_relaxed))) {
+        cpu->leave = LEAVE_NONE;
+        return NULL;
+    }
+    struct block *b = code_find(cpu);
+    if (unlikely(!b))
+        return NULL;
+    if (!((from ^ target) & PAGE_MASK) && can_link(owner(op), b))
+        ((struct op *)(uintptr_t)op)->link = b;
+    INTERPRET_GO(cpu, b->ops);
+}
+
+/* ---- exec functions ---- */
+
+static const struct op *execute(struct cpu *cpu, const struct op *op, const struct insn *insn)
+{
+    cpu->rip = wrap_rip(cpu, cpu->block_rip + op->offset);
+    cpu->next_rip = wrap_rip(cpu, cpu->rip + insn->length);
+    switch (insn->exec(cpu, insn)) {
+    case EXEC_NEXT:
+        INTERPRET_GO(cpu, op + 1);
+    case EXEC_END:
+        cpu->rip = cpu->next_rip;
+        return interpret_lookup(cpu, op);
+    default:
+        return NULL;
+    }
+}
+
+const struct op *interpret_generic(struct cpu *cpu, const struct op *op)
+{
+    return execute(cpu, op, op->insn);
+}
+
+const struct op *interpret_cold(struct cpu *cpu, const struct op *op)
+{
+    const struct insn *insn = code_cold_insn(cpu, op);
+
+    if (unlikely(!insn)) {
+        /* The arena is full: start over with an empty one. */
+        cpu->rip = wrap_rip(cpu, cpu->block_rip + op->offset);
+        code_drop_all(cpu);
+        return interpret_lookup(cpu, op);
+    }
+    return execute(cpu, op, insn);
+}
+
+/* ---- TLB misses ---- */
+
+static bool fill(struct cpu *cpu, const struct op *op, gva_t linear, enum access_type type)
+{
+    struct tlb_target target;
+    unsigned shift = cpu->cr4 & CR4_LA57 ? 7 : 16;
+
+    /* What raises something other than a page fault, or needs a check of its own, is the exec function's. */
+    if ((cpu->read_key & 3) == TLB_MODE_SLOW ||
+        ((cpu->mode & MODE_64) && (gva_t)((int64_t)(linear << shift) >> shift) != linear))
+        return false;
+    cpu->rip = wrap_rip(cpu, cpu->block_rip + op->offset);
+    return tlb_translate(cpu, linear, type, (unsigned)(cpu->read_key & 3), &target);
+}
+
+static noinline const struct op *miss(struct cpu *cpu, const struct op *op, gva_t linear, enum access_type type)
+{
+    cpu->leave = LEAVE_NONE;
+    if (!fill(cpu, op, linear, type))
+        return cpu->leave == LEAVE_NONE ? interpret_cold(cpu, op) : NULL;
+    if (type == ACCESS_WRITE ? tlb_write(cpu, linear, 1) : tlb_read(cpu, linear, 1)) {
+        /* It is in now; an access that crosses the page would miss for ever. */
+        if (op->size && (linear & ~PAGE_MASK) + op->size <= PAGE_SIZE)
+            INTERPRET_GO(cpu, op);
+    }
+    return interpret_cold(cpu, op);
+}
+
+const struct op *interpret_miss_read(struct cpu *cpu, const struct op *op, gva_t linear)
+{
+    return miss(cpu, op, linear, ACCESS_READ);
+}
+
+const struct op *interpret_miss_write(struct cpu *cpu, const struct op *op, gva_t linear)
+{
+    return miss(cpu, op, linear, ACCESS_WRITE);
+}
+
+/* ---- the loop ---- */
+
+/* One instruction at CS:RIP. */
+static enum cpu_leave run_single(struct cpu *cpu)
+{
+    struct block *b;
+    uint32_t mode = cpu->mode;
+
+    cpu->leave = LEAVE_NONE;
+    cpu->mode = mode | MODE_SINGLE;
+    b = code_find(cpu);
+    cpu->mode = mode;
+    if (!b)
+        return cpu->leave;
+    /* The chain stops at the first look-up because a request is set. */
+    atomic_fetch_or_explicit(&cpu->request, REQUEST_ATTENTION, memory_order_relaxed);
+    interpret(cpu, b->ops);
+    return cpu->leave;
+}
+
+enum cpu_leave cpu_step(struct cpu *cpu)
+{
+    enum cpu_leave leave = run_single(cpu);
+
+    cpu_interrupts_enabled(cpu);
+    return leave;
+}
+
+/* Does the processor have to go on instruction by instruction? */
+static void update_attention(struct cpu *cpu)
+{
+    if (cpu->interrupt_shadow || (cpu->rflags & RFLAGS_TF))
+        atomic_fetch_or_explicit(&cpu->request, REQUEST_ATTENTION, memory_order_relaxed);
+    else
+        atomic_fetch_and_explicit(&cpu->request, ~(uint32_t)REQUEST_ATTENTION, memory_order_relaxed);
+}
+
+void cpu_interrupts_enabled(struct cpu *cpu)
+{
+    update_attention(cpu);
+    if (cpu->interrupt_waiting && !cpu->interrupt_shadow && (cpu->rflags & RFLAGS_IF))
+        atomic_fetch_or_explicit(&cpu->request, REQUEST_INTERRUPT, memory_order_relaxed);
+}
+
+/* Interrupt shadow and single step (SDM 3B 17.3.1.4): one instruction, then the trap that TF asked for before it. */
+static enum cpu_leave run_attentive(struct cpu *cpu)
+{
+    bool trace = cpu->rflags & RFLAGS_TF;
+    enum cpu_leave leave;
+
+    cpu->interrupt_shadow = false;
+    leave = run_single(cpu);
+    if (leave == LEAVE_NONE && trace && !cpu->interrupt_shadow) {
+        cpu->fault = (struct cpu_fault){.vector = VECTOR_DB, .is_trap = true, .debug = BIT64(14)};
+        leave = LEAVE_FAULT;
+    }
+    return leave;
+}
+
+static enum cpu_leave deliver_fault(struct cpu *cpu, struct event *pending)
+{
+    if (cpu->port->exception) {
+        switch (cpu->port->exception(cpu, &cpu->fault)) {
+        case PORT_EXIT:
+            return LEAVE_EXIT;
+        case PORT_DONE:
+            return LEAVE_NONE;
+        default:
+            break;
+        }
+    }
+    *pending = event_from_fault(cpu);
+    return event_dispatch(cpu, pending);
+}
+
+enum cpu_leave cpu_run(struct cpu *cpu, struct event *pending)
+{
+    enum cpu_leave leave;
+
+    update_attention(cpu);
+    do {
+        uint32_t request = atomic_load_explicit(&cpu->request, memory_order_relaxed);
+
+        if (request & ~(uint32_t)REQUEST_ATTENTION)
+            return LEAVE_REQUEST;
+        cpu->leave = LEAVE_NONE;
+        if (unlikely(request)) {
+            leave = run_attentive(cpu);
+        } else {
+            struct block *b = code_find(cpu);
+            if (b)
+                interpret(cpu, b->ops);
+            leave = cpu->leave;
+        }
+        if (leave == LEAVE_FAULT)
+            leave = deliver_fault(cpu, pending);
+        if (unlikely(request))
+            cpu_interrupts_enabled(cpu);
+    } while (leave == LEAVE_NONE);
+    return leave;
+}

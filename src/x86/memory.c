@@ -1,0 +1,276 @@
+/*
+ * Memory as the processor sees it: the slow paths behind the TLB, and segment checks. Contract in memory.h.
+ *
+ * An access is first translated as a whole (both pages when it crosses), then transferred. Of a crossing access the
+ * device part goes first: it is the one that may still end in an exit, and then nothing must have happened.
+ */
+#include "x86/memory.h"
+
+#include <string.h>
+
+#include "os/guarded.h"
+#include "x86/code.h"
+#include "x86/tlb.h"
+
+static unsigned tlb_mode_for(const struct cpu *cpu, enum mem_privilege privilege)
+{
+    switch (privilege) {
+    case MEM_SYSTEM:
+        return TLB_MODE_SUPERVISOR;
+    case MEM_USER:
+        return TLB_MODE_USER;
+    default:
+        return cpu->read_key & 3;
+    }
+}
+
+/* Alignment checking (SDM 3A 6.15, #AC): user mode, CR0.AM and RFLAGS.AC. */
+static bool is_misaligned(const struct cpu *cpu, gva_t linear, size_t size, enum mem_privilege privilege)
+{
+    return privilege == MEM_CURRENT && (cpu->read_key & 3) == TLB_MODE_SLOW && cpu->cpl == 3 && (cpu->cr0 & CR0_AM) &&
+           (cpu->rflags & RFLAGS_AC) && (size == 2 || size == 4 || size == 8) && (linear & (size - 1));
+}
+
+/* Descriptor tables and the TSS have 64-bit addresses in compatibility mode too. */
+static gva_t wrap(const struct cpu *cpu, gva_t linear, enum mem_privilege privilege)
+{
+    return cpu_is_64(cpu) || (privilege == MEM_SYSTEM && cpu_is_long(cpu)) ? linear : (uint32_t)linear;
+}
+
+/* One piece of an access, within one page. */
+struct piece {
+    gva_t linear;
+    size_t size;
+    struct tlb_target target;
+};
+
+struct split {
+    unsigned count;
+    struct piece piece[2];
+};
+
+static bool split_access(struct cpu *cpu, gva_t linear, size_t size, enum access_type type, enum mem_privilege privilege,
+                         struct split *split)
+{
+    unsigned mode = tlb_mode_for(cpu, privilege);
+    size_t room = (size_t)(PAGE_SIZE - (linear & ~PAGE_MASK));
+
+    if (unlikely(is_misaligned(cpu, linear, size, privilege)))
+        return raise_error(cpu, VECTOR_AC, 0);
+    *split = (struct split){.count = size > room ? 2 : 1};
+    split->piece[0] = (struct piece){.linear = wrap(cpu, linear, privilege), .size = size > room ? room : size};
+    split->piece[1] = (struct piece){.linear = wrap(cpu, linear + room, privilege), .size = size > room ? size - room : 0};
+    for (unsigned i = 0; i < split->count; i++)
+        if (!tlb_translate(cpu, split->piece[i].linear, type, mode, &split->piece[i].target))
+            return false;
+    return true;
+}
+
+static bool port_outcome(struct cpu *cpu, enum port_result result)
+{
+    if (result == PORT_DONE)
+        return true;
+    cpu->leave = result == PORT_FAULT ? LEAVE_FAULT : LEAVE_EXIT;
+    return false;
+}
+
+/* Through the port, in pieces of at most 64 bytes. */
+static bool transfer_device(struct cpu *cpu, const struct piece *piece, uint8_t *data, enum access_type type)
+{
+    for (size_t done = 0; done < piece->size;) {
+        size_t chunk = piece->size - done > 64 ? 64 : piece->size - done;
+        struct port_access access = {.gpa = piece->target.gpa + done, .gva = piece->linear + done, .gva_valid = true,
+                                     .type = type, .size = (uint8_t)chunk, .data = data + done};
+
+        if (!port_outcome(cpu, cpu->port->access(cpu, &access)))
+            return false;
+        done += chunk;
+    }
+    return true;
+}
+
+/* Host memory; falls back to the port when it has vanished. */
+static bool transfer_host(struct cpu *cpu, const struct piece *piece, uint8_t *data, enum access_type type)
+{
+    uint8_t *host = piece->target.host;
+    bool ok = true;
+
+    if (type == ACCESS_READ) {
+        ok = guarded_copy(data, host, piece->size);
+    } else {
+        /* Naturally aligned stores are single-copy atomic (SDM 3A 8.1.1). */
+        switch (piece->size) {
+        case 1: ok = guarded_store8(host, *data); break;
+        case 2: ok = guarded_store16(host, *(uint16_t *)(void *)data); break;
+        case 4: ok = guarded_store32(host, *(uint32_t *)(void *)data); break;
+        case 8: ok = guarded_store64(host, *(uint64_t *)(void *)data); break;
+        default: ok = guarded_copy(host, data, piece->size); break;
+        }
+        if (ok && piece->target.is_code)
+            code_stored(cpu, piece->target.gpa, piece->size);
+    }
+    return ok || transfer_device(cpu, piece, data, type);
+}
+
+static bool transfer(struct cpu *cpu, const struct split *split, uint8_t *data, enum access_type type)
+{
+    uint8_t *at[2] = {data, data + split->piece[0].size};
+
+    for (unsigned i = 0; i < split->count; i++)
+        if (!split->piece[i].target.host && !transfer_device(cpu, &split->piece[i], at[i], type))
+            return false;
+    for (unsigned i = 0; i < split->count; i++)
+        if (split->piece[i].target.host && !transfer_host(cpu, &split->piece[i], at[i], type))
+            return false;
+    return true;
+}
+
+bool mem_read(struct cpu *cpu, gva_t linear, void *to, size_t size, enum mem_privilege privilege)
+{
+    struct split split;
+
+    return split_access(cpu, linear, size, ACCESS_READ, privilege, &split) && transfer(cpu, &split, to, ACCESS_READ);
+}
+
+bool mem_write(struct cpu *cpu, gva_t linear, const void *from, size_t size, enum mem_privilege privilege)
+{
+    struct split split;
+
+    return split_access(cpu, linear, size, ACCESS_WRITE, privilege, &split) &&
+           transfer(cpu, &split, (uint8_t *)(uintptr_t)from, ACCESS_WRITE);
+}
+
+bool mem_probe(struct cpu *cpu, gva_t linear, size_t size, enum access_type type, enum mem_privilege privilege)
+{
+    struct split split;
+
+    return size == 0 || split_access(cpu, linear, size, type, privilege, &split);
+}
+
+/* clang-format off */
+#define MEM_ACCESS(bits)                                                                            \
+    bool mem_read##bits(struct cpu *cpu, gva_t linear, uint##bits##_t *value)                       \
+    {                                                                                               \
+        const uint8_t *host = tlb_read(cpu, linear, bits / 8);                                      \
+        if (likely(host) && likely(guarded_load##bits(host, value)))                                \
+            return true;                                                                            \
+        return mem_read(cpu, linear, value, bits / 8, MEM_CURRENT);                                 \
+    }                                                                                               \
+    bool mem_write##bits(struct cpu *cpu, gva_t linear, uint##bits##_t value)                       \
+    {                                                                                               \
+        uint8_t *host = tlb_write(cpu, linear, bits / 8);                                           \
+        if (likely(host) && likely(guarded_store##bits(host, value)))                               \
+            return true;                                                                            \
+        return mem_write(cpu, linear, &value, bits / 8, MEM_CURRENT);                               \
+    }
+MEM_ACCESS(8) MEM_ACCESS(16) MEM_ACCESS(32) MEM_ACCESS(64)
+/* clang-format on */
+
+uint8_t *mem_direct(struct cpu *cpu, gva_t linear, enum access_type type)
+{
+    uint8_t *host = type == ACCESS_WRITE ? tlb_write(cpu, linear, 1) : tlb_read(cpu, linear, 1);
+    struct tlb_target target;
+    uint32_t leave = cpu->leave;
+    struct cpu_fault fault = cpu->fault;
+
+    if (host || (cpu->read_key & 3) == TLB_MODE_SLOW)
+        return host;
+    if (cpu->port->page && !cpu->port->translate &&
+        tlb_translate(cpu, linear, type, (unsigned)(cpu->read_key & 3), &target) && !target.is_code)
+        return target.host;
+    /* The slow way will find out again, and raise it. */
+    if (cpu->leave != LEAVE_EXIT) {
+        cpu->leave = leave;
+        cpu->fault = fault;
+    }
+    return NULL;
+}
+
+/* ---- atomic compare-exchange ---- */
+
+static bool cas_host(uint8_t *host, unsigned size, uint64_t *expected, uint64_t desired, bool *equal)
+{
+    uint8_t e8 = (uint8_t)*expected;
+    uint16_t e16 = (uint16_t)*expected;
+    uint32_t e32 = (uint32_t)*expected;
+    bool ok;
+
+    switch (size) {
+    case 1: ok = guarded_cas8(host, &e8, (uint8_t)desired, equal); *expected = e8; break;
+    case 2: ok = guarded_cas16(host, &e16, (uint16_t)desired, equal); *expected = e16; break;
+    case 4: ok = guarded_cas32(host, &e32, (uint32_t)desired, equal); *expected = e32; break;
+    default: ok = guarded_cas64(host, expected, desired, equal); break;
+    }
+    return ok;
+}
+
+/* Across a page or on a device: not one host instruction; the other processors are held meanwhile. */
+static bool cas_exclusive(struct cpu *cpu, const struct split *split, size_t size, const void *expected, const void *desired,
+                          void *old, bool *equal)
+{
+    bool ok;
+
+    if (cpu->port->exclusive_begin)
+        cpu->port->exclusive_begin(cpu);
+    ok = transfer(cpu, split, old, ACCESS_READ);
+    if (ok) {
+        *equal = memcmp(old, expected, size) == 0;
+        /* The processor always writes: the old value when they differ (SDM 2A CMPXCHG). */
+        ok = transfer(cpu, split, (uint8_t *)(uintptr_t)(*equal ? desired : old), ACCESS_WRITE);
+    }
+    if (cpu->port->exclusive_end)
+        cpu->port->exclusive_end(cpu);
+    return ok;
+}
+
+static bool cas_slow(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, uint64_t desired, uint64_t *old, bool *equal,
+                     enum mem_privilege privilege)
+{
+    struct split split;
+
+    if (!split_access(cpu, linear, size, ACCESS_WRITE, privilege, &split))
+        return false;
+    const struct tlb_target *target = &split.piece[0].target;
+    *old = expected;
+    if (split.count == 1 && target->host && cas_host(target->host, size, old, desired, equal)) {
+        if (target->is_code)
+            code_stored(cpu, target->gpa, size);
+        return true;
+    }
+    *old = 0;
+    return cas_exclusive(cpu, &split, size, &expected, &desired, old, equal);
+}
+
+bool mem_cas(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, uint64_t desired, uint64_t *old, bool *equal)
+{
+    uint8_t *host = tlb_write(cpu, linear, size);
+
+    *old = expected;
+    if (likely(host) && cas_host(host, size, old, desired, equal))
+        return true;
+    return cas_slow(cpu, linear, size, expected, desired, old, equal, MEM_CURRENT);
+}
+
+bool mem_cas_system(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, uint64_t desired, uint64_t *old, bool *equal)
+{
+    return cas_slow(cpu, linear, size, expected, desired, old, equal, MEM_SYSTEM);
+}
+
+bool mem_cas128(struct cpu *cpu, gva_t linear, uint64_t expected[2], const uint64_t desired[2], bool *equal)
+{
+    uint64_t old[2];
+    struct split split;
+
+    if (!split_access(cpu, linear, 16, ACCESS_WRITE, MEM_CURRENT, &split))
+        return false;
+    const struct tlb_target *target = &split.piece[0].target;
+    memcpy(old, expected, sizeof(old));
+    if (split.count == 1 && target->host && !(linear & 15) && guarded_cas128(target->host, old, desired, equal)) {
+        if (target->is_code)
+            code_stored(cpu, target->gpa, 16);
+    } else if (!cas_exclusive(cpu, &split, 16, expected, desired, old, equal)) {
+        return false;
+    }
+    memcpy(expected, old, sizeof(old));
+    return true;
+}

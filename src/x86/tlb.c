@@ -1,0 +1,353 @@
+/*
+ * The software TLB: flushing, filling, growing. The layout and the rules are in tlb.h.
+ */
+#include "x86/tlb.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "os/guarded.h"
+#include "x86/code.h"
+#include "x86/walk.h"
+
+static void clear_entries(struct tlb *tlb)
+{
+    for (uint32_t i = 0; i < tlb->size; i++)
+        tlb->entries[i] = (struct tlb_entry){.read_tag = TLB_NO_TAG, .write_tag = TLB_NO_TAG};
+    for (size_t i = 0; i < TLB_FETCH_SIZE; i++)
+        tlb->fetch[i].tag = TLB_NO_TAG;
+}
+
+static void forget_physical(struct tlb *tlb)
+{
+    for (size_t i = 0; i < TLB_PHYSICAL_SIZE; i++)
+        tlb->physical[i].page = ~(gpa_t)0;
+}
+
+static bool set_size(struct cpu *cpu, uint32_t size)
+{
+    struct tlb *tlb = cpu->tlb;
+    struct tlb_entry *entries = aligned_alloc(64, size * sizeof(*entries));
+
+    if (!entries)
+        return false;
+    free(tlb->entries);
+    tlb->entries = entries;
+    tlb->size = size;
+    tlb->fills = 0;
+    cpu->tlb_entries = entries;
+    cpu->tlb_mask = size - 1;
+    clear_entries(tlb);
+    return true;
+}
+
+bool tlb_create(struct cpu *cpu)
+{
+    cpu->tlb = calloc(1, sizeof(*cpu->tlb));
+    if (!cpu->tlb)
+        return false;
+    forget_physical(cpu->tlb);
+    cpu->tlb->large_first = ~(gva_t)0;
+    if (set_size(cpu, TLB_FIRST_SIZE))
+        return true;
+    tlb_destroy(cpu);
+    return false;
+}
+
+void tlb_destroy(struct cpu *cpu)
+{
+    if (!cpu->tlb)
+        return;
+    free(cpu->tlb->entries);
+    free(cpu->tlb);
+    cpu->tlb = NULL;
+}
+
+void tlb_update_keys(struct cpu *cpu, unsigned mode)
+{
+    cpu->read_key = (uint64_t)cpu->tlb->read_generation << 2 | mode;
+    cpu->write_key = (uint64_t)cpu->tlb->write_generation << 2 | mode;
+}
+
+static unsigned current_mode(const struct cpu *cpu)
+{
+    return cpu->read_key & 3;
+}
+
+/* 1023 is never a generation: TLB_NO_TAG must match no key. */
+static bool next_generation(uint32_t *generation)
+{
+    *generation = *generation == 1022 ? 0 : *generation + 1;
+    return *generation == 0;
+}
+
+static void advance(struct cpu *cpu, bool reads)
+{
+    struct tlb *tlb = cpu->tlb;
+    bool wrapped = next_generation(&tlb->write_generation);
+
+    if (reads)
+        wrapped |= next_generation(&tlb->read_generation);
+    if (wrapped)
+        clear_entries(tlb);
+    tlb_update_keys(cpu, current_mode(cpu));
+}
+
+/* A TLB that is too small for what the guest touches between flushes costs more than its cache misses. */
+static void grow_if_thrashing(struct cpu *cpu)
+{
+    struct tlb *tlb = cpu->tlb;
+
+    if (tlb->fills > 8 * tlb->size && tlb->size < TLB_LAST_SIZE)
+        (void)set_size(cpu, tlb->size * 4);
+}
+
+void tlb_flush(struct cpu *cpu)
+{
+    struct tlb *tlb = cpu->tlb;
+
+    advance(cpu, true);
+    tlb->epoch++;
+    tlb->fills = 0;
+    tlb->large_first = ~(gva_t)0;
+    tlb->large_last = 0;
+}
+
+void tlb_flush_writes(struct cpu *cpu)
+{
+    advance(cpu, false);
+    for (size_t i = 0; i < TLB_PHYSICAL_SIZE; i++)
+        cpu->tlb->physical[i].rights &= ~(uint32_t)PAGE_WRITE;
+}
+
+void tlb_forget_host(struct cpu *cpu)
+{
+    tlb_flush(cpu);
+    forget_physical(cpu->tlb);
+    cpu_verify_code(cpu);
+}
+
+void tlb_flush_page(struct cpu *cpu, gva_t linear)
+{
+    struct tlb *tlb = cpu->tlb;
+    struct tlb_entry *e = &tlb->entries[tlb_slot(linear) & cpu->tlb_mask];
+
+    if (linear >= tlb->large_first && linear <= tlb->large_last) {
+        tlb_flush(cpu);
+        return;
+    }
+    e->read_tag = e->write_tag = TLB_NO_TAG;
+    struct tlb_fetch *f = &tlb->fetch[tlb_slot(linear) % TLB_FETCH_SIZE];
+    if ((f->tag & PAGE_MASK) == (linear & PAGE_MASK))
+        f->tag = TLB_NO_TAG;
+    code_forget_jumps(cpu, linear);
+}
+
+/* ---- the walk's memory: page tables through the physical cache ---- */
+
+uint8_t *tlb_physical_page(struct cpu *cpu, gpa_t gpa, enum access_type type)
+{
+    gpa_t page = gpa & PAGE_MASK;
+    static const uint8_t needs[] = {[ACCESS_READ] = PAGE_READ, [ACCESS_WRITE] = PAGE_WRITE, [ACCESS_EXECUTE] = PAGE_EXECUTE};
+    struct tlb_physical *p = &cpu->tlb->physical[(page >> 12) % TLB_PHYSICAL_SIZE];
+    struct port_page found;
+
+    if (likely(p->page == page && (p->rights & needs[type])))
+        return p->host;
+    if (!cpu->port->page || !cpu->port->page(cpu, page, type, &found))
+        return NULL;
+    *p = (struct tlb_physical){.page = page, .host = found.host, .rights = found.rights};
+    return found.host;
+}
+
+static enum walk_status ask_port(struct cpu *cpu, gpa_t gpa, enum access_type type, unsigned size, uint64_t *value)
+{
+    struct port_access access = {
+        .gpa = gpa, .type = type, .size = (uint8_t)size, .data = value, .is_atomic = type == ACCESS_WRITE};
+
+    switch (cpu->port->access(cpu, &access)) {
+    case PORT_DONE:
+        return WALK_OK;
+    case PORT_FAULT:
+        cpu->leave = LEAVE_FAULT;
+        return WALK_TABLE_STOPPED;
+    default:
+        cpu->leave = LEAVE_EXIT;
+        return WALK_TABLE_STOPPED;
+    }
+}
+
+static enum walk_status load_entry(void *context, gpa_t gpa, unsigned size, uint64_t *value)
+{
+    struct cpu *cpu = context;
+    uint8_t *host = tlb_physical_page(cpu, gpa, ACCESS_READ);
+
+    *value = 0;
+    if (likely(host)) {
+        host += gpa & ~PAGE_MASK;
+        if (size == 8 ? guarded_load64(host, value) : guarded_load32(host, (uint32_t *)value))
+            return WALK_OK;
+    }
+    return ask_port(cpu, gpa, ACCESS_READ, size, value);
+}
+
+static enum walk_status update_entry(void *context, gpa_t gpa, unsigned size, uint64_t old, uint64_t value, bool *done)
+{
+    struct cpu *cpu = context;
+    uint8_t *host = tlb_physical_page(cpu, gpa, ACCESS_WRITE);
+    uint32_t old32 = (uint32_t)old;
+
+    if (likely(host)) {
+        host += gpa & ~PAGE_MASK;
+        if (size == 8 ? guarded_cas64(host, &old, value, done) : guarded_cas32(host, &old32, (uint32_t)value, done))
+            return WALK_OK;
+    }
+    *done = true;
+    return ask_port(cpu, gpa, ACCESS_WRITE, size, &value);
+}
+
+/* ---- translation ---- */
+
+static uint32_t walk_flags(enum access_type type, unsigned mode)
+{
+    static const uint8_t check_flags[] = {[ACCESS_READ] = WALK_READ, [ACCESS_WRITE] = WALK_WRITE, [ACCESS_EXECUTE] = WALK_EXECUTE};
+    uint32_t flags = check_flags[type] | WALK_SET_BITS;
+
+    if (mode == TLB_MODE_USER)
+        flags |= WALK_USER;
+    else if (mode == TLB_MODE_SUPERVISOR)
+        flags |= WALK_ENFORCE_SMAP;
+    else
+        flags |= WALK_OVERRIDE_SMAP;
+    return flags;
+}
+
+static bool is_canonical(const struct cpu *cpu, gva_t linear)
+{
+    unsigned shift = cpu->cr4 & CR4_LA57 ? 7 : 16;
+    return (uint64_t)((int64_t)(linear << shift) >> shift) == linear;
+}
+
+static void note_large_page(struct tlb *tlb, gva_t linear, uint64_t size)
+{
+    gva_t first = linear & ~(size - 1), last = first + size - 1;
+
+    if (first < tlb->large_first)
+        tlb->large_first = first;
+    if (last > tlb->large_last)
+        tlb->large_last = last;
+}
+
+/* The processor's own walk, or the port's translation. False: cpu->leave is set. */
+static bool translate(struct cpu *cpu, gva_t linear, enum access_type type, unsigned mode, struct walk_result *result)
+{
+    const struct walk_state state = {.cr0 = cpu->cr0, .cr3 = cpu->cr3, .cr4 = cpu->cr4, .efer = cpu->efer, .pdpte = cpu->pdpte,
+                                     .physical_bits = cpu->physical_bits, .ac = cpu->rflags & RFLAGS_AC};
+    const struct walk_memory memory = {.context = cpu, .load = load_entry, .update = update_entry};
+
+    if (unlikely(cpu->port->translate)) {
+        *result = (struct walk_result){.page_size = PAGE_SIZE};
+        enum port_result answer = cpu->port->translate(cpu, linear, type, mode == TLB_MODE_USER, &result->gpa);
+        cpu->leave = answer == PORT_FAULT ? LEAVE_FAULT : LEAVE_EXIT;
+        return answer == PORT_DONE;
+    }
+    switch (walk(&state, &memory, linear, walk_flags(type, mode), result)) {
+    case WALK_OK:
+        return true;
+    case WALK_NOT_PRESENT:
+    case WALK_PRIVILEGE:
+    case WALK_RESERVED_BITS:
+        return raise_page_fault(cpu, linear, result->fault_error);
+    case WALK_NOT_CANONICAL:
+        return raise_gp(cpu, 0);
+    default:
+        return false;
+    }
+}
+
+static void enter(struct cpu *cpu, gva_t linear, const struct walk_result *walked, const struct port_page *page)
+{
+    struct tlb *tlb = cpu->tlb;
+    struct tlb_entry *e = &tlb->entries[tlb_slot(linear) & cpu->tlb_mask];
+    gva_t base = linear & PAGE_MASK;
+    bool writable = walked->writable && walked->dirty && (page->rights & PAGE_WRITE);
+    bool code = page->rights & PAGE_CODE;
+
+    if (walked->page_size > PAGE_SIZE)
+        note_large_page(tlb, linear, walked->page_size);
+    e->read_tag = page->rights & PAGE_READ ? base | cpu->read_key : TLB_NO_TAG;
+    e->write_tag = writable && !code ? base | cpu->write_key : TLB_NO_TAG;
+    e->host_delta = (uint64_t)page->host - base;
+    e->page = (walked->gpa & PAGE_MASK) | (writable && code);
+    tlb->fills++;
+    grow_if_thrashing(cpu);
+}
+
+bool tlb_translate(struct cpu *cpu, gva_t linear, enum access_type type, unsigned mode, struct tlb_target *target)
+{
+    struct walk_result walked;
+    struct port_page page;
+    unsigned privilege = mode == TLB_MODE_SLOW ? (cpu->cpl == 3 ? TLB_MODE_USER : cpu->rflags & RFLAGS_AC ? TLB_MODE_NO_SMAP : TLB_MODE_SUPERVISOR) : mode;
+
+    if (unlikely(cpu_is_64(cpu) && !is_canonical(cpu, linear)))
+        return raise_gp(cpu, 0);
+    if (unlikely(!translate(cpu, linear, type, privilege, &walked)))
+        return false;
+    *target = (struct tlb_target){.gpa = walked.gpa};
+    if (!cpu->port->page || !cpu->port->page(cpu, walked.gpa & PAGE_MASK, type, &page))
+        return true;
+    target->host = page.host + (linear & ~PAGE_MASK);
+    if (code_is_page(cpu, walked.gpa & PAGE_MASK))
+        page.rights |= PAGE_CODE;
+    target->is_code = page.rights & PAGE_CODE;
+    if (mode == current_mode(cpu) && mode != TLB_MODE_SLOW)
+        enter(cpu, linear, &walked, &page);
+    return true;
+}
+
+/* ---- instruction fetch ---- */
+
+static unsigned fetch_mode(const struct cpu *cpu)
+{
+    return cpu->cpl == 3 ? TLB_MODE_USER : TLB_MODE_SUPERVISOR;
+}
+
+static struct tlb_fetch *fetch_slot(struct cpu *cpu, gva_t linear, uint64_t *tag)
+{
+    *tag = (linear & PAGE_MASK) | (cpu->read_key & ~(uint64_t)3) | fetch_mode(cpu);
+    return &cpu->tlb->fetch[tlb_slot(linear) % TLB_FETCH_SIZE];
+}
+
+bool tlb_translate_fetch(struct cpu *cpu, gva_t linear, uint8_t **host, gpa_t *gpa_page)
+{
+    uint64_t tag;
+    struct tlb_fetch *f = fetch_slot(cpu, linear, &tag);
+    struct walk_result walked;
+    struct port_page page;
+
+    if (unlikely(f->tag != tag)) {
+        if (cpu_is_64(cpu) && !is_canonical(cpu, linear))
+            return raise_gp(cpu, 0);
+        if (!translate(cpu, linear, ACCESS_EXECUTE, fetch_mode(cpu), &walked))
+            return false;
+        if (!cpu->port->page || !cpu->port->page(cpu, walked.gpa & PAGE_MASK, ACCESS_EXECUTE, &page)) {
+            struct port_access access = {.gpa = walked.gpa, .gva = linear, .gva_valid = true, .type = ACCESS_EXECUTE, .size = 1};
+            cpu->leave = cpu->port->access(cpu, &access) == PORT_FAULT ? LEAVE_FAULT : LEAVE_EXIT;
+            return false;
+        }
+        if (walked.page_size > PAGE_SIZE)
+            note_large_page(cpu->tlb, linear, walked.page_size);
+        *f = (struct tlb_fetch){.tag = tag, .host = page.host, .page = walked.gpa & PAGE_MASK};
+    }
+    *host = f->host;
+    *gpa_page = f->page;
+    return true;
+}
+
+uint8_t *tlb_peek_fetch(struct cpu *cpu, gva_t linear)
+{
+    uint64_t tag;
+    const struct tlb_fetch *f = fetch_slot(cpu, linear, &tag);
+
+    return f->tag == tag ? f->host : NULL;
+}
