@@ -45,7 +45,7 @@ static bool raise_xm(struct cpu *cpu)
     return cpu->cr4 & CR4_OSXMMEXCPT ? raise_fault(cpu, VECTOR_XM) : raise_ud(cpu);
 }
 
-static cold noinline bool run_unmasked(struct cpu *cpu, simd_stub *stub, void *first, size_t first_size, void *second)
+static noinline bool run_unmasked(struct cpu *cpu, simd_stub *stub, void *first, size_t first_size, void *second)
 {
     const uint32_t before = MXCSR_IE | MXCSR_DE | MXCSR_ZE;
     uint32_t unmasked = ~cpu->mxcsr >> MXCSR_MASK_SHIFT & MXCSR_FLAGS;
