@@ -66,6 +66,10 @@ must_check bool io_allowed(struct cpu *cpu, uint16_t port, unsigned size);
 bool exec_simd_bind(struct insn *insn, const ZydisDecodedInstruction *decoded, const ZydisDecodedOperand *operands);
 bool exec_x87_bind(struct insn *insn, const ZydisDecodedInstruction *decoded, const ZydisDecodedOperand *operands);
 
+/* MOV, PUSH, POP with segment, control and debug registers and far CALL, JMP, RET share their mnemonics with ordinary
+ * instructions: to be asked before the tables. Needs mnemonic, opcode, modrm, operands. */
+bool exec_system_bind(struct insn *insn);
+
 /* Shorthand for the end of an exec function. */
 static inline enum exec_result exec_done(bool ok) { return ok ? EXEC_NEXT : EXEC_LEAVE; }
 /* What a port result means for the instruction (sets cpu->leave). True: PORT_DONE. */

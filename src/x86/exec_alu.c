@@ -67,6 +67,8 @@ static uint64_t adcx_sized(uint64_t a, uint64_t b, unsigned size, uint32_t *afla
 
 static enum exec_result exec_adcx(struct cpu *cpu, const struct insn *insn)
 {
+    if (!require(cpu, FEATURE_ADX))
+        return EXEC_LEAVE;
     return sized_binary(cpu, insn, adcx_sized);
 }
 
@@ -77,6 +79,8 @@ static uint64_t adox_sized(uint64_t a, uint64_t b, unsigned size, uint32_t *afla
 
 static enum exec_result exec_adox(struct cpu *cpu, const struct insn *insn)
 {
+    if (!require(cpu, FEATURE_ADX))
+        return EXEC_LEAVE;
     return sized_binary(cpu, insn, adox_sized);
 }
 
@@ -188,7 +192,7 @@ static enum exec_result exec_cmpxchg16b(struct cpu *cpu, const struct insn *insn
     gva_t linear;
     bool equal;
 
-    if (!operand_linear(cpu, insn, 16, ACCESS_WRITE, &linear))
+    if (!require(cpu, FEATURE_CX16) || !operand_linear(cpu, insn, 16, ACCESS_WRITE, &linear))
         return EXEC_LEAVE;
     if (linear & 15)
         return exec_done(raise_gp(cpu, 0));

@@ -43,6 +43,17 @@ BIT(bt, true) BIT(bts, false) BIT(btr, false) BIT(btc, false)
 /* clang-format on */
 
 /* BSF BSR: the destination takes part, see alu_bits.h. */
+static enum exec_result scan(struct cpu *cpu, const struct insn *insn, sized_kernel *kernel)
+{
+    uint64_t *reg = &cpu->gpr[insn->operand[0].number].q;
+    uint64_t a;
+
+    if (!operand_read(cpu, insn, 1, &a))
+        return EXEC_LEAVE;
+    *reg = kernel(*reg, a, insn->operand[0].size, &cpu->aflags);
+    return EXEC_NEXT;
+}
+
 #define SCAN(name)                                                                                 \
     static uint64_t name##_sized(uint64_t reg, uint64_t a, unsigned size, uint32_t *aflags)        \
     {                                                                                              \
@@ -54,36 +65,33 @@ BIT(bt, true) BIT(bts, false) BIT(btr, false) BIT(btc, false)
     }                                                                                              \
     static enum exec_result exec_##name(struct cpu *cpu, const struct insn *insn)                  \
     {                                                                                              \
-        uint64_t *reg = &cpu->gpr[insn->operand[0].number].q;                                      \
-        uint64_t a;                                                                                \
-        if (!operand_read(cpu, insn, 1, &a))                                                       \
-            return EXEC_LEAVE;                                                                     \
-        *reg = name##_sized(*reg, a, insn->operand[0].size, &cpu->aflags);                         \
-        return EXEC_NEXT;                                                                          \
+        return scan(cpu, insn, name##_sized);                                                      \
     }
 
 /* clang-format off */
 SCAN(bsf) SCAN(bsr)
 /* clang-format on */
 
-/* operand 0 = f(operand 1) */
-#define COUNT(name)                                                                                \
-    static uint64_t name##_sized(uint64_t a, uint64_t b, unsigned size, uint32_t *aflags)          \
-    {                                                                                              \
-        (void)b;                                                                                   \
-        switch (size) {                                                                            \
-        case 2: return alu_##name##16((uint16_t)a, aflags);                                        \
-        case 4: return alu_##name##32((uint32_t)a, aflags);                                        \
-        default: return alu_##name##64(a, aflags);                                                 \
-        }                                                                                          \
-    }                                                                                              \
+/*
+ * operand 0 = f(operand 1). Without their features TZCNT and LZCNT are BSF and BSR, to which prefix F3 means
+ * nothing; POPCNT is #UD.
+ */
+#define COUNT(name, missing)                                                                       \
+    SIZED_KERNEL_UNARY_WORDS(name, alu_##name)                                                     \
     static enum exec_result exec_##name(struct cpu *cpu, const struct insn *insn)                  \
     {                                                                                              \
+        if (unlikely(!cpuid_has(&cpu->cpuid, FEATURE_FOR_##name)))                                 \
+            return missing;                                                                        \
         return sized_assign(cpu, insn, name##_sized, 0);                                           \
     }
+#define FEATURE_FOR_popcnt FEATURE_POPCNT
+#define FEATURE_FOR_tzcnt  FEATURE_BMI1
+#define FEATURE_FOR_lzcnt  FEATURE_LZCNT
 
 /* clang-format off */
-COUNT(popcnt) COUNT(tzcnt) COUNT(lzcnt)
+COUNT(popcnt, exec_done(raise_ud(cpu)))
+COUNT(tzcnt, scan(cpu, insn, bsf_sized))
+COUNT(lzcnt, scan(cpu, insn, bsr_sized))
 /* clang-format on */
 
 #define BLS(name)                                                                                  \
@@ -94,6 +102,8 @@ COUNT(popcnt) COUNT(tzcnt) COUNT(lzcnt)
     }                                                                                              \
     static enum exec_result exec_##name(struct cpu *cpu, const struct insn *insn)                  \
     {                                                                                              \
+        if (!require_vex(cpu, FEATURE_BMI1))                                                       \
+            return EXEC_LEAVE;                                                                     \
         return sized_assign(cpu, insn, name##_sized, 0);                                           \
     }
 
@@ -102,7 +112,7 @@ BLS(blsi) BLS(blsr) BLS(blsmsk)
 /* clang-format on */
 
 /* operand 0 = f(operand 1, operand 2) */
-#define THREE(name, ...)                                                                           \
+#define THREE(name, feature, ...)                                                                  \
     static uint64_t name##_sized(uint64_t a, uint64_t b, unsigned size, uint32_t *aflags)          \
     {                                                                                              \
         (void)aflags;                                                                              \
@@ -112,14 +122,15 @@ BLS(blsi) BLS(blsr) BLS(blsmsk)
     static enum exec_result exec_##name(struct cpu *cpu, const struct insn *insn)                  \
     {                                                                                              \
         uint64_t b;                                                                                \
-        if (!operand_read(cpu, insn, 2, &b))                                                       \
+        if (!require_vex(cpu, feature) || !operand_read(cpu, insn, 2, &b))                         \
             return EXEC_LEAVE;                                                                     \
         return sized_assign(cpu, insn, name##_sized, b);                                           \
     }
 #define WITH_FLAGS , aflags
 
 /* clang-format off */
-THREE(andn, WITH_FLAGS) THREE(bextr, WITH_FLAGS) THREE(bzhi, WITH_FLAGS) THREE(pdep) THREE(pext)
+THREE(andn, FEATURE_BMI1, WITH_FLAGS) THREE(bextr, FEATURE_BMI1, WITH_FLAGS)
+THREE(bzhi, FEATURE_BMI2, WITH_FLAGS) THREE(pdep, FEATURE_BMI2) THREE(pext, FEATURE_BMI2)
 /* clang-format on */
 
 static enum exec_result exec_bswap(struct cpu *cpu, const struct insn *insn)
@@ -139,7 +150,7 @@ static enum exec_result exec_crc32(struct cpu *cpu, const struct insn *insn)
     union gpr *reg = &cpu->gpr[insn->operand[0].number];
     uint64_t a;
 
-    if (!operand_read(cpu, insn, 1, &a))
+    if (!require(cpu, FEATURE_SSE4_2) || !operand_read(cpu, insn, 1, &a))
         return EXEC_LEAVE;
     reg->q = alu_crc32(reg->d, a, insn->operand[1].size);
     return EXEC_NEXT;

@@ -139,7 +139,7 @@ static enum exec_result exec_mulx(struct cpu *cpu, const struct insn *insn)
     uint64_t b, low, high;
     uint32_t high32;
 
-    if (!operand_read(cpu, insn, 2, &b))
+    if (!require_vex(cpu, FEATURE_BMI2) || !operand_read(cpu, insn, 2, &b))
         return EXEC_LEAVE;
     if (size == 8) {
         low = alu_mulx64(cpu->gpr[REG_RDX].q, b, &high);

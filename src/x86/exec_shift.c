@@ -88,7 +88,7 @@ static enum exec_result exec_shrd(struct cpu *cpu, const struct insn *insn)
     static enum exec_result exec_##name(struct cpu *cpu, const struct insn *insn)                  \
     {                                                                                              \
         uint64_t count;                                                                            \
-        if (!operand_read(cpu, insn, 2, &count))                                                   \
+        if (!require_vex(cpu, FEATURE_BMI2) || !operand_read(cpu, insn, 2, &count))                \
             return EXEC_LEAVE;                                                                     \
         return sized_assign(cpu, insn, name##_sized, count);                                       \
     }

@@ -6,6 +6,7 @@
 #define OWHP_X86_EXEC_SIZED_H
 
 #include "x86/alu.h"
+#include "x86/cpuid.h"
 #include "x86/exec.h"
 
 /* a: destination's old value, b: source. *aflags: before in, after out. */
@@ -44,6 +45,17 @@ typedef uint64_t sized_kernel(uint64_t a, uint64_t b, unsigned size, uint32_t *a
         }                                                                                          \
     }
 
+#define SIZED_KERNEL_UNARY_WORDS(name, function)                                                   \
+    static uint64_t name##_sized(uint64_t a, uint64_t b, unsigned size, uint32_t *aflags)          \
+    {                                                                                              \
+        (void)b;                                                                                   \
+        switch (size) {                                                                            \
+        case 2: return function##16((uint16_t)a, aflags);                                          \
+        case 4: return function##32((uint32_t)a, aflags);                                          \
+        default: return function##64(a, aflags);                                                   \
+        }                                                                                          \
+    }
+
 /* Context of an operand_modify(); `before` stays so that the computation may be repeated. */
 struct sized_work {
     sized_kernel *kernel;
@@ -62,6 +74,18 @@ enum exec_result sized_binary(struct cpu *cpu, const struct insn *insn, sized_ke
 /* operand 0 = kernel(operand 1, b), flags after: operand 0 is only written. */
 enum exec_result sized_assign(struct cpu *cpu, const struct insn *insn, sized_kernel *kernel, uint64_t b);
 
+/* The instruction belongs to a feature that may have been taken away: false with #UD. */
+must_check static inline bool require(struct cpu *cpu, enum cpu_feature feature)
+{
+    return likely(cpuid_has(&cpu->cpuid, feature)) || raise_ud(cpu);
+}
+
+/* The same for VEX-encoded instructions, which real and virtual-8086 mode do not have (SDM 2A 2.3.2). */
+must_check static inline bool require_vex(struct cpu *cpu, enum cpu_feature feature)
+{
+    return likely(cpu->mode & MODE_PROTECTED) ? require(cpu, feature) : raise_ud(cpu);
+}
+
 static inline bool operand_is_memory(const struct insn *insn, unsigned i)
 {
     return insn->operand[i].kind == OPERAND_MEMORY;
@@ -78,8 +102,5 @@ static inline uint64_t sign_extend(uint64_t value, unsigned size)
 
     return (uint64_t)((int64_t)(value << shift) >> shift);
 }
-
-/* The segment of an instruction's implicit memory operand: DS, or the last override among the prefixes. */
-enum segment_index implicit_segment(const struct cpu *cpu, const struct insn *insn);
 
 #endif
