@@ -37,19 +37,6 @@ extern const struct exec_entry exec_io_table[];      /* exec_io.c: IN, OUT */
 extern const struct exec_entry exec_far_table[];     /* exec_far.c: far CALL/JMP/RET, IRET, INT, SYSCALL .. */
 extern const struct exec_entry exec_system_table[];  /* exec_system.c: CR, DR, MSR, descriptor tables .. */
 
-/*
- * Forms that share their mnemonic with another family's: the table of exec_branch.c (CALL, JMP, RET) and of
- * exec_integer.c (MOV) has the mnemonic and hands these on.
- */
-exec_fn exec_far_call, exec_far_jmp, exec_far_ret; /* exec_far.c: 9a, ff /3; ea, ff /5; ca, cb */
-exec_fn exec_mov_control;                          /* exec_system.c: MOV to and from CRn and DRn */
-
-/*
- * A segment register other than CS gets a new selector (MOV, POP, LDS ..): checks of the mode, descriptor, hidden part,
- * mode update (SDM 3A 3.4.3, 5.6, 5.7). False: fault raised or exit recorded. The caller ends the block.
- */
-must_check bool segment_load(struct cpu *cpu, enum segment_index segment, uint16_t selector);
-
 /* io_permission.c: CPL, IOPL and the TSS's bitmap (SDM 1 19.5). False: #GP(0), or what reading the bitmap raised. */
 must_check bool io_allowed(struct cpu *cpu, uint16_t port, unsigned size);
 

@@ -1,5 +1,5 @@
 /*
- * Near CALL, JMP, RET, Jcc, LOOP, JrCXZ (SDM 2A, 2B).
+ * Near CALL, JMP, RET, Jcc, LOOP, JrCXZ (SDM 2A, 2B). The far forms are bound elsewhere (exec_far.c).
  *
  * The operand size of a branch in 64-bit mode is the decoder's decision: 8 always for Intel, which
  * ignores prefix 66; 2 under that prefix for AMD. Displacements count from the next instruction.
@@ -98,34 +98,11 @@ static enum exec_result exec_jrcxz(struct cpu *cpu, const struct insn *insn)
     return exec_jmp(cpu, insn);
 }
 
-/* Far forms of JMP, CALL and RET share the mnemonic; exec_far.c has them. */
-static bool is_far(const struct insn *insn)
-{
-    return insn->operand[0].kind == OPERAND_FAR_POINTER ||
-           (insn->opcode == 0xff && (insn->modrm & 0x08) && insn->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT) ||
-           insn->opcode == 0xca || insn->opcode == 0xcb;
-}
-
-static enum exec_result exec_any_jmp(struct cpu *cpu, const struct insn *insn)
-{
-    return is_far(insn) ? exec_far_jmp(cpu, insn) : exec_jmp(cpu, insn);
-}
-
-static enum exec_result exec_any_call(struct cpu *cpu, const struct insn *insn)
-{
-    return is_far(insn) ? exec_far_call(cpu, insn) : exec_call(cpu, insn);
-}
-
-static enum exec_result exec_any_ret(struct cpu *cpu, const struct insn *insn)
-{
-    return is_far(insn) ? exec_far_ret(cpu, insn) : exec_ret(cpu, insn);
-}
-
 /* clang-format off */
 const struct exec_entry exec_branch_table[] = {
-    {ZYDIS_MNEMONIC_JMP, exec_any_jmp, 1},     /* e9 eb, ff /4 */
-    {ZYDIS_MNEMONIC_CALL, exec_any_call, 1},   /* e8, ff /2 */
-    {ZYDIS_MNEMONIC_RET, exec_any_ret, 1},     /* c2 c3 */
+    {ZYDIS_MNEMONIC_JMP, exec_jmp, 1},         /* e9 eb, ff /4 */
+    {ZYDIS_MNEMONIC_CALL, exec_call, 1},       /* e8, ff /2 */
+    {ZYDIS_MNEMONIC_RET, exec_ret, 1},         /* c2 c3 */
     {ZYDIS_MNEMONIC_JO, exec_jcc, 1},  {ZYDIS_MNEMONIC_JNO, exec_jcc, 1},
     {ZYDIS_MNEMONIC_JB, exec_jcc, 1},  {ZYDIS_MNEMONIC_JNB, exec_jcc, 1},
     {ZYDIS_MNEMONIC_JZ, exec_jcc, 1},  {ZYDIS_MNEMONIC_JNZ, exec_jcc, 1},

@@ -4,44 +4,11 @@
 #include "x86/condition.h"
 #include "x86/exec_sized.h"
 
-/* ---- MOV ---- */
-
-/* 8c: a register takes the selector zero-extended to its size, memory takes 16 bits. */
-static enum exec_result mov_from_segment(struct cpu *cpu, const struct insn *insn)
-{
-    return exec_done(operand_write(cpu, insn, 0, cpu->segment[insn->operand[1].number].selector));
-}
-
-/* 8e. CS is #UD (the decoder's check). A load of SS holds interrupts off for one instruction. */
-static enum exec_result mov_to_segment(struct cpu *cpu, const struct insn *insn)
-{
-    const enum segment_index segment = insn->operand[0].number;
-    uint64_t selector;
-
-    if (!operand_read(cpu, insn, 1, &selector) ||
-        !segment_load(cpu, segment, (uint16_t)selector))
-        return EXEC_LEAVE;
-    if (segment == SEG_SS) {
-        cpu->interrupt_shadow = true;
-        cpu_interrupts_enabled(cpu);
-    }
-    return EXEC_END;
-}
-
+/*
+ * MOV, MOVZX, MOVNTI: what operand_read delivers is zero-extended already. (MOV with segment, control and
+ * debug registers is bound elsewhere.)
+ */
 static enum exec_result exec_mov(struct cpu *cpu, const struct insn *insn)
-{
-    const unsigned to = insn->operand[0].reg_class, from = insn->operand[1].reg_class;
-    uint64_t value;
-
-    if (insn->operand[0].kind == OPERAND_REGISTER && to != CLASS_GPR)
-        return to == CLASS_SEGMENT ? mov_to_segment(cpu, insn) : exec_mov_control(cpu, insn);
-    if (insn->operand[1].kind == OPERAND_REGISTER && from != CLASS_GPR)
-        return from == CLASS_SEGMENT ? mov_from_segment(cpu, insn) : exec_mov_control(cpu, insn);
-    return exec_done(operand_read(cpu, insn, 1, &value) && operand_write(cpu, insn, 0, value));
-}
-
-/* MOVZX, MOVNTI: what operand_read delivers is zero-extended already. */
-static enum exec_result exec_movzx(struct cpu *cpu, const struct insn *insn)
 {
     uint64_t value;
 
@@ -178,11 +145,11 @@ static enum exec_result exec_std(struct cpu *cpu, const struct insn *insn)
     {prefix##L, function, 0}, {prefix##NL, function, 0}, {prefix##LE, function, 0}, {prefix##NLE, function, 0}
 
 const struct exec_entry exec_integer_table[] = {
-    {ZYDIS_MNEMONIC_MOV, exec_mov, 0},        /* 88-8c 8e a0-a3 b0-bf c6 c7, 0f 20-23 */
-    {ZYDIS_MNEMONIC_MOVZX, exec_movzx, 0},    /* 0f b6 b7 */
+    {ZYDIS_MNEMONIC_MOV, exec_mov, 0},        /* 88-8b a0-a3 b0-bf c6 c7 */
+    {ZYDIS_MNEMONIC_MOVZX, exec_mov, 0},      /* 0f b6 b7 */
     {ZYDIS_MNEMONIC_MOVSX, exec_movsx, 0},    /* 0f be bf */
     {ZYDIS_MNEMONIC_MOVSXD, exec_movsx, 0},   /* 63 in 64-bit mode */
-    {ZYDIS_MNEMONIC_MOVNTI, exec_movzx, 0},   /* 0f c3 */
+    {ZYDIS_MNEMONIC_MOVNTI, exec_mov, 0},     /* 0f c3 */
     {ZYDIS_MNEMONIC_MOVBE, exec_movbe, 0},    /* 0f 38 f0 f1 */
     {ZYDIS_MNEMONIC_LEA, exec_lea, 0},        /* 8d */
     EACH_CONDITION(ZYDIS_MNEMONIC_CMOV, exec_cmov),

@@ -9,34 +9,12 @@
 
 /* ---- PUSH and POP ---- */
 
-/* A segment register is pushed zero-extended to the operand size. */
+/* (Segment registers are bound elsewhere, exec_segment.c.) */
 static enum exec_result exec_push(struct cpu *cpu, const struct insn *insn)
 {
-    const struct operand *o = &insn->operand[0];
     uint64_t value;
 
-    if (o->kind == OPERAND_REGISTER && o->reg_class == CLASS_SEGMENT)
-        value = cpu->segment[o->number].selector;
-    else if (!operand_read(cpu, insn, 0, &value))
-        return EXEC_LEAVE;
-    return exec_done(stack_push(cpu, insn->operand_size, value));
-}
-
-/* The element is read in full and its upper part dropped. POP SS holds interrupts off like MOV SS. */
-static enum exec_result pop_segment(struct cpu *cpu, const struct insn *insn)
-{
-    const enum segment_index segment = insn->operand[0].number;
-    uint64_t selector;
-
-    if (!stack_read(cpu, 0, insn->operand_size, &selector) ||
-        !segment_load(cpu, segment, (uint16_t)selector))
-        return EXEC_LEAVE;
-    stack_adjust(cpu, insn->operand_size);
-    if (segment == SEG_SS) {
-        cpu->interrupt_shadow = true;
-        cpu_interrupts_enabled(cpu);
-    }
-    return EXEC_END;
+    return exec_done(operand_read(cpu, insn, 0, &value) && stack_push(cpu, insn->operand_size, value));
 }
 
 /* RSP is incremented before it takes part in the destination's address, and before POP RSP writes it. */
@@ -45,8 +23,6 @@ static enum exec_result exec_pop(struct cpu *cpu, const struct insn *insn)
     const uint64_t rsp = cpu->gpr[REG_RSP].q;
     uint64_t value;
 
-    if (insn->operand[0].kind == OPERAND_REGISTER && insn->operand[0].reg_class == CLASS_SEGMENT)
-        return pop_segment(cpu, insn);
     if (!stack_pop(cpu, insn->operand_size, &value))
         return EXEC_LEAVE;
     if (operand_write(cpu, insn, 0, value))
@@ -229,8 +205,8 @@ static enum exec_result exec_bound(struct cpu *cpu, const struct insn *insn)
 
 /* clang-format off */
 const struct exec_entry exec_stack_table[] = {
-    {ZYDIS_MNEMONIC_PUSH, exec_push, 0},   /* 50-57 68 6a, ff /6, 06 0e 16 1e, 0f a0 a8 */
-    {ZYDIS_MNEMONIC_POP, exec_pop, 0},     /* 58-5f, 8f /0, 07 17 1f, 0f a1 a9 */
+    {ZYDIS_MNEMONIC_PUSH, exec_push, 0},   /* 50-57 68 6a, ff /6 */
+    {ZYDIS_MNEMONIC_POP, exec_pop, 0},     /* 58-5f, 8f /0 */
     {ZYDIS_MNEMONIC_PUSHA, exec_pusha, 0}, {ZYDIS_MNEMONIC_PUSHAD, exec_pusha, 0}, /* 60 */
     {ZYDIS_MNEMONIC_POPA, exec_popa, 0}, {ZYDIS_MNEMONIC_POPAD, exec_popa, 0},     /* 61 */
     {ZYDIS_MNEMONIC_PUSHF, exec_pushf, 0}, {ZYDIS_MNEMONIC_PUSHFD, exec_pushf, 0},
