@@ -20,6 +20,7 @@ enum {
     JUMP_PER_PAGE = 64,
     BLOCK_MAX_OPS = 96,
     BLOCK_MAX_BYTES = 512,
+    VAIN_STORES = 64, /* so many stores into a page whose code is dead make it data again */
 };
 #define ARENA_SIZE ((size_t)24 << 20)
 
@@ -29,6 +30,7 @@ struct code_page {
     uint64_t chunks; /* bit i: a block has bytes in [64*i, 64*i+64) */
     struct block *blocks, *second_blocks;
     struct code_page *next;
+    uint32_t vain_stores; /* stores since it last had a block */
 };
 
 struct jump_entry {
@@ -65,15 +67,26 @@ void code_destroy(struct cpu *cpu)
 {
     if (!cpu->blocks)
         return;
+    code_drop_all(cpu);
     munmap(cpu->blocks->arena, ARENA_SIZE);
     free(cpu->blocks);
     cpu->blocks = NULL;
+}
+
+/* The page is data now: stores need not be noticed any more. */
+static void page_dropped(struct cpu *cpu, gpa_t page)
+{
+    if (cpu->port->code_page_dropped)
+        cpu->port->code_page_dropped(cpu, page);
 }
 
 void code_drop_all(struct cpu *cpu)
 {
     struct block_cache *c = cpu->blocks;
 
+    for (size_t i = 0; i < PAGE_BUCKETS; i++)
+        for (const struct code_page *p = c->pages[i]; p; p = p->next)
+            page_dropped(cpu, p->page);
     memset(c->buckets, 0, sizeof(c->buckets));
     memset(c->pages, 0, sizeof(c->pages));
     memset(c->jump, 0, sizeof(c->jump));
@@ -192,6 +205,16 @@ static void kill_in_page(struct code_page *p, gpa_t first, uint64_t size)
     p->chunks = chunks;
 }
 
+static void remove_page(struct cpu *cpu, struct code_page *page)
+{
+    struct code_page **at = page_bucket(cpu->blocks, page->page);
+
+    while (*at != page)
+        at = &(*at)->next;
+    *at = page->next;
+    page_dropped(cpu, page->page);
+}
+
 void cpu_invalidate_code(struct cpu *cpu, gpa_t gpa, uint64_t size)
 {
     while (size) {
@@ -200,6 +223,8 @@ void cpu_invalidate_code(struct cpu *cpu, gpa_t gpa, uint64_t size)
 
         if (p && (p->chunks & chunk_mask(gpa, part)))
             kill_in_page(p, gpa, part);
+        else if (p && !p->blocks && !p->second_blocks && ++p->vain_stores >= VAIN_STORES)
+            remove_page(cpu, p);
         gpa += part;
         size -= part;
     }
@@ -360,6 +385,18 @@ static bool add_raising(struct builder *b, exec_fn *exec)
     return true;
 }
 
+/* Code bytes by physical address: registering a page may have waited for other processors, and memory may have changed. */
+static bool read_code(struct cpu *cpu, gpa_t gpa, gva_t linear, uint8_t *to, size_t size)
+{
+    const uint8_t *host = tlb_physical_page(cpu, gpa, ACCESS_EXECUTE);
+    struct port_access access = {.gpa = gpa, .gva = linear, .gva_valid = true, .type = ACCESS_EXECUTE, .size = 1};
+
+    if (host && guarded_copy(to, host + (gpa & ~PAGE_MASK), size))
+        return true;
+    cpu->leave = cpu->port->access(cpu, &access) == PORT_FAULT ? LEAVE_FAULT : LEAVE_EXIT;
+    return false;
+}
+
 /* The instruction at the builder's position reaches into the next page (or the limit cuts it off). */
 static bool add_crossing(struct builder *b, uint64_t rip, const uint8_t *head, size_t head_size, bool limited, gpa_t *second_page)
 {
@@ -373,11 +410,11 @@ static bool add_crossing(struct builder *b, uint64_t rip, const uint8_t *head, s
         return add_raising(b, exec_raise_gp);
     if (!(b->cpu->mode & MODE_64))
         next = (uint32_t)next;
-    if (!tlb_translate_fetch(b->cpu, next, &host, second_page))
+    if (!tlb_translate_fetch(b->cpu, next, &host, second_page) || !get_page(b->cpu, *second_page))
         return false;
     memcpy(bytes, head, head_size);
-    if (!guarded_copy(bytes + head_size, host, sizeof(bytes) - head_size))
-        memset(bytes + head_size, 0, sizeof(bytes) - head_size);
+    if (!read_code(b->cpu, *second_page, next, bytes + head_size, sizeof(bytes) - head_size))
+        return false;
     switch (decode(b->cpu->mode, bytes, sizeof(bytes), &d)) {
     case DECODE_OK:
         return add_op(b, &d, &ends);
@@ -437,6 +474,7 @@ static struct block *finish(struct builder *b, gpa_t gpa, bool crosses, gpa_t se
     memcpy(bytes, b->bytes, b->size);
 
     uint64_t in_first = PAGE_SIZE - (gpa & ~PAGE_MASK);
+    page->vain_stores = 0;
     page->chunks |= chunk_mask(gpa, crosses ? in_first : b->size);
     block->next_in_page = page->blocks;
     page->blocks = block;
@@ -451,7 +489,7 @@ static struct block *finish(struct builder *b, gpa_t gpa, bool crosses, gpa_t se
     return block;
 }
 
-static struct block *decode_block(struct cpu *cpu, gpa_t gpa, const uint8_t *host)
+static struct block *decode_block(struct cpu *cpu, gpa_t gpa)
 {
     struct builder b;
     uint8_t code[BLOCK_MAX_BYTES + 16];
@@ -473,13 +511,8 @@ static struct block *decode_block(struct cpu *cpu, gpa_t gpa, const uint8_t *hos
         limited = false;
     }
     /* Registered before the bytes are read: a store after this is noticed. */
-    if (!get_page(cpu, gpa & PAGE_MASK))
+    if (!get_page(cpu, gpa & PAGE_MASK) || !read_code(cpu, gpa, code_linear(cpu, cpu->rip), code, available))
         return NULL;
-    if (!guarded_copy(code, host + (gpa & ~PAGE_MASK), available)) {
-        struct port_access access = {.gpa = gpa, .gva = code_linear(cpu, cpu->rip), .gva_valid = true, .type = ACCESS_EXECUTE, .size = 1};
-        cpu->leave = cpu->port->access(cpu, &access) == PORT_FAULT ? LEAVE_FAULT : LEAVE_EXIT;
-        return NULL;
-    }
     if (!build(&b, cpu->rip, code, available, limited, &crosses, &second_page))
         return NULL;
     return finish(&b, gpa, crosses, second_page);
@@ -504,7 +537,7 @@ static bool second_page_holds(struct cpu *cpu, const struct block *b)
     return tlb_translate_fetch(cpu, next, &host, &page) && page == b->second_page;
 }
 
-static struct block *find_or_decode(struct cpu *cpu, gpa_t gpa, const uint8_t *host)
+static struct block *find_or_decode(struct cpu *cpu, gpa_t gpa)
 {
     struct block *b = find_block(cpu->blocks, gpa, cpu->mode);
 
@@ -521,11 +554,11 @@ static struct block *find_or_decode(struct cpu *cpu, gpa_t gpa, const uint8_t *h
     if (b && code_verify(cpu, b))
         return b;
     cpu->leave = LEAVE_NONE;
-    b = decode_block(cpu, gpa, host);
+    b = decode_block(cpu, gpa);
     if (!b && cpu->blocks->full) {
         code_drop_all(cpu);
         cpu->leave = LEAVE_NONE;
-        b = decode_block(cpu, gpa, host);
+        b = decode_block(cpu, gpa);
         check(b || cpu->leave != LEAVE_NONE);
     }
     return b;
@@ -549,7 +582,7 @@ struct block *code_find(struct cpu *cpu)
     }
     if (!tlb_translate_fetch(cpu, linear, &host, &page))
         return NULL;
-    struct block *b = find_or_decode(cpu, page | (linear & ~PAGE_MASK), host);
+    struct block *b = find_or_decode(cpu, page | (linear & ~PAGE_MASK));
     if (!b)
         return NULL;
     if (!b->crosses)

@@ -210,8 +210,10 @@ static bool cas_exclusive(struct cpu *cpu, const struct split *split, size_t siz
 {
     bool ok;
 
-    if (cpu->port->exclusive_begin)
-        cpu->port->exclusive_begin(cpu);
+    if (cpu->port->exclusive_begin && !cpu->port->exclusive_begin(cpu)) {
+        cpu->leave = LEAVE_REQUEST;
+        return false;
+    }
     ok = transfer(cpu, split, old, ACCESS_READ);
     if (ok) {
         *equal = memcmp(old, expected, size) == 0;

@@ -87,12 +87,15 @@ struct cpu_port {
     /* Code is about to be decoded from this page: when it returns, no other processor stores there unnoticed
      * (page() answers PAGE_CODE). NULL: nobody else. */
     void (*code_page)(struct cpu *cpu, gpa_t page_address);
+    /* This processor has no decoded code of the page any more (the opposite of code_page). NULL: nobody else. */
+    void (*code_page_dropped)(struct cpu *cpu, gpa_t page_address);
     /* This processor stored to a PAGE_CODE page: tell the others. NULL: nobody else. */
     void (*code_written)(struct cpu *cpu, gpa_t gpa, uint64_t size);
 
     /* Hold and let go of all other processors around an access that must be atomic but cannot be
-     * made so by one host instruction (split locks, locked device accesses). NULL: nobody else. */
-    void (*exclusive_begin)(struct cpu *cpu);
+     * made so by one host instruction (split locks, locked device accesses). NULL: nobody else.
+     * begin answers false when another processor is at it: the instruction is to be tried again (LEAVE_REQUEST). */
+    bool (*exclusive_begin)(struct cpu *cpu);
     void (*exclusive_end)(struct cpu *cpu);
 };
 
