@@ -208,5 +208,5 @@ int main(void)
         cmocka_unit_test(test_random_mixed), cmocka_unit_test(test_random_long),
         cmocka_unit_test(test_million),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return run_group(tests, array_size(tests));
 }

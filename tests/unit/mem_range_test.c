@@ -79,5 +79,5 @@ int main(void)
         cmocka_unit_test(test_contains),  cmocka_unit_test(test_intersect),
         cmocka_unit_test(test_round_out), cmocka_unit_test(test_alignment),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return run_group(tests, array_size(tests));
 }

@@ -1,7 +1,6 @@
 /* gpa_space.h: argument rules, and map, replace, split, unmap against an array of pages. */
 #include "mem_test.h"
 
-#include <stdlib.h>
 
 #define BITS 36
 
@@ -411,5 +410,5 @@ int main(void)
         TEST(test_model),
         cmocka_unit_test(test_million_ranges),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return run_group(tests, array_size(tests));
 }

@@ -3,6 +3,7 @@
 #define OWHP_TESTS_MEM_TEST_H
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -18,6 +19,7 @@
 #include "mem/gpa_access.h"
 #include "mem/gpa_advise.h"
 #include "mem/gpa_space.h"
+#include "os/guarded.h"
 #include "util/last_error.h"
 
 #include <sys/mman.h>
@@ -38,6 +40,27 @@
     } while (0)
 
 #define assert_ok(call) assert_status(call, STATUS_OK)
+
+/*
+ * While a test runs, cmocka catches SIGSEGV and SIGBUS itself, in place of os/guarded.c. A test
+ * in which memory is missing puts the guard back first.
+ */
+static struct sigaction guard_segv, guard_bus;
+
+static inline void arm_guard(void)
+{
+    sigaction(SIGSEGV, &guard_segv, NULL);
+    sigaction(SIGBUS, &guard_bus, NULL);
+}
+
+static inline int run_group(const struct CMUnitTest *tests, size_t count)
+{
+    if (!guarded_init())
+        return 1;
+    sigaction(SIGSEGV, NULL, &guard_segv);
+    sigaction(SIGBUS, NULL, &guard_bus);
+    return _cmocka_run_group_tests("mem", tests, count, NULL, NULL);
+}
 
 /* xorshift64*: the same sequence everywhere. */
 static inline uint64_t next_random(uint64_t *state)

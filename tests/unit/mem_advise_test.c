@@ -1,0 +1,311 @@
+/* gpa_advise.h: populate makes pages resident, pins are counted. */
+#include "mem_test.h"
+
+#include "mem/host_pins.h"
+
+#include <unistd.h>
+
+struct fixture {
+    struct gpa_space *space;
+    uint8_t *host; /* 64 pages */
+};
+
+static int setup(void **state)
+{
+    static struct fixture f;
+    f.space = gpa_space_create(40);
+    f.host = host_pages(64);
+    madvise(f.host, PAGES(64), MADV_NOHUGEPAGE);
+    *state = &f;
+    return f.space ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    gpa_space_destroy(f->space);
+    free_pages(f->host, 64);
+    return 0;
+}
+
+static unsigned resident(uint8_t *host, size_t pages)
+{
+    unsigned char map_of[64];
+    unsigned count = 0;
+    assert_true(pages <= 64);
+    assert_int_equal(mincore(host, PAGES(pages), map_of), 0);
+    for (size_t i = 0; i < pages; i++)
+        count += map_of[i] & 1;
+    return count;
+}
+
+#define BASE PAGES(0x200)
+
+static struct gpa_range range(gpa_t gpa, uint64_t size)
+{
+    return (struct gpa_range){gpa, size};
+}
+
+static void test_map_touches_nothing(void **state)
+{
+    struct fixture *f = *state;
+    assert_ok(map(f->space, BASE, PAGES(64), f->host, RWX | T));
+    assert_int_equal(resident(f->host, 64), 0);
+}
+
+static void test_populate(void **state)
+{
+    struct fixture *f = *state;
+    assert_ok(map(f->space, BASE, PAGES(64), f->host, RW | T));
+    /* One byte means its page; two bytes across a seam mean two. */
+    assert_ok(gpa_space_populate(f->space, range(BASE + PAGES(5) + 7, 1), GPA_ACCESS_WRITE, 0));
+    assert_int_equal(resident(f->host, 64), 1);
+    assert_int_equal(resident(f->host + PAGES(5), 1), 1);
+    assert_ok(gpa_space_populate(f->space, range(BASE + PAGES(8) - 1, 2), GPA_ACCESS_WRITE, 0));
+    assert_int_equal(resident(f->host, 64), 3);
+    assert_ok(gpa_space_populate(f->space, range(BASE, PAGES(64)), GPA_ACCESS_READ,
+                                 GPA_POPULATE_PREFETCH));
+    assert_int_equal(resident(f->host, 64), 64);
+    uint64_t count;
+    assert_ok(gpa_space_peek_dirty(f->space, BASE, PAGES(64), NULL, 0, &count));
+    assert_int_equal(count, 0);
+}
+
+static void test_populate_pieces(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t *big = host_pages(6000); /* more than one piece */
+    madvise(big, PAGES(6000), MADV_NOHUGEPAGE);
+    assert_ok(map(f->space, BASE, PAGES(6000), big, RW));
+    assert_ok(map(f->space, BASE + PAGES(100), PAGES(1), f->host, RWX));
+    assert_ok(gpa_space_populate(f->space, range(BASE, PAGES(6000)), GPA_ACCESS_WRITE, 0));
+    for (size_t i = 0; i < 6000; i += 50)
+        assert_int_equal(resident(big + PAGES(i), 50), i == 100 ? 49 : 50);
+    assert_int_equal(resident(f->host, 64), 1);
+    gpa_space_destroy(f->space);
+    f->space = gpa_space_create(40);
+    free_pages(big, 6000);
+}
+
+static void test_populate_arguments(void **state)
+{
+    struct fixture *f = *state;
+    assert_ok(map(f->space, BASE, PAGES(4), f->host, R));
+    assert_status(gpa_space_populate(f->space, range(BASE, 0), GPA_ACCESS_READ, 0),
+                  STATUS_INVALID_ARGUMENT);
+    assert_status(gpa_space_populate(f->space, range(BASE, UINT64_MAX), GPA_ACCESS_READ, 0),
+                  STATUS_INVALID_ARGUMENT);
+    assert_status(gpa_space_populate(f->space, range(BASE, 1), GPA_ACCESS_READ, 4),
+                  STATUS_INVALID_ARGUMENT);
+    assert_status(gpa_space_populate(f->space, range(BASE, 1), (enum gpa_access)3, 0),
+                  STATUS_INVALID_ARGUMENT);
+    assert_status(gpa_space_populate(f->space, range(BASE, PAGES(5)), GPA_ACCESS_READ, 0),
+                  STATUS_GPA_RANGE_NOT_FOUND);
+    assert_status(gpa_space_populate(f->space, range(BASE, PAGES(4)), GPA_ACCESS_WRITE, 0),
+                  STATUS_ACCESS_DENIED);
+    assert_status(gpa_space_populate(f->space, range(BASE, PAGES(4)), GPA_ACCESS_EXECUTE, 0),
+                  STATUS_ACCESS_DENIED);
+    assert_int_equal(resident(f->host, 64), 0); /* nothing done */
+}
+
+static void test_populate_missing_host(void **state)
+{
+    arm_guard();
+    struct fixture *f = *state;
+    char page[32];
+    uint8_t *gone = host_pages(4);
+    assert_int_equal(mprotect(gone + PAGES(2), PAGE_SIZE, PROT_READ), 0);
+    assert_ok(map(f->space, BASE, PAGES(4), gone, RW));
+    assert_status(gpa_space_populate(f->space, range(BASE, PAGES(4)), GPA_ACCESS_WRITE, 0),
+                  STATUS_ACCESS_DENIED);
+    snprintf(page, sizeof(page), "%p", (void *)(gone + PAGES(2)));
+    assert_non_null(strstr(last_error_text(), page)); /* the page is named */
+    assert_ok(gpa_space_populate(f->space, range(BASE, PAGES(4)), GPA_ACCESS_READ, 0));
+    assert_ok(gpa_space_populate(f->space, range(BASE, PAGES(4)), GPA_ACCESS_WRITE,
+                                 GPA_POPULATE_PREFETCH));
+    free_pages(gone, 4);
+    assert_status(gpa_space_populate(f->space, range(BASE, PAGES(4)), GPA_ACCESS_READ, 0),
+                  STATUS_ACCESS_DENIED);
+    assert_status(gpa_space_populate(f->space, range(BASE, PAGES(4)), GPA_ACCESS_READ,
+                                     GPA_POPULATE_AVOID_HARD_FAULTS),
+                  STATUS_ACCESS_DENIED);
+}
+
+static void test_populate_without_disk(void **state)
+{
+    struct fixture *f = *state;
+    f->host[PAGES(3)] = 1;
+    assert_ok(map(f->space, BASE, PAGES(64), f->host, RW));
+    assert_ok(gpa_space_populate(f->space, range(BASE, PAGES(64)), GPA_ACCESS_WRITE,
+                                 GPA_POPULATE_AVOID_HARD_FAULTS));
+    assert_int_equal(resident(f->host, 64), 1);
+}
+
+static void test_pin_counts(void **state)
+{
+    struct fixture *f = *state;
+    struct gpa_space *s = f->space;
+    assert_ok(map(s, BASE, PAGES(16), f->host, RW));
+    assert_status(gpa_space_unpin(s, BASE, PAGES(1)), STATUS_INVALID_ARGUMENT);
+
+    assert_ok(gpa_space_pin(s, BASE, PAGES(8)));
+    assert_ok(gpa_space_pin(s, BASE + PAGES(4), PAGES(8))); /* 4..7 have two now */
+    assert_int_equal(gpa_space_pinned_pages(s), 12);
+    assert_status(gpa_space_unpin(s, BASE, PAGES(13)), STATUS_INVALID_ARGUMENT);
+    assert_int_equal(gpa_space_pinned_pages(s), 12); /* nothing changed */
+    assert_ok(gpa_space_unpin(s, BASE, PAGES(12)));
+    assert_int_equal(gpa_space_pinned_pages(s), 4);
+    assert_status(gpa_space_unpin(s, BASE + PAGES(3), PAGES(2)), STATUS_INVALID_ARGUMENT);
+    assert_ok(gpa_space_unpin(s, BASE + PAGES(4), PAGES(4)));
+    assert_int_equal(gpa_space_pinned_pages(s), 0);
+}
+
+static void test_pin_drops(void **state)
+{
+    struct fixture *f = *state;
+    struct gpa_space *s = f->space;
+    assert_ok(map(s, BASE, PAGES(16), f->host, RW));
+    assert_ok(gpa_space_pin(s, BASE, PAGES(16)));
+    assert_ok(gpa_space_unmap(s, BASE + PAGES(4), PAGES(4)));
+    assert_int_equal(gpa_space_pinned_pages(s), 12);
+    assert_ok(map(s, BASE, PAGES(2), f->host, RW)); /* a replacing map drops them too */
+    assert_int_equal(gpa_space_pinned_pages(s), 10);
+    assert_status(gpa_space_unpin(s, BASE, PAGES(4)), STATUS_INVALID_ARGUMENT);
+    assert_ok(gpa_space_unpin(s, BASE + PAGES(2), PAGES(2)));
+    assert_int_equal(gpa_space_pinned_pages(s), 8);
+}
+
+static void test_pin_arguments(void **state)
+{
+    arm_guard();
+    struct fixture *f = *state;
+    struct gpa_space *s = f->space;
+    uint8_t *gone = host_pages(2);
+    assert_ok(map(s, BASE, PAGES(4), f->host, RW));
+    assert_status(gpa_space_pin(s, BASE + 1, PAGES(1)), STATUS_INVALID_ARGUMENT);
+    assert_status(gpa_space_pin(s, BASE, 100), STATUS_INVALID_ARGUMENT);
+    assert_status(gpa_space_pin(s, BASE, 0), STATUS_INVALID_ARGUMENT);
+    assert_status(gpa_space_pin(s, (gpa_t)1 << 40, PAGES(1)), STATUS_INVALID_ARGUMENT);
+    assert_status(gpa_space_unpin(s, BASE + 1, PAGES(1)), STATUS_INVALID_ARGUMENT);
+    assert_status(gpa_space_unpin(s, BASE, 0), STATUS_INVALID_ARGUMENT);
+    assert_status(gpa_space_pin(s, BASE, PAGES(5)), STATUS_GPA_RANGE_NOT_FOUND);
+    assert_int_equal(gpa_space_pinned_pages(s), 0);
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* there mlock does nothing */
+    assert_ok(map(s, BASE + PAGES(4), PAGES(2), gone, RW));
+    free_pages(gone + PAGES(1), 1);
+    assert_status(gpa_space_pin(s, BASE, PAGES(6)), STATUS_ACCESS_DENIED);
+    assert_int_equal(gpa_space_pinned_pages(s), 0); /* nothing pinned */
+    assert_ok(gpa_space_pin(s, BASE, PAGES(5)));
+    assert_int_equal(resident(f->host, 4), 4);
+    free_pages(gone, 1);
+#else
+    free_pages(gone, 2);
+#endif
+}
+
+/* Two guest pages over one host page: each has its count, the host page the sum. */
+static void test_pin_alias(void **state)
+{
+    struct fixture *f = *state;
+    struct gpa_space *s = f->space, *other = gpa_space_create(40);
+    assert_ok(map(s, BASE, PAGES(2), f->host, RW));
+    assert_ok(map(s, BASE + PAGES(8), PAGES(2), f->host + PAGES(1), RW));
+    assert_ok(map(other, 0, PAGES(4), f->host, RW));
+    assert_ok(gpa_space_pin(s, BASE, PAGES(2)));
+    assert_ok(gpa_space_pin(s, BASE + PAGES(8), PAGES(2)));
+    assert_ok(gpa_space_pin(other, 0, PAGES(4)));
+    assert_int_equal(gpa_space_pinned_pages(s), 4);
+    assert_ok(gpa_space_unpin(s, BASE, PAGES(2)));
+    gpa_space_destroy(other);
+    assert_int_equal(gpa_space_pinned_pages(s), 2);
+    assert_ok(gpa_space_unpin(s, BASE + PAGES(8), PAGES(2)));
+}
+
+/* How much of the process is locked, in KiB, as the kernel counts it. */
+static unsigned long locked(void)
+{
+    char line[128];
+    unsigned long kib = 0;
+    FILE *status = fopen("/proc/self/status", "r");
+    assert_non_null(status);
+    while (fgets(line, sizeof(line), status))
+        if (sscanf(line, "VmLck: %lu", &kib) == 1)
+            break;
+    fclose(status);
+    return kib;
+}
+
+static void test_host_locks(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t host = (uintptr_t)f->host;
+    unsigned long before = locked();
+    assert_ok(host_pins_add(host, PAGES(4)));
+    if (locked() == before) {
+        print_message("SKIPPED: mlock does nothing in this build (a sanitizer)\n");
+        host_pins_drop(host, PAGES(4));
+        skip();
+    }
+    assert_int_equal(locked() - before, 16);
+    assert_ok(host_pins_add(host + PAGES(2), PAGES(4)));
+    assert_int_equal(locked() - before, 24);
+    host_pins_drop(host, PAGES(4));
+    assert_int_equal(locked() - before, 16); /* 2..5 */
+    host_pins_drop(host + PAGES(2), PAGES(4));
+    assert_int_equal(locked(), before);
+}
+
+static uint8_t counts[64];
+
+/* Random pins against an array of counts. */
+static void test_pin_model(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t random = 9;
+    memset(counts, 0, sizeof(counts));
+    assert_ok(map(f->space, BASE, PAGES(32), f->host, RW));
+    assert_ok(map(f->space, BASE + PAGES(32), PAGES(32), f->host, RW)); /* the same host pages */
+    for (unsigned step = 0; step < 4000; step++) {
+        uint64_t first = random_below(&random, 64), n = 1 + random_below(&random, 64 - first);
+        bool pin = random_below(&random, 2), all = true;
+        unsigned pinned = 0;
+        for (uint64_t i = first; i < first + n; i++)
+            all &= counts[i] != 0;
+        if (pin)
+            assert_ok(gpa_space_pin(f->space, BASE + PAGES(first), PAGES(n)));
+        else
+            assert_status(gpa_space_unpin(f->space, BASE + PAGES(first), PAGES(n)),
+                          all ? STATUS_OK : STATUS_INVALID_ARGUMENT);
+        for (uint64_t i = first; i < first + n && (pin || all); i++)
+            counts[i] = (uint8_t)(counts[i] + (pin ? 1 : -1));
+        for (uint64_t i = 0; i < 64; i++)
+            pinned += counts[i] != 0;
+        assert_int_equal(gpa_space_pinned_pages(f->space), pinned);
+        if (step % 200 == 199) {
+            assert_ok(map(f->space, BASE + PAGES(16), PAGES(20), f->host + PAGES(16), RW));
+            memset(counts + 16, 0, 20);
+        }
+    }
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_map_touches_nothing),
+        TEST(test_populate),
+        TEST(test_populate_pieces),
+        TEST(test_populate_arguments),
+        TEST(test_populate_missing_host),
+        TEST(test_populate_without_disk),
+        TEST(test_pin_counts),
+        TEST(test_pin_drops),
+        TEST(test_pin_arguments),
+        TEST(test_pin_alias),
+        TEST(test_host_locks),
+        TEST(test_pin_model),
+    };
+    return run_group(tests, array_size(tests));
+}
