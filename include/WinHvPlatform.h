@@ -10,13 +10,12 @@
  *
  *   Result     S_OK, or an HRESULT with bit 31 set. A call that fails has changed nothing, unless
  *              its comment says otherwise. OwhpGetLastErrorText (openwhp.h) tells the reason in
- *              words. Nothing an argument holds makes the library print, exit or abort; only
- *              a pointer to memory that does not exist can crash, as in any C function.
+ *              words. Nothing an argument holds makes the library print, exit or abort.
  *   Handles    A partition handle that is NULL, not from WHvCreatePartition, or already deleted:
  *              E_HANDLE.
- *   Pointers   A pointer that must not be NULL is: E_POINTER. The library keeps no pointer to
- *              its arguments after a call returns; the one exception is the memory given to
- *              WHvMapGpaRange.
+ *   Pointers   A pointer that must not be NULL is, or leads to memory that the process cannot
+ *              access as needed: E_POINTER. The library keeps no pointer to its arguments after
+ *              a call returns; the one exception is the memory given to WHvMapGpaRange.
  *   Processors A VpIndex that no processor of the partition has: WHV_E_VP_DOES_NOT_EXIST.
  *   Buffers    An output buffer that is too small: WHV_E_INSUFFICIENT_BUFFER; the size that is
  *              needed is then in the WrittenSize, if the function has one and it is not NULL.
@@ -468,8 +467,8 @@ WHvSetVirtualProcessorRegisters(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex,
                                 const WHV_REGISTER_VALUE *RegisterValues);
 
 /*
- * The local APIC in the form of the first releases of the API: one 32-bit value per register,
- * 1024 bytes. WHvGetVirtualProcessorState has replaced it.
+ * The local APIC in the form of the first releases of the API: the part of the register page that
+ * has registers, 1024 bytes. WHvGetVirtualProcessorState has replaced it.
  *
  * WHV_E_INSUFFICIENT_BUFFER  StateSize is too small
  * WHV_E_INVALID_VP_STATE     the processor is running, or the partition has no emulated APIC

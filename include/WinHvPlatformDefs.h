@@ -47,7 +47,7 @@ typedef VOID *WHV_PARTITION_HANDLE;
 /* An address in the memory of the machine, as the guest's own hardware would see it, in bytes. */
 typedef UINT64 WHV_GUEST_PHYSICAL_ADDRESS;
 
-/* An address in a guest's virtual address space (after segmentation: a linear address), in bytes. */
+/* An address in a guest's virtual address space (after segmentation: a linear address). */
 typedef UINT64 WHV_GUEST_VIRTUAL_ADDRESS;
 
 /* 128 bits, aligned to 16 bytes. Whatever contains one is aligned to 16 bytes too. */
@@ -750,7 +750,7 @@ typedef enum WHV_CAPABILITY_CODE {
 typedef union WHV_CAPABILITY_FEATURES {
     struct {
         UINT64 PartialUnmap : 1;           /* bit 0: a part of a mapping can be unmapped */
-        UINT64 LocalApicEmulation : 1;     /* bit 1: LocalApicEmulationMode may be other than None */
+        UINT64 LocalApicEmulation : 1;     /* bit 1: other LocalApicEmulationModes than None */
         UINT64 Xsave : 1;                  /* bit 2: extended state can be read and written */
         UINT64 DirtyPageTracking : 1;      /* bit 3: WHvMapGpaRangeFlagTrackDirtyPages */
         UINT64 SpeculationControl : 1;     /* bit 4: guests may control speculation */
@@ -785,7 +785,7 @@ typedef union WHV_EXTENDED_VM_EXITS {
         UINT64 RetargetUnknownVpciDevice : 1; /* bit 11: ... or an unknown device */
         UINT64 X64ApicWriteLdrExitTrap : 1; /* bit 12 */
         UINT64 X64ApicWriteDfrExitTrap : 1; /* bit 13 */
-        UINT64 GpaAccessFaultExit : 1;     /* bit 14: also accesses that backing a page would cure */
+        UINT64 GpaAccessFaultExit : 1;     /* bit 14: also what bringing in a page would cure */
         UINT64 Reserved : 49;
     };
     UINT64 AsUINT64;
@@ -1175,12 +1175,12 @@ C_ASSERT(sizeof(WHV_TRANSLATE_GVA_2_FLAGS) == 8);
 typedef enum WHV_TRANSLATE_GVA_RESULT_CODE {
     WHvTranslateGvaResultSuccess                 = 0,
     WHvTranslateGvaResultPageNotPresent          = 1, /* P = 0 somewhere, or not canonical */
-    WHvTranslateGvaResultPrivilegeViolation      = 2, /* R/W, U/S, XD, SMEP, SMAP or a key refuses */
+    WHvTranslateGvaResultPrivilegeViolation      = 2, /* R/W, U/S, XD, SMEP, SMAP, a key */
     WHvTranslateGvaResultInvalidPageTableFlags   = 3, /* a reserved bit is set */
     WHvTranslateGvaResultGpaUnmapped             = 4, /* a table is where nothing is mapped */
     WHvTranslateGvaResultGpaNoReadAccess         = 5, /* a table is in a range without read right */
     WHvTranslateGvaResultGpaNoWriteAccess        = 6, /* A or D cannot be set there */
-    WHvTranslateGvaResultGpaIllegalOverlayAccess = 7, /* a table is in a page of the platform's own */
+    WHvTranslateGvaResultGpaIllegalOverlayAccess = 7, /* a table is in a page of the platform */
     WHvTranslateGvaResultIntercept               = 8  /* somebody above intercepts the access */
 } WHV_TRANSLATE_GVA_RESULT_CODE;
 
@@ -1394,11 +1394,11 @@ typedef enum WHV_PARTITION_PROPERTY_CODE {
     WHvPartitionPropertyCodeInterruptClockFrequency = 0x00001008,
     WHvPartitionPropertyCodeApicRemoteReadSupport   = 0x00001009,
     WHvPartitionPropertyCodeProcessorFeaturesBanks  = 0x0000100A,
-    WHvPartitionPropertyCodeReferenceTime           = 0x0000100B,
+    WHvPartitionPropertyCodeReferenceTime           = 0x0000100B, /* cannot be written */
     WHvPartitionPropertyCodeSyntheticProcessorFeaturesBanks = 0x0000100C,
-    WHvPartitionPropertyCodeCpuidResultList2        = 0x0000100D,
+    WHvPartitionPropertyCodeCpuidResultList2        = 0x0000100D, /* cannot be read */
     WHvPartitionPropertyCodeProcessorPerfmonFeatures = 0x0000100E,
-    WHvPartitionPropertyCodeMsrActionList           = 0x0000100F,
+    WHvPartitionPropertyCodeMsrActionList           = 0x0000100F, /* cannot be read */
     WHvPartitionPropertyCodeUnimplementedMsrAction  = 0x00001010,
     WHvPartitionPropertyCodePhysicalAddressWidth    = 0x00001011,
 
@@ -1535,7 +1535,7 @@ typedef enum WHV_RUN_VP_EXIT_REASON {
     WHvRunVpExitReasonMemoryAccess           = 0x00000001, /* MemoryAccess */
     WHvRunVpExitReasonX64IoPortAccess        = 0x00000002, /* IoPortAccess */
     WHvRunVpExitReasonUnrecoverableException = 0x00000004, /* triple fault; nothing more to tell */
-    WHvRunVpExitReasonInvalidVpRegisterValue = 0x00000005, /* the state cannot be run; nothing more */
+    WHvRunVpExitReasonInvalidVpRegisterValue = 0x00000005, /* the state cannot be run */
     WHvRunVpExitReasonUnsupportedFeature     = 0x00000006, /* UnsupportedFeature */
     WHvRunVpExitReasonX64InterruptWindow     = 0x00000007, /* InterruptWindow; was asked for */
     WHvRunVpExitReasonX64Halt                = 0x00000008, /* HLT, without an emulated APIC */
@@ -1598,8 +1598,8 @@ C_ASSERT(sizeof(WHV_SYNIC_SINT_DELIVERABLE_CONTEXT) == 8);
 typedef union WHV_MEMORY_ACCESS_INFO {
     struct {
         UINT32 AccessType : 2;             /* bits 0-1: a WHV_MEMORY_ACCESS_TYPE */
-        UINT32 GpaUnmapped : 1;            /* bit 2: nothing is mapped; clear: the mapping forbids it
-                                              or the host memory behind it cannot be reached */
+        UINT32 GpaUnmapped : 1;            /* bit 2: nothing is mapped; clear: the mapping forbids
+                                              it, or host memory behind it cannot be reached */
         UINT32 GvaValid : 1;               /* bit 3: Gva counts; clear for page table walks */
         UINT32 Reserved : 28;
     };

@@ -237,7 +237,8 @@ static inline void *owhp_compat_reserve(void *address, size_t size)
     struct owhp_compat_reservation *r;
 
     if (address) {
-        void *want = (void *)(((ULONG_PTR)address & ~(OWHP_COMPAT_GRANULARITY - 1)) - OWHP_COMPAT_PAGE);
+        ULONG_PTR first = (ULONG_PTR)address & ~(OWHP_COMPAT_GRANULARITY - 1);
+        void *want = (void *)(first - OWHP_COMPAT_PAGE);
         void *got = mmap(want, size + OWHP_COMPAT_PAGE, PROT_NONE,
                          flags | 0x100000 /* MAP_FIXED_NOREPLACE */, -1, 0);
         if (got != want) {

@@ -223,15 +223,15 @@ typedef int32_t HRESULT;
 #ifndef WHV_E_UNKNOWN_CAPABILITY
 #define WHV_E_UNKNOWN_CAPABILITY            ((HRESULT)0x80370300u) /* capability code not known */
 #define WHV_E_INSUFFICIENT_BUFFER           ((HRESULT)0x80370301u) /* output buffer too small */
-#define WHV_E_UNKNOWN_PROPERTY              ((HRESULT)0x80370302u) /* property or counter set not known */
+#define WHV_E_UNKNOWN_PROPERTY              ((HRESULT)0x80370302u) /* no such property or counters */
 #define WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG ((HRESULT)0x80370303u) /* no engine can be used */
-#define WHV_E_INVALID_PARTITION_CONFIG      ((HRESULT)0x80370304u) /* properties missing or at odds */
-#define WHV_E_GPA_RANGE_NOT_FOUND           ((HRESULT)0x80370305u) /* range not (wholly) mapped or tracked */
+#define WHV_E_INVALID_PARTITION_CONFIG      ((HRESULT)0x80370304u) /* properties missing, at odds */
+#define WHV_E_GPA_RANGE_NOT_FOUND           ((HRESULT)0x80370305u) /* not all mapped, or tracked */
 #define WHV_E_VP_ALREADY_EXISTS             ((HRESULT)0x80370306u) /* processor index is taken */
 #define WHV_E_VP_DOES_NOT_EXIST             ((HRESULT)0x80370307u) /* no processor of that index */
-#define WHV_E_INVALID_VP_STATE              ((HRESULT)0x80370308u) /* e.g. the processor runs right now */
+#define WHV_E_INVALID_VP_STATE              ((HRESULT)0x80370308u) /* e.g. it is running */
 #define WHV_E_INVALID_VP_REGISTER_NAME      ((HRESULT)0x80370309u) /* register name not known */
-#define WHV_E_UNSUPPORTED_PROCESSOR_CONFIG  ((HRESULT)0x80370310u) /* the host processor lacks something */
+#define WHV_E_UNSUPPORTED_PROCESSOR_CONFIG  ((HRESULT)0x80370310u) /* the host lacks something */
 #endif
 
 /* clang-format on */

@@ -82,7 +82,8 @@ static void an_address_can_be_asked_for_once(void **state)
 {
     (void)state;
     BYTE *wanted = (BYTE *)(ULONG_PTR)0x200000000000;
-    assert_ptr_equal(VirtualAlloc(wanted, 64 * KIB, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE), wanted);
+    assert_ptr_equal(VirtualAlloc(wanted, 64 * KIB, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE),
+                     wanted);
     wanted[0] = 1;
     assert_null(VirtualAlloc(wanted, 4096, MEM_RESERVE, PAGE_READWRITE));
     assert_int_equal(GetLastError(), ERROR_INVALID_ADDRESS);
