@@ -719,8 +719,8 @@ OWHP_EXPORT HRESULT WINAPI WHvPostVirtualProcessorSynicMessage(WHV_PARTITION_HAN
 
 /* ========================================================================================== */
 /* Device assignment: a device of the host becomes one of the guest                           */
-/* All answer HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED) while                                   */
-/* WHV_CAPABILITY_FEATURES.VirtualPciDeviceSupport is 0, whatever their other arguments.      */
+/* All answer HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED) for every living partition while        */
+/* WHV_CAPABILITY_FEATURES.VirtualPciDeviceSupport is 0.                                      */
 /* ========================================================================================== */
 
 /* Takes a device of the host for assignment; *VpciResource is then a handle of the caller's. */
@@ -816,8 +816,7 @@ OWHP_EXPORT HRESULT WINAPI WHvGetVpciDeviceInterruptTarget(WHV_PARTITION_HANDLE 
 
 /* ========================================================================================== */
 /* Triggers, notification ports, migration                                                    */
-/* All answer HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED) where they are absent, whatever their   */
-/* other arguments.                                                                           */
+/* All answer HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED) where they are absent.                  */
 /* ========================================================================================== */
 
 /* Makes an event (*EventHandle) that raises the interrupt of Parameters when it is signalled.
