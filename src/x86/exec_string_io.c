@@ -1,0 +1,49 @@
+/*
+ * INS and OUTS (SDM 2A, 2B). Permission, then the memory, then the port: of INS the destination must be
+ * writable before a value is taken from the device, for it cannot be given back.
+ */
+#include "x86/exec_io.h"
+#include "x86/exec_string.h"
+
+static struct port_io describe(const struct cpu *cpu, const struct string *s, bool is_write, uint32_t *data)
+{
+    return (struct port_io){
+        .port = cpu->gpr[REG_RDX].w, .size = (uint8_t)s->size, .is_write = is_write, .is_string = true,
+        .has_rep = s->repeat != 0, .segment = is_write ? s->insn->memory.segment : SEG_ES,
+        .address_size = (uint8_t)s->address_size, .data = data};
+}
+
+static uint64_t ins_step(struct cpu *cpu, struct string *s)
+{
+    uint32_t data = 0;
+    const struct port_io io = describe(cpu, s, false, &data);
+    struct string_end to;
+
+    return io_allowed(cpu, io.port, s->size) && string_destination(cpu, s, ACCESS_WRITE, &to) &&
+           mem_probe(cpu, to.linear, s->size, ACCESS_WRITE, MEM_CURRENT) && io_transfer(cpu, &io) &&
+           string_write(cpu, s, to.linear, data);
+}
+
+enum exec_result exec_ins(struct cpu *cpu, const struct insn *insn)
+{
+    return string_run(cpu, insn, ins_step, STRING_DESTINATION);
+}
+
+static uint64_t outs_step(struct cpu *cpu, struct string *s)
+{
+    uint32_t data;
+    const struct port_io io = describe(cpu, s, true, &data);
+    struct string_end from;
+    uint64_t value;
+
+    if (!io_allowed(cpu, io.port, s->size) || !string_source(cpu, s, &from) ||
+        !string_read(cpu, s, from.linear, &value))
+        return 0;
+    data = (uint32_t)value;
+    return io_transfer(cpu, &io);
+}
+
+enum exec_result exec_outs(struct cpu *cpu, const struct insn *insn)
+{
+    return string_run(cpu, insn, outs_step, STRING_SOURCE);
+}
