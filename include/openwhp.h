@@ -154,10 +154,9 @@ OWHP_EXPORT HRESULT WINAPI OwhpFreeMemory(VOID *Address);
 /*
  * Sets the dirty bits of the pages that [GuestAddress, GuestAddress + SizeInBytes) touches: for a
  * host that has stored through its own pointer, after the store. Code that processors have
- * cached from these pages is dropped. Pages that are mapped without TrackDirtyPages are passed
- * over. The range need not be aligned.
+ * cached from these pages is dropped. The range need not be aligned.
  *
- * WHV_E_GPA_RANGE_NOT_FOUND  a page is not mapped; no bit is set
+ * WHV_E_GPA_RANGE_NOT_FOUND  a page is not mapped, or not with TrackDirtyPages; no bit is set
  * E_INVALIDARG               size 0, a range that wraps around or reaches beyond the physical
  *                            address width
  */
