@@ -239,6 +239,21 @@ uint64_t gpa_space_pinned_pages(struct gpa_space *space)
     return pages;
 }
 
+uint64_t gpa_space_pinned_in(struct gpa_space *space, gpa_t gpa, uint64_t size)
+{
+    struct extent piece;
+    uint64_t bytes = 0;
+    if (gpa_space_check_pages(space, gpa, size) != STATUS_OK)
+        return 0;
+    pthread_mutex_lock(&space->change);
+    for (gpa_t at = gpa; at < gpa + size; at += piece.size) {
+        piece = extent_tree_piece(&space->pins, at, gpa + size);
+        bytes += piece.attributes ? piece.size : 0;
+    }
+    pthread_mutex_unlock(&space->change);
+    return pages_of(bytes);
+}
+
 bool gpa_pins_reserve_drop(struct gpa_space *space)
 {
     return space->pins.count == 0 || extent_tree_reserve(&space->pins, 1);

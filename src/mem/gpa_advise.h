@@ -40,4 +40,7 @@ must_check enum status gpa_space_unpin(struct gpa_space *space, gpa_t gpa, uint6
 /* The number of 4 KiB guest pages with at least one pin. */
 uint64_t gpa_space_pinned_pages(struct gpa_space *space);
 
+/* The same in a range; 0 for a bad one. */
+uint64_t gpa_space_pinned_in(struct gpa_space *space, gpa_t gpa, uint64_t size);
+
 #endif
