@@ -61,7 +61,7 @@ static uint32_t access_error(const struct walk_state *state, uint32_t flags)
     return error;
 }
 
-static cold enum walk_status fault(const struct descent *d, enum walk_status status, uint32_t extra)
+static enum walk_status fault(const struct descent *d, enum walk_status status, uint32_t extra)
 {
     d->result->fault_error = access_error(d->state, d->flags) | extra;
     return status;
