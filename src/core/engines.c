@@ -30,7 +30,7 @@ enum engine_choice engine_kind(const struct engine *engine)
 
 enum status engine_query(uint32_t kind, const struct engine **engine, char *why, size_t size)
 {
-    char ignored[1];
+    char ignored[64];
 
     *engine = NULL;
     if (kind != ENGINE_SOFT && kind != ENGINE_KVM)

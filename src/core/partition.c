@@ -212,7 +212,7 @@ enum status partition_create_vcpu(struct partition *partition, uint32_t index)
 
 enum status partition_delete_vcpu(struct partition *partition, uint32_t index)
 {
-    struct vcpu *vcpu;
+    struct vcpu *vcpu = NULL;
     enum status status = partition_vcpu(partition, index, &vcpu);
 
     if (status != STATUS_OK)
@@ -318,7 +318,7 @@ uint64_t partition_reference_time(struct partition *partition)
 
 /* ---- interrupts ---- */
 
-static enum status require_apic(struct partition *partition)
+enum status partition_require_apic(struct partition *partition)
 {
     enum status status = partition_require_set_up(partition);
 
@@ -329,7 +329,7 @@ static enum status require_apic(struct partition *partition)
 
 enum status partition_request_interrupt(struct partition *partition, const struct interrupt_request *request)
 {
-    enum status status = require_apic(partition);
+    enum status status = partition_require_apic(partition);
 
     if (status != STATUS_OK)
         return status;
@@ -342,7 +342,7 @@ enum status partition_request_interrupt(struct partition *partition, const struc
 enum status partition_interrupt_targets(struct partition *partition, uint64_t destination, bool is_logical,
                                         uint64_t *set, size_t words)
 {
-    enum status status = require_apic(partition);
+    enum status status = partition_require_apic(partition);
 
     if (status != STATUS_OK)
         return status;

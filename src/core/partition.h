@@ -103,6 +103,9 @@ must_check enum status partition_resume_time(struct partition *partition);
 /* 100 ns since the first run; 0 before set-up. */
 uint64_t partition_reference_time(struct partition *partition);
 
+/* STATUS_INVALID_STATE (not set up), STATUS_HV_OPERATION_DENIED (no APIC emulation) */
+must_check enum status partition_require_apic(struct partition *partition);
+
 /* Through the emulated local APICs. STATUS_INVALID_STATE, STATUS_HV_OPERATION_DENIED (no APIC emulation) and what
  * the engine says. */
 must_check enum status partition_request_interrupt(struct partition *partition,

@@ -1,0 +1,150 @@
+/*
+ * What this platform does not have: device assignment, triggers, notification ports, the synthetic interrupt controller,
+ * migration, doorbells. Bad handles, pointers and fields are told first; the rest is ERROR_NOT_SUPPORTED.
+ */
+#include "api/api.h"
+
+static enum status absent(const char *what)
+{
+    return fail(STATUS_NOT_SUPPORTED, "this platform has no %s", what);
+}
+
+/* ---- doorbells ---- */
+
+static enum status check_doorbell(const WHV_DOORBELL_MATCH_DATA *data)
+{
+    WHV_DOORBELL_MATCH_DATA match;
+
+    enum status status = require_pointer(data, "MatchData");
+    if (status == STATUS_OK)
+        status = caller_read(&match, data, sizeof(match), "MatchData");
+    if (status != STATUS_OK)
+        return status;
+    if (match.Reserved)
+        return fail(STATUS_INVALID_ARGUMENT, "MatchData: reserved bits are set");
+    if (match.MatchOnLength && match.Length != 1 && match.Length != 2 && match.Length != 4 && match.Length != 8)
+        return fail(STATUS_INVALID_ARGUMENT, "MatchData: Length %u is not 1, 2, 4 or 8", match.Length);
+    return STATUS_OK;
+}
+
+static enum status register_doorbell(const WHV_DOORBELL_MATCH_DATA *data)
+{
+    enum status status = check_doorbell(data);
+
+    return status == STATUS_OK ? absent("doorbells yet") : status;
+}
+
+HRESULT WINAPI WHvRegisterPartitionDoorbellEvent(WHV_PARTITION_HANDLE Partition,
+                                                 const WHV_DOORBELL_MATCH_DATA *MatchData, HANDLE EventHandle)
+{
+    (void)EventHandle;
+    RETURN_ON_PARTITION(Partition, register_doorbell(MatchData));
+}
+
+static enum status unregister_doorbell(const WHV_DOORBELL_MATCH_DATA *data)
+{
+    enum status status = check_doorbell(data);
+
+    return status == STATUS_OK ? fail(STATUS_NOT_FOUND, "there is no such doorbell") : status;
+}
+
+HRESULT WINAPI WHvUnregisterPartitionDoorbellEvent(WHV_PARTITION_HANDLE Partition,
+                                                   const WHV_DOORBELL_MATCH_DATA *MatchData)
+{
+    RETURN_ON_PARTITION(Partition, unregister_doorbell(MatchData));
+}
+
+/* ---- synthetic interrupt controller ---- */
+
+enum { SYNIC_SOURCES = 16, SYNIC_FLAGS = 2048 };
+
+static enum status signal_event(WHV_SYNIC_EVENT_PARAMETERS event)
+{
+    if (event.TargetVtl)
+        return fail(STATUS_INVALID_ARGUMENT, "TargetVtl is %u, there is only 0", event.TargetVtl);
+    if (event.TargetSint >= SYNIC_SOURCES || event.FlagNumber >= SYNIC_FLAGS)
+        return fail(STATUS_INVALID_ARGUMENT, "source %u or flag %u is too large", event.TargetSint, event.FlagNumber);
+    return absent("synthetic interrupt controller");
+}
+
+HRESULT WINAPI WHvSignalVirtualProcessorSynicEvent(WHV_PARTITION_HANDLE Partition,
+                                                   WHV_SYNIC_EVENT_PARAMETERS SynicEvent, BOOL *NewlySignaled)
+{
+    (void)NewlySignaled;
+    RETURN_ON_VCPU(Partition, SynicEvent.VpIndex, ((void)vcpu, signal_event(SynicEvent)));
+}
+
+static enum status post_message(UINT32 source, const VOID *message, UINT32 size)
+{
+    if (source >= SYNIC_SOURCES)
+        return fail(STATUS_INVALID_ARGUMENT, "SintIndex %u is too large", source);
+    if (size > WHV_SYNIC_MESSAGE_SIZE)
+        return fail(STATUS_INVALID_ARGUMENT, "a message has at most %d bytes, not %u", (int)WHV_SYNIC_MESSAGE_SIZE,
+                    size);
+    enum status status = size ? require_pointer(message, "Message") : STATUS_OK;
+    return status == STATUS_OK ? absent("synthetic interrupt controller") : status;
+}
+
+HRESULT WINAPI WHvPostVirtualProcessorSynicMessage(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, UINT32 SintIndex,
+                                                   const VOID *Message, UINT32 MessageSizeInBytes)
+{
+    RETURN_ON_VCPU(Partition, VpIndex, ((void)vcpu, post_message(SintIndex, Message, MessageSizeInBytes)));
+}
+
+/* ---- functions of which only the handle is looked at ---- */
+
+/* clang-format off */
+#define ABSENT(what, name, ...) \
+    HRESULT WINAPI name(WHV_PARTITION_HANDLE Partition __VA_OPT__(,) __VA_ARGS__) \
+    { RETURN_ON_PARTITION(Partition, absent(what)); }
+
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+
+#define DEVICES "device assignment"
+#define DEVICE  UINT64 LogicalDeviceId
+
+HRESULT WINAPI WHvAllocateVpciResource(const GUID *ProviderId, WHV_ALLOCATE_VPCI_RESOURCE_FLAGS Flags,
+                                       const VOID *ResourceDescriptor, UINT32 ResourceDescriptorSizeInBytes,
+                                       HANDLE *VpciResource)
+{ return api_result(__func__, absent(DEVICES)); }
+
+ABSENT(DEVICES, WHvCreateVpciDevice, DEVICE, HANDLE VpciResource, WHV_CREATE_VPCI_DEVICE_FLAGS Flags,
+       HANDLE NotificationEventHandle)
+ABSENT(DEVICES, WHvDeleteVpciDevice, DEVICE)
+ABSENT(DEVICES, WHvGetVpciDeviceProperty, DEVICE, WHV_VPCI_DEVICE_PROPERTY_CODE PropertyCode, VOID *PropertyBuffer,
+       UINT32 PropertyBufferSizeInBytes, UINT32 *WrittenSizeInBytes)
+ABSENT(DEVICES, WHvGetVpciDeviceNotification, DEVICE, WHV_VPCI_DEVICE_NOTIFICATION *Notification,
+       UINT32 NotificationSizeInBytes)
+ABSENT(DEVICES, WHvMapVpciDeviceMmioRanges, DEVICE, UINT32 *MappingCount, WHV_VPCI_MMIO_MAPPING **Mappings)
+ABSENT(DEVICES, WHvUnmapVpciDeviceMmioRanges, DEVICE)
+ABSENT(DEVICES, WHvSetVpciDevicePowerState, DEVICE, DEVICE_POWER_STATE PowerState)
+ABSENT(DEVICES, WHvReadVpciDeviceRegister, DEVICE, const WHV_VPCI_DEVICE_REGISTER *Register, VOID *Data)
+ABSENT(DEVICES, WHvWriteVpciDeviceRegister, DEVICE, const WHV_VPCI_DEVICE_REGISTER *Register, const VOID *Data)
+ABSENT(DEVICES, WHvMapVpciDeviceInterrupt, DEVICE, UINT32 Index, UINT32 MessageCount,
+       const WHV_VPCI_INTERRUPT_TARGET *Target, UINT64 *MsiAddress, UINT32 *MsiData)
+ABSENT(DEVICES, WHvUnmapVpciDeviceInterrupt, DEVICE, UINT32 Index)
+ABSENT(DEVICES, WHvRetargetVpciDeviceInterrupt, DEVICE, UINT64 MsiAddress, UINT32 MsiData,
+       const WHV_VPCI_INTERRUPT_TARGET *Target)
+ABSENT(DEVICES, WHvRequestVpciDeviceInterrupt, DEVICE, UINT64 MsiAddress, UINT32 MsiData)
+ABSENT(DEVICES, WHvGetVpciDeviceInterruptTarget, DEVICE, UINT32 Index, UINT32 MultiMessageNumber,
+       WHV_VPCI_INTERRUPT_TARGET *Target, UINT32 TargetSizeInBytes, UINT32 *BytesWritten)
+
+ABSENT("triggers", WHvCreateTrigger, const WHV_TRIGGER_PARAMETERS *Parameters, WHV_TRIGGER_HANDLE *TriggerHandle,
+       HANDLE *EventHandle)
+ABSENT("triggers", WHvUpdateTriggerParameters, const WHV_TRIGGER_PARAMETERS *Parameters,
+       WHV_TRIGGER_HANDLE TriggerHandle)
+ABSENT("triggers", WHvDeleteTrigger, WHV_TRIGGER_HANDLE TriggerHandle)
+
+ABSENT("notification ports", WHvCreateNotificationPort, const WHV_NOTIFICATION_PORT_PARAMETERS *Parameters,
+       HANDLE EventHandle, WHV_NOTIFICATION_PORT_HANDLE *PortHandle)
+ABSENT("notification ports", WHvSetNotificationPortProperty, WHV_NOTIFICATION_PORT_HANDLE PortHandle,
+       WHV_NOTIFICATION_PORT_PROPERTY_CODE PropertyCode, WHV_NOTIFICATION_PORT_PROPERTY PropertyValue)
+ABSENT("notification ports", WHvDeleteNotificationPort, WHV_NOTIFICATION_PORT_HANDLE PortHandle)
+
+ABSENT("migration", WHvStartPartitionMigration, HANDLE *MigrationHandle)
+ABSENT("migration", WHvCancelPartitionMigration)
+ABSENT("migration", WHvCompletePartitionMigration)
+
+HRESULT WINAPI WHvAcceptPartitionMigration(HANDLE MigrationHandle, WHV_PARTITION_HANDLE *Partition)
+{ return api_result(__func__, absent("migration")); }
+/* clang-format on */

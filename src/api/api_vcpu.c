@@ -1,0 +1,114 @@
+/* Processors: create, delete, run, cancel. */
+#include "api/api.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+#include "api/api_exit.h"
+
+/* ---- create, delete ---- */
+
+static enum status create_plain(struct partition *partition, UINT32 index, UINT32 flags)
+{
+    if (flags)
+        return fail(STATUS_INVALID_ARGUMENT, "Flags is %#x, it must be 0", flags);
+    return partition_create_vcpu(partition, index);
+}
+
+HRESULT WINAPI WHvCreateVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, UINT32 Flags)
+{
+    RETURN_ON_PARTITION(Partition, create_plain(partition, VpIndex, Flags));
+}
+
+/* Node 0 exists on every host, with or without NUMA. */
+static bool host_node_exists(UINT16 node)
+{
+    char path[64];
+
+    snprintf(path, sizeof(path), "/sys/devices/system/node/node%u", node);
+    return node == 0 || access(path, F_OK) == 0;
+}
+
+static enum status check_property(const WHV_VIRTUAL_PROCESSOR_PROPERTY *at)
+{
+    WHV_VIRTUAL_PROCESSOR_PROPERTY property;
+    enum status status = caller_read(&property, at, sizeof(property), "Properties");
+
+    if (status != STATUS_OK)
+        return status;
+    if (property.PropertyCode != WHvVirtualProcessorPropertyCodeNumaNode)
+        return fail(STATUS_INVALID_ARGUMENT, "processor property %#x is not known", (unsigned)property.PropertyCode);
+    if (property.Reserved)
+        return fail(STATUS_INVALID_ARGUMENT, "Reserved is not 0 in a processor property");
+    if (!host_node_exists(property.NumaNode))
+        return fail(STATUS_INVALID_ARGUMENT, "the host has no NUMA node %u", property.NumaNode);
+    return STATUS_OK;
+}
+
+static enum status create_with_properties(struct partition *partition, UINT32 index,
+                                          const WHV_VIRTUAL_PROCESSOR_PROPERTY *properties, UINT32 count)
+{
+    enum status status = partition_require_set_up(partition);
+
+    if (status == STATUS_OK && count)
+        status = require_pointer(properties, "Properties");
+    for (UINT32 i = 0; status == STATUS_OK && i < count; i++)
+        status = check_property(&properties[i]);
+    return status == STATUS_OK ? partition_create_vcpu(partition, index) : status;
+}
+
+HRESULT WINAPI WHvCreateVirtualProcessor2(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex,
+                                          const WHV_VIRTUAL_PROCESSOR_PROPERTY *Properties, UINT32 PropertyCount)
+{
+    RETURN_ON_PARTITION(Partition, create_with_properties(partition, VpIndex, Properties, PropertyCount));
+}
+
+HRESULT WINAPI WHvDeleteVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex)
+{
+    RETURN_ON_PARTITION(Partition, partition_delete_vcpu(partition, VpIndex));
+}
+
+/* ---- run, cancel ---- */
+
+static enum status run(struct vcpu *vcpu, void *buffer, UINT32 size)
+{
+    struct vcpu_exit exit;
+    WHV_RUN_VP_EXIT_CONTEXT context;
+
+    if (unlikely(!buffer))
+        return fail(STATUS_BAD_POINTER, "ExitContext is NULL");
+    if (unlikely(size < EXIT_CONTEXT_MINIMUM))
+        return fail(STATUS_INSUFFICIENT_BUFFER, "ExitContext has %u bytes, at least %u are needed", size,
+                    EXIT_CONTEXT_MINIMUM);
+    if (size > sizeof(context))
+        size = sizeof(context);
+    /* Looked at before, so that a wild pointer does not cost an exit. */
+    enum status status = caller_writable(buffer, size, "ExitContext");
+    if (status == STATUS_OK)
+        status = vcpu_run(vcpu, &exit);
+    if (unlikely(status != STATUS_OK))
+        return status;
+    UINT32 needed = exit_to_context(&exit, &context);
+    if (unlikely(needed > size))
+        return fail(STATUS_INSUFFICIENT_BUFFER, "ExitContext has %u bytes, exit %#x needs %u", size,
+                    (unsigned)exit.reason, needed);
+    return caller_write(buffer, &context, size, "ExitContext");
+}
+
+HRESULT WINAPI WHvRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, VOID *ExitContext,
+                                      UINT32 ExitContextSizeInBytes)
+{
+    RETURN_ON_VCPU(Partition, VpIndex, run(vcpu, ExitContext, ExitContextSizeInBytes));
+}
+
+static enum status cancel(struct vcpu *vcpu, UINT32 flags)
+{
+    if (flags)
+        return fail(STATUS_INVALID_ARGUMENT, "Flags is %#x, it must be 0", flags);
+    return vcpu_cancel(vcpu);
+}
+
+HRESULT WINAPI WHvCancelRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, UINT32 Flags)
+{
+    RETURN_ON_VCPU(Partition, VpIndex, cancel(vcpu, Flags));
+}
