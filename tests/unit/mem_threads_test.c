@@ -35,6 +35,7 @@ struct engine {
     unsigned running; /* not stopped; under lock */
     unsigned ended;   /* under lock */
     bool held;        /* under lock */
+    unsigned unheld;  /* releases without a hold, or with somebody running */
     bool careless;    /* do not drop write-TLB entries: the test must notice */
 };
 
@@ -53,6 +54,7 @@ static void release(void *ctx, const struct gpa_change *change)
 {
     struct engine *engine = ctx;
     pthread_mutex_lock(&engine->lock);
+    engine->unheld += !engine->held || engine->running != 0;
     for (unsigned p = 0; p < PROCESSORS && !engine->careless; p++)
         for (uint64_t page = 0; page < SPACE_PAGES; page++)
             if (range_contains(change->range, PAGES(page)))
@@ -138,6 +140,7 @@ static void finish(struct engine *engine)
     gpa_space_remove_listener(engine->space, &engine->listener);
     pthread_cond_destroy(&engine->changed);
     pthread_mutex_destroy(&engine->lock);
+    assert_int_equal(engine->unheld, 0);
 }
 
 /* ---- harvest ---- */
