@@ -1,0 +1,70 @@
+/* INT n, INT3, INTO, INT1 (SDM 2A INT). */
+#include "x86/event.h"
+#include "x86/exec_system.h"
+
+/* The frame's RIP is behind the instruction; when delivery fails, RIP is at it. */
+static enum exec_result raise_event(struct cpu *cpu, enum event_type type, uint8_t vector)
+{
+    const struct event event = {.type = type, .vector = vector};
+    const uint64_t rip = cpu->rip;
+    const uint16_t task = cpu->segment[SEG_TR].selector;
+
+    cpu->rip = cpu->next_rip;
+    if (!event_deliver(cpu, &event)) {
+        /* A task switch that failed half-way is in the new task already. */
+        if (cpu->segment[SEG_TR].selector == task)
+            cpu->rip = rip;
+        return EXEC_LEAVE;
+    }
+    cpu->next_rip = cpu->rip;
+    return EXEC_END;
+}
+
+/* In virtual-8086 mode INT n is for IOPL 3 only (SDM 3A 20.2.7, without CR4.VME). */
+enum exec_result exec_int(struct cpu *cpu, const struct insn *insn)
+{
+    if (cpu_is_v86(cpu) && (cpu->rflags & RFLAGS_IOPL) != RFLAGS_IOPL)
+        return exec_done(raise_gp(cpu, 0));
+    return raise_event(cpu, EVENT_SOFTWARE, (uint8_t)insn->operand[0].immediate);
+}
+
+/*
+ * INT3, INTO and INT1 cannot be trapped by privilege, and exceptions that a debugger may watch for: the run loop's
+ * exception hook sees them as traps with RIP behind the instruction.
+ */
+static enum exec_result raise_trap(struct cpu *cpu, enum event_type type, uint8_t vector)
+{
+    if (cpu->port->exception) {
+        cpu->fault = (struct cpu_fault){.vector = vector, .is_trap = true};
+        switch (cpu->port->exception(cpu, &cpu->fault)) {
+        case PORT_EXIT:
+            cpu->leave = LEAVE_EXIT;
+            return EXEC_LEAVE;
+        case PORT_DONE:
+            return EXEC_END;
+        default:
+            break;
+        }
+    }
+    return raise_event(cpu, type, vector);
+}
+
+enum exec_result exec_int3(struct cpu *cpu, const struct insn *insn)
+{
+    (void)insn;
+    return raise_trap(cpu, EVENT_SOFT_EXCEPTION, VECTOR_BP);
+}
+
+enum exec_result exec_into(struct cpu *cpu, const struct insn *insn)
+{
+    (void)insn;
+    if (!(cpu->aflags & AFLAG_OF))
+        return EXEC_NEXT;
+    return raise_trap(cpu, EVENT_SOFT_EXCEPTION, VECTOR_OF);
+}
+
+enum exec_result exec_int1(struct cpu *cpu, const struct insn *insn)
+{
+    (void)insn;
+    return raise_trap(cpu, EVENT_ICEBP, VECTOR_DB);
+}
