@@ -31,6 +31,8 @@ static void join_tables(void)
 void bind(struct insn *insn, const ZydisDecodedInstruction *zydis, const ZydisDecodedOperand *operands)
 {
     pthread_once(&once, join_tables);
+    if (exec_system_bind(insn))
+        return;
     insn->exec = by_mnemonic[insn->mnemonic].exec;
     insn->ends_block = by_mnemonic[insn->mnemonic].ends_block;
     if (insn->exec || exec_simd_bind(insn, zydis, operands) || exec_x87_bind(insn, zydis, operands))

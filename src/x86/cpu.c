@@ -7,6 +7,7 @@
 #include "util/check.h"
 #include "x86/aflags.h"
 #include "x86/code.h"
+#include "x86/msr.h"
 #include "x86/tlb.h"
 
 struct cpu *cpu_create(const struct cpu_port *port, void *port_context, unsigned physical_bits)
@@ -19,6 +20,7 @@ struct cpu *cpu_create(const struct cpu_port *port, void *port_context, unsigned
     cpu->port = port;
     cpu->port_context = port_context;
     cpu->physical_bits = (uint8_t)physical_bits;
+    cpuid_init(&cpu->cpuid);
     if (!tlb_create(cpu) || !code_create(cpu)) {
         cpu_destroy(cpu);
         return NULL;
@@ -158,12 +160,14 @@ static void reset_floating_point(struct cpu *cpu)
 
 static void reset_msrs(struct cpu *cpu)
 {
-    cpu->pat = 0x0007040600070406;
-    cpu->misc_enable = 1; /* fast strings */
+    cpu->pat = PAT_RESET;
+    cpu->misc_enable = MISC_ENABLE_RESET;
     cpu->star = cpu->lstar = cpu->cstar = cpu->sfmask = cpu->kernel_gs_base = 0;
     cpu->sysenter_cs = cpu->sysenter_esp = cpu->sysenter_eip = 0;
     cpu->tsc_aux = cpu->spec_ctrl = cpu->xss = 0;
     cpu->mtrr_def_type = 0;
+    cpu->apic_base = APIC_BASE_RESET | 0x900; /* enabled, bootstrap processor */
+    cpu->tsc_adjust = cpu->mcg_status = 0;
     memset(cpu->mtrr_base, 0, sizeof(cpu->mtrr_base));
     memset(cpu->mtrr_mask, 0, sizeof(cpu->mtrr_mask));
     memset(cpu->mtrr_fixed, 0, sizeof(cpu->mtrr_fixed));
