@@ -87,7 +87,7 @@ static unsigned count_below(const uint64_t *numbers, unsigned count, uint64_t ke
     unsigned base = 0;
     while (count > 1) {
         unsigned half = count / 2;
-        base += numbers[base + half - 1] < key ? half : 0;
+        base += half & -(unsigned)(numbers[base + half - 1] < key);
         count -= half;
     }
     return base + (count && numbers[base] < key);
