@@ -56,10 +56,24 @@ HRESULT WINAPI WHvUnregisterPartitionDoorbellEvent(WHV_PARTITION_HANDLE Partitio
 
 /* ---- synthetic interrupt controller ---- */
 
+/* All functions look for the processor first. */
+static enum status require_existing(struct vcpu *vcpu)
+{
+    enum status status = vcpu_lock_existing(vcpu);
+
+    if (status == STATUS_OK)
+        vcpu_unlock(vcpu);
+    return status;
+}
+
 enum { SYNIC_SOURCES = 16, SYNIC_FLAGS = 2048 };
 
-static enum status signal_event(WHV_SYNIC_EVENT_PARAMETERS event)
+static enum status signal_event(struct vcpu *vcpu, WHV_SYNIC_EVENT_PARAMETERS event)
 {
+    enum status status = require_existing(vcpu);
+
+    if (status != STATUS_OK)
+        return status;
     if (event.TargetVtl)
         return fail(STATUS_INVALID_ARGUMENT, "TargetVtl is %u, there is only 0", event.TargetVtl);
     if (event.TargetSint >= SYNIC_SOURCES || event.FlagNumber >= SYNIC_FLAGS)
@@ -71,24 +85,28 @@ HRESULT WINAPI WHvSignalVirtualProcessorSynicEvent(WHV_PARTITION_HANDLE Partitio
                                                    WHV_SYNIC_EVENT_PARAMETERS SynicEvent, BOOL *NewlySignaled)
 {
     (void)NewlySignaled;
-    RETURN_ON_VCPU(Partition, SynicEvent.VpIndex, ((void)vcpu, signal_event(SynicEvent)));
+    RETURN_ON_VCPU(Partition, SynicEvent.VpIndex, signal_event(vcpu, SynicEvent));
 }
 
-static enum status post_message(UINT32 source, const VOID *message, UINT32 size)
+static enum status post_message(struct vcpu *vcpu, UINT32 source, const VOID *message, UINT32 size)
 {
+    enum status status = require_existing(vcpu);
+
+    if (status != STATUS_OK)
+        return status;
     if (source >= SYNIC_SOURCES)
         return fail(STATUS_INVALID_ARGUMENT, "SintIndex %u is too large", source);
     if (size > WHV_SYNIC_MESSAGE_SIZE)
         return fail(STATUS_INVALID_ARGUMENT, "a message has at most %d bytes, not %u", (int)WHV_SYNIC_MESSAGE_SIZE,
                     size);
-    enum status status = size ? require_pointer(message, "Message") : STATUS_OK;
+    status = size ? require_pointer(message, "Message") : STATUS_OK;
     return status == STATUS_OK ? absent("synthetic interrupt controller") : status;
 }
 
 HRESULT WINAPI WHvPostVirtualProcessorSynicMessage(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, UINT32 SintIndex,
                                                    const VOID *Message, UINT32 MessageSizeInBytes)
 {
-    RETURN_ON_VCPU(Partition, VpIndex, ((void)vcpu, post_message(SintIndex, Message, MessageSizeInBytes)));
+    RETURN_ON_VCPU(Partition, VpIndex, post_message(vcpu, SintIndex, Message, MessageSizeInBytes));
 }
 
 /* ---- functions of which only the handle is looked at ---- */

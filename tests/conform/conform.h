@@ -1,0 +1,57 @@
+/*
+ * What conformance tests share. A case has an id and names the fact it stands for: a section of the collected facts
+ * on the API (F 9.6), a row of the page of settled questions (S), or the header's contract (H).
+ */
+#ifndef OWHP_TESTS_CONFORM_CONFORM_H
+#define OWHP_TESTS_CONFORM_CONFORM_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <WinHvPlatform.h>
+#include <openwhp.h>
+
+#define CASE(id, fact, function) {id " [" fact "] " #function, function, before, after, NULL}
+
+#define E_INVALID_STATE  HRESULT_FROM_WIN32(ERROR_INVALID_STATE)
+#define E_NOT_SUPPORTED  HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED)
+#define E_NOT_FOUND      HRESULT_FROM_WIN32(ERROR_NOT_FOUND)
+
+void check_hr(HRESULT actual, HRESULT expected, const char *what, const char *file, int line);
+#define assert_hr(call, expected) check_hr((call), (expected), #call, __FILE__, __LINE__)
+#define assert_ok(call)           assert_hr(call, S_OK)
+
+/* A failure whose HRESULT must come with words that name the function. */
+#define assert_refused(call, expected)                                                             \
+    do {                                                                                           \
+        assert_hr(call, expected);                                                                 \
+        assert_memory_equal(OwhpGetLastErrorText(), #call, strcspn(#call, "("));                   \
+    } while (0)
+
+/* An address that nothing is at. */
+#define WILD ((void *)(uintptr_t)0xdead0000000)
+
+/* Puts the fake engine in, takes it out; after() finds leaks of engine objects. */
+int before(void **state);
+int after(void **state);
+
+/* A partition with this many processors allowed (0: the property is not set); set up; with processor 0. */
+WHV_PARTITION_HANDLE partition_created(UINT32 processors);
+WHV_PARTITION_HANDLE partition_set_up(UINT32 processors);
+WHV_PARTITION_HANDLE partition_with_vcpu(void);
+WHV_PARTITION_HANDLE partition_with_apic(UINT32 processors);
+
+void set_property(WHV_PARTITION_HANDLE partition, UINT32 code, UINT64 value, UINT32 size);
+
+/* Run processor 0 on another thread until run_end; run_begin returns when it is inside the engine. */
+struct runner;
+struct runner *run_begin(WHV_PARTITION_HANDLE partition, UINT32 vp);
+HRESULT run_end(struct runner *runner, WHV_RUN_VP_EXIT_CONTEXT *context);
+
+/* Zeroed pages, for mapping; released by the test's end. */
+void *host_pages(size_t count);
+
+#endif
