@@ -1,0 +1,153 @@
+/*
+ * Inside the soft engine: what its files share.
+ *
+ *   engine_soft.c    the engine table, partitions
+ *   soft_vcpu.c      processors: create, reset, kick, sleep
+ *   soft_hold.c      safe points: the change protocol of mem/gpa_space.h, code pages, exclusive access
+ *   soft_run.c       the run loop: requests, events, leaving
+ *   soft_port.c      the processor's port: memory, I/O, MSRs, CPUID
+ *   soft_exit.c      filling exits
+ *   soft_registers.c registers from and to the API's names
+ *   soft_state.c     XSAVE and APIC state
+ */
+#ifndef OWHP_ENGINE_SOFT_H
+#define OWHP_ENGINE_SOFT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "engine/engine.h"
+#include "engine/soft/apic_bus.h"
+#include "engine/soft/clock.h"
+#include "engine/soft/lapic.h"
+#include "engine/soft/timer.h"
+#include "x86/cpu.h"
+#include "x86/cpuid.h"
+#include "x86/event.h"
+#include "x86/port.h"
+
+enum { SOFT_MAXIMUM_PROCESSORS = 64 };
+/* Counters of code pages, by page number modulo this; shared slots only cost slow stores. */
+enum { CODE_SLOTS = 1 << 20 };
+
+struct engine_partition {
+    const struct partition_config *config;
+    struct gpa_space *space;
+    struct gpa_listener listener;
+    struct clock clock;
+    struct timer_queue *timers;
+    struct apic_bus *bus;
+    pthread_rwlock_t members;    /* readers look at vcpus; a processor is taken out under the write lock, before it is freed */
+    struct engine_vcpu *vcpus[SOFT_MAXIMUM_PROCESSORS];
+    _Atomic uint8_t *code_users; /* CODE_SLOTS counters: how many processors have decoded code of the page */
+
+    /* Safe points (soft_hold.c). */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;      /* a processor came to a safe point, or the hold ended */
+    _Atomic uint32_t holds;      /* processors must stay at safe points while this is not 0 */
+    pthread_mutex_t exclusive;
+};
+
+/* Work queued for a processor by others: bits of engine_vcpu.pending. */
+enum {
+    PENDING_DROP_MEMORY = 1u << 0, /* forget all host addresses */
+    PENDING_DROP_WRITES = 1u << 1, /* forget permission to write */
+    PENDING_VERIFY_CODE = 1u << 2, /* somebody stored into code pages */
+    PENDING_NMI = 1u << 3,
+    PENDING_INIT = 1u << 4,
+    PENDING_SIPI = 1u << 5,
+};
+
+/* What waits to be injected, as the API's registers describe it. */
+struct pending_interruption {
+    bool is_pending;
+    struct event event;
+    uint8_t instruction_length;
+};
+
+struct engine_vcpu {
+    struct engine_partition *partition;
+    uint32_t index;
+    struct cpu *cpu;
+    struct lapic *lapic; /* NULL: APIC_MODE_NONE */
+    struct tsc tsc;
+    struct cpuid_config cpuid;
+
+    _Atomic uint32_t pending;
+    _Atomic uint32_t sipi_vector;
+    _Atomic bool inside;   /* may touch guest memory: not at a safe point */
+    _Atomic bool kicked;
+    _Atomic bool sleeping;
+    pthread_mutex_t sleep_lock;
+    pthread_cond_t wake;
+
+    bool halted, wait_for_sipi;
+    bool exit_pending;     /* `exit` was filled by an instruction that completed */
+    struct vcpu_exit *exit;
+    struct vcpu_exit stored_exit;
+    struct pending_interruption interruption;
+    union vreg_value pending_event; /* PendingEvent: exception or ExtInt */
+    uint64_t notifications;         /* DeliverabilityNotifications */
+    uint64_t pending_debug;         /* PendingDebugException */
+    struct gpa_view view;           /* the mapping or hole looked up last */
+    struct vcpu_counters counters;  /* written by the processor's thread */
+};
+
+extern const struct cpu_port soft_port;
+extern const struct lapic_callbacks soft_lapic_callbacks;
+
+/* soft_vcpu.c */
+/* Queue work for all processors but `except` (may be NULL). Any thread. */
+void soft_pend_all(struct engine_partition *partition, const struct engine_vcpu *except, uint32_t pending, uint32_t request);
+enum status soft_vcpu_create(struct engine_partition *partition, uint32_t index, struct engine_vcpu **out);
+void soft_vcpu_destroy(struct engine_vcpu *vcpu);
+void soft_vcpu_reset(struct engine_vcpu *vcpu);
+void soft_vcpu_request(struct engine_vcpu *vcpu, uint32_t request); /* any thread: set and wake */
+void soft_vcpu_pend(struct engine_vcpu *vcpu, uint32_t pending, uint32_t request);
+void soft_vcpu_sleep(struct engine_vcpu *vcpu);
+void soft_kick(struct engine_vcpu *vcpu);
+void soft_clear_kick(struct engine_vcpu *vcpu);
+
+/* soft_hold.c */
+void soft_hold(void *partition);
+void soft_release(void *partition, const struct gpa_change *change);
+void soft_wrote(void *partition, gpa_t gpa, uint64_t size);
+void soft_enter(struct engine_vcpu *vcpu);  /* from a safe point into the guest; waits while held */
+void soft_leave(struct engine_vcpu *vcpu);  /* to a safe point */
+void soft_do_pending_memory(struct engine_vcpu *vcpu, uint32_t pending);
+void soft_code_page(struct cpu *cpu, gpa_t page);
+void soft_code_page_dropped(struct cpu *cpu, gpa_t page);
+void soft_code_written(struct cpu *cpu, gpa_t gpa, uint64_t size);
+bool soft_exclusive_begin(struct cpu *cpu);
+void soft_exclusive_end(struct cpu *cpu);
+bool soft_is_code(const struct engine_partition *partition, gpa_t page);
+
+/* soft_run.c */
+enum status soft_run(struct engine_vcpu *vcpu, struct vcpu_exit *exit);
+
+/* soft_exit.c: each fills vcpu->exit */
+void soft_exit_state(struct engine_vcpu *vcpu, struct vcpu_exit *exit);
+struct vcpu_exit *soft_exit_begin(struct engine_vcpu *vcpu, enum exit_reason reason, bool with_length);
+/* An exit of an instruction that completes: it goes out at the next boundary. */
+void soft_exit_after(struct engine_vcpu *vcpu, const struct vcpu_exit *exit);
+
+/* soft_registers.c */
+enum status soft_get_registers(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, union vreg_value *values);
+enum status soft_set_registers(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values);
+
+/* soft_state.c */
+enum status soft_get_xsave(struct engine_vcpu *vcpu, void *buffer, uint32_t size, uint32_t *written);
+enum status soft_set_xsave(struct engine_vcpu *vcpu, const void *buffer, uint32_t size);
+enum status soft_get_apic(struct engine_vcpu *vcpu, void *buffer, uint32_t size, uint32_t *written);
+enum status soft_set_apic(struct engine_vcpu *vcpu, const void *buffer, uint32_t size);
+void soft_counters(struct engine_vcpu *vcpu, struct vcpu_counters *out);
+
+/* soft_port.c: the answer the guest gets, overrides included */
+void soft_cpuid(struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+
+static inline struct engine_vcpu *vcpu_of(const struct cpu *cpu)
+{
+    return cpu->port_context;
+}
+
+#endif

@@ -1,0 +1,203 @@
+/*
+ * Safe points.
+ *
+ * A processor is `inside` while it may hold host addresses of guest memory: from soft_enter to soft_leave. Whoever changes
+ * what those addresses mean (map, unmap, dirty harvest, a new code page, an access that must exclude the others) makes the
+ * running processors come out:
+ *
+ *      changer                              processor
+ *      holds++                              runs blocks, polls `request` at their ends
+ *      request |= HOLD  -- each -->         sees it, inside = false, signals, waits until holds == 0
+ *      wait until none is inside
+ *      change; queue PENDING_DROP_*
+ *      holds--, signal  ------------>       inside = true, looks at holds again, does what is pending
+ *
+ * `inside` and `holds` are sequentially consistent: a processor that enters either sees the hold, or is seen inside. Queued
+ * work is done after entering and before the first guest instruction. Sleeping and idle processors are outside all along and
+ * cost the changer one load each.
+ *
+ * Code pages. The first processor that decodes code of a page counts itself in code_users and makes the others drop their
+ * write tags; from then on page() answers PAGE_CODE, stores are slow, and each makes the other processors compare their
+ * decoded code with memory (cpu_verify_code). No waiting there: x86 lets the other processor see the new code only after
+ * it has synchronized with the writer (SDM 3A 8.1.3), and the request bit is set before the writer's next store.
+ */
+#include "engine/soft/soft.h"
+
+static void signal_changed(struct engine_partition *p)
+{
+    pthread_mutex_lock(&p->lock);
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+}
+
+void soft_leave(struct engine_vcpu *vcpu)
+{
+    atomic_store(&vcpu->inside, false);
+    if (atomic_load(&vcpu->partition->holds))
+        signal_changed(vcpu->partition);
+}
+
+void soft_enter(struct engine_vcpu *vcpu)
+{
+    struct engine_partition *p = vcpu->partition;
+
+    for (;;) {
+        atomic_store(&vcpu->inside, true);
+        if (!atomic_load(&p->holds))
+            return;
+        soft_leave(vcpu);
+        pthread_mutex_lock(&p->lock);
+        while (atomic_load(&p->holds))
+            pthread_cond_wait(&p->changed, &p->lock);
+        pthread_mutex_unlock(&p->lock);
+    }
+}
+
+/* Wait until no processor but `except` is inside. The holder has raised `holds`. */
+static void wait_until_outside(struct engine_partition *p, const struct engine_vcpu *except)
+{
+    pthread_rwlock_rdlock(&p->members);
+    for (unsigned i = 0; i < SOFT_MAXIMUM_PROCESSORS; i++) {
+        struct engine_vcpu *v = p->vcpus[i];
+
+        if (!v || v == except || !atomic_load(&v->inside))
+            continue;
+        atomic_fetch_or(&v->cpu->request, REQUEST_HOLD);
+        for (unsigned spin = 0; spin < 2000 && atomic_load(&v->inside); spin++)
+            __builtin_ia32_pause();
+        pthread_mutex_lock(&p->lock);
+        while (atomic_load(&v->inside))
+            pthread_cond_wait(&p->changed, &p->lock);
+        pthread_mutex_unlock(&p->lock);
+    }
+    pthread_rwlock_unlock(&p->members);
+}
+
+static void let_go(struct engine_partition *p)
+{
+    if (atomic_fetch_sub(&p->holds, 1) == 1)
+        signal_changed(p);
+}
+
+void soft_hold(void *context)
+{
+    struct engine_partition *p = context;
+
+    atomic_fetch_add(&p->holds, 1);
+    wait_until_outside(p, NULL);
+}
+
+void soft_release(void *context, const struct gpa_change *change)
+{
+    struct engine_partition *p = context;
+
+    if (change) {
+        uint32_t what = change->kind == GPA_CHANGE_DIRTY_CLEAR ? PENDING_DROP_WRITES : PENDING_DROP_MEMORY;
+        soft_pend_all(p, NULL, what, REQUEST_FLUSH);
+    }
+    let_go(p);
+}
+
+void soft_wrote(void *context, gpa_t gpa, uint64_t size)
+{
+    (void)gpa;
+    (void)size;
+    soft_pend_all(context, NULL, PENDING_VERIFY_CODE, REQUEST_FLUSH);
+}
+
+void soft_do_pending_memory(struct engine_vcpu *vcpu, uint32_t pending)
+{
+    if (pending & PENDING_DROP_MEMORY) {
+        vcpu->view = (struct gpa_view){0};
+        cpu_drop_memory(vcpu->cpu, false);
+    } else if (pending & PENDING_DROP_WRITES) {
+        cpu_drop_memory(vcpu->cpu, true);
+    }
+    if (pending & PENDING_VERIFY_CODE)
+        cpu_verify_code(vcpu->cpu);
+}
+
+/* ---- code pages ---- */
+
+static _Atomic uint8_t *code_slot(const struct engine_partition *p, gpa_t page)
+{
+    uint64_t number = page >> PAGE_SHIFT;
+
+    return &p->code_users[(number ^ number >> 20) % CODE_SLOTS];
+}
+
+bool soft_is_code(const struct engine_partition *p, gpa_t page)
+{
+    return atomic_load_explicit(code_slot(p, page), memory_order_relaxed) != 0;
+}
+
+/* Counters stick at their maximum: a page that so many share stays slow. */
+void soft_code_page(struct cpu *cpu, gpa_t page)
+{
+    struct engine_vcpu *vcpu = vcpu_of(cpu);
+    struct engine_partition *p = vcpu->partition;
+    _Atomic uint8_t *slot = code_slot(p, page);
+    uint8_t users = atomic_load(slot);
+
+    while (users != UINT8_MAX && !atomic_compare_exchange_weak(slot, &users, (uint8_t)(users + 1)))
+        continue;
+    if (users || p->config->processor_count == 1)
+        return;
+    /* The others may have write tags. We are between instructions: a safe point, if only we say so. */
+    soft_leave(vcpu);
+    atomic_fetch_add(&p->holds, 1);
+    soft_pend_all(p, vcpu, PENDING_DROP_WRITES, REQUEST_FLUSH);
+    wait_until_outside(p, vcpu);
+    let_go(p);
+    soft_enter(vcpu);
+    soft_do_pending_memory(vcpu, atomic_fetch_and(&vcpu->pending, ~(uint32_t)(PENDING_DROP_MEMORY | PENDING_DROP_WRITES | PENDING_VERIFY_CODE)));
+}
+
+void soft_code_page_dropped(struct cpu *cpu, gpa_t page)
+{
+    _Atomic uint8_t *slot = code_slot(vcpu_of(cpu)->partition, page);
+    uint8_t users = atomic_load(slot);
+
+    while (users && users != UINT8_MAX && !atomic_compare_exchange_weak(slot, &users, (uint8_t)(users - 1)))
+        continue;
+}
+
+void soft_code_written(struct cpu *cpu, gpa_t gpa, uint64_t size)
+{
+    struct engine_vcpu *vcpu = vcpu_of(cpu);
+    struct engine_partition *p = vcpu->partition;
+
+    (void)gpa;
+    (void)size;
+    if (p->config->processor_count > 1)
+        soft_pend_all(p, vcpu, PENDING_VERIFY_CODE, REQUEST_FLUSH);
+}
+
+/* ---- exclusive access ---- */
+
+bool soft_exclusive_begin(struct cpu *cpu)
+{
+    struct engine_vcpu *vcpu = vcpu_of(cpu);
+    struct engine_partition *p = vcpu->partition;
+
+    if (p->config->processor_count == 1)
+        return true;
+    if (pthread_mutex_trylock(&p->exclusive)) {
+        /* Another processor is at it and waits for us: come to a safe point and try again. */
+        atomic_fetch_or(&cpu->request, REQUEST_FLUSH);
+        return false;
+    }
+    atomic_fetch_add(&p->holds, 1);
+    wait_until_outside(p, vcpu);
+    return true;
+}
+
+void soft_exclusive_end(struct cpu *cpu)
+{
+    struct engine_partition *p = vcpu_of(cpu)->partition;
+
+    if (p->config->processor_count == 1)
+        return;
+    let_go(p);
+    pthread_mutex_unlock(&p->exclusive);
+}

@@ -1,0 +1,183 @@
+/* Processors of the soft engine: creation, reset, requests from other threads, sleep. */
+#include <stdlib.h>
+
+#include "engine/soft/soft.h"
+#include "util/last_error.h"
+
+/* ---- requests ---- */
+
+void soft_vcpu_request(struct engine_vcpu *vcpu, uint32_t request)
+{
+    atomic_fetch_or(&vcpu->cpu->request, request);
+    if (atomic_load(&vcpu->sleeping)) {
+        pthread_mutex_lock(&vcpu->sleep_lock);
+        pthread_cond_signal(&vcpu->wake);
+        pthread_mutex_unlock(&vcpu->sleep_lock);
+    }
+}
+
+void soft_vcpu_pend(struct engine_vcpu *vcpu, uint32_t pending, uint32_t request)
+{
+    if ((atomic_load(&vcpu->pending) & pending) == pending && (atomic_load(&vcpu->cpu->request) & request) == request)
+        return;
+    atomic_fetch_or(&vcpu->pending, pending);
+    soft_vcpu_request(vcpu, request);
+}
+
+void soft_pend_all(struct engine_partition *partition, const struct engine_vcpu *except, uint32_t pending, uint32_t request)
+{
+    pthread_rwlock_rdlock(&partition->members);
+    for (unsigned i = 0; i < SOFT_MAXIMUM_PROCESSORS; i++)
+        if (partition->vcpus[i] && partition->vcpus[i] != except)
+            soft_vcpu_pend(partition->vcpus[i], pending, request);
+    pthread_rwlock_unlock(&partition->members);
+}
+
+/* At a safe point, with no work: until a request comes. TLB work is not worth waking up for, but does no harm. */
+void soft_vcpu_sleep(struct engine_vcpu *vcpu)
+{
+    pthread_mutex_lock(&vcpu->sleep_lock);
+    atomic_store(&vcpu->sleeping, true);
+    while (!(atomic_load(&vcpu->cpu->request) & ~(uint32_t)REQUEST_ATTENTION))
+        pthread_cond_wait(&vcpu->wake, &vcpu->sleep_lock);
+    atomic_store(&vcpu->sleeping, false);
+    pthread_mutex_unlock(&vcpu->sleep_lock);
+}
+
+void soft_kick(struct engine_vcpu *vcpu)
+{
+    atomic_store(&vcpu->kicked, true);
+    soft_vcpu_request(vcpu, REQUEST_CANCEL);
+}
+
+void soft_clear_kick(struct engine_vcpu *vcpu)
+{
+    atomic_store(&vcpu->kicked, false);
+}
+
+/* ---- what the local APIC tells ---- */
+
+static void on_notify(void *context)
+{
+    soft_vcpu_request(context, REQUEST_INTERRUPT);
+}
+
+static void on_init(void *context)
+{
+    soft_vcpu_pend(context, PENDING_INIT, REQUEST_SERVICE);
+}
+
+static void on_sipi(void *context, uint8_t vector)
+{
+    struct engine_vcpu *vcpu = context;
+
+    atomic_store(&vcpu->sipi_vector, vector);
+    soft_vcpu_pend(vcpu, PENDING_SIPI, REQUEST_SERVICE);
+}
+
+static void on_nmi(void *context)
+{
+    soft_vcpu_pend(context, PENDING_NMI, REQUEST_SERVICE);
+}
+
+static void on_smi(void *context)
+{
+    (void)context; /* there is no system management mode: the interrupt has no effect */
+}
+
+const struct lapic_callbacks soft_lapic_callbacks = {
+    .notify = on_notify, .init = on_init, .sipi = on_sipi, .nmi = on_nmi, .smi = on_smi};
+
+/* ---- life ---- */
+
+void soft_vcpu_reset(struct engine_vcpu *vcpu)
+{
+    cpu_reset(vcpu->cpu, false);
+    if (vcpu->lapic)
+        lapic_reset(vcpu->lapic);
+    tsc_reset(&vcpu->tsc);
+    atomic_store(&vcpu->pending, PENDING_DROP_MEMORY);
+    atomic_store(&vcpu->cpu->request, REQUEST_FLUSH);
+    vcpu->halted = false;
+    vcpu->wait_for_sipi = vcpu->lapic && vcpu->index != 0;
+    vcpu->exit_pending = false;
+    vcpu->interruption = (struct pending_interruption){0};
+    vcpu->pending_event = (union vreg_value){0};
+    vcpu->notifications = vcpu->pending_debug = 0;
+}
+
+/* What the guest's CPUID shows: the partition's features, its APIC, its clock. */
+static void init_cpuid(struct engine_vcpu *vcpu)
+{
+    const struct partition_config *config = vcpu->partition->config;
+    bool has_apic = config->apic_mode != APIC_MODE_NONE;
+
+    cpuid_init(&vcpu->cpuid);
+    cpuid_mask_banks(&vcpu->cpuid, config->processor_features);
+    vcpu->cpuid.apic_id = vcpu->index;
+    vcpu->cpuid.processor_count = config->processor_count;
+    vcpu->cpuid.tsc_frequency = config->tsc_frequency;
+    vcpu->cpuid.apic_frequency = config->apic_frequency;
+    cpuid_set(&vcpu->cpuid, FEATURE_APIC, has_apic);
+    cpuid_set(&vcpu->cpuid, FEATURE_X2APIC, config->apic_mode == APIC_MODE_X2APIC);
+    if (!has_apic)
+        cpuid_set(&vcpu->cpuid, FEATURE_TSC_DEADLINE, false);
+    else
+        cpuid_set(&vcpu->cpuid, FEATURE_TSC_DEADLINE, true);
+}
+
+static bool init_parts(struct engine_vcpu *vcpu)
+{
+    struct engine_partition *p = vcpu->partition;
+
+    tsc_init(&vcpu->tsc, &p->clock);
+    init_cpuid(vcpu);
+    vcpu->cpu = cpu_create(&soft_port, vcpu, p->config->physical_address_bits);
+    if (!vcpu->cpu)
+        return false;
+    vcpu->cpu->cpuid = vcpu->cpuid;
+    cpu_reset(vcpu->cpu, false);
+    if (p->config->apic_mode != APIC_MODE_NONE) {
+        vcpu->lapic = lapic_create(p->bus, vcpu->index, &vcpu->tsc, &soft_lapic_callbacks, vcpu);
+        if (!vcpu->lapic)
+            return false;
+    }
+    return true;
+}
+
+static void set_member(struct engine_partition *partition, uint32_t index, struct engine_vcpu *vcpu)
+{
+    pthread_rwlock_wrlock(&partition->members);
+    partition->vcpus[index] = vcpu;
+    pthread_rwlock_unlock(&partition->members);
+}
+
+enum status soft_vcpu_create(struct engine_partition *partition, uint32_t index, struct engine_vcpu **out)
+{
+    struct engine_vcpu *vcpu = aligned_alloc(64, (sizeof(*vcpu) + 63) & ~(size_t)63);
+
+    if (!vcpu)
+        return fail(STATUS_NO_MEMORY, "no memory for processor %u", index);
+    *vcpu = (struct engine_vcpu){.partition = partition, .index = index};
+    pthread_mutex_init(&vcpu->sleep_lock, NULL);
+    pthread_cond_init(&vcpu->wake, NULL);
+    if (!init_parts(vcpu)) {
+        soft_vcpu_destroy(vcpu);
+        return fail(STATUS_NO_MEMORY, "no memory for processor %u", index);
+    }
+    soft_vcpu_reset(vcpu);
+    set_member(partition, index, vcpu);
+    *out = vcpu;
+    return STATUS_OK;
+}
+
+void soft_vcpu_destroy(struct engine_vcpu *vcpu)
+{
+    if (vcpu->partition->vcpus[vcpu->index] == vcpu)
+        set_member(vcpu->partition, vcpu->index, NULL);
+    lapic_destroy(vcpu->lapic);
+    cpu_destroy(vcpu->cpu);
+    pthread_mutex_destroy(&vcpu->sleep_lock);
+    pthread_cond_destroy(&vcpu->wake);
+    free(vcpu);
+}
