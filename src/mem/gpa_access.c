@@ -13,8 +13,6 @@
 #include "os/guarded.h"
 #include "util/last_error.h"
 
-#include <string.h>
-
 /* True if the byte can be loaded, or also stored to. Nothing changes. */
 static bool probe(uint8_t *byte, bool write)
 {

@@ -1,3 +1,7 @@
+/*
+ * Host pages locked in memory. Each page's pins are counted here, and the kernel is asked only for the
+ * first and the last.
+ */
 #include "mem/host_pins.h"
 
 #include "mem/extent_tree.h"

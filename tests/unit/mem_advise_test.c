@@ -282,6 +282,10 @@ static void test_pin_model(void **state)
         for (uint64_t i = 0; i < 64; i++)
             pinned += counts[i] != 0;
         assert_int_equal(gpa_space_pinned_pages(f->space), pinned);
+        pinned = 0;
+        for (uint64_t i = first; i < first + n; i++)
+            pinned += counts[i] != 0;
+        assert_int_equal(gpa_space_pinned_in(f->space, BASE + PAGES(first), PAGES(n)), pinned);
         if (step % 200 == 199) {
             assert_ok(map(f->space, BASE + PAGES(16), PAGES(20), f->host + PAGES(16), RW));
             memset(counts + 16, 0, 20);
