@@ -62,6 +62,8 @@ struct lapic *apic_bus_attach(struct apic_bus *bus, uint32_t index)
     if (!lapic)
         return NULL;
     memset(lapic, 0, sizeof(*lapic));
+    lapic->id = index;
+    lapic->bus = bus;
     atomic_store(&bus->lapics[index], lapic);
     return lapic;
 }

@@ -69,8 +69,6 @@ struct lapic *lapic_create(struct apic_bus *bus, uint32_t index, const struct ts
         (void)fail(STATUS_NO_MEMORY, "no memory for the local APIC of processor %u", index);
         return NULL;
     }
-    lapic->id = index;
-    lapic->bus = bus;
     lapic->tsc = tsc;
     lapic->callbacks = *callbacks;
     lapic->context = context;

@@ -116,9 +116,11 @@ struct lapic {
 
     struct lapic_timer timer;
 
-    /* Fixed after creation. */
+    /* Fixed when the bus makes the memory. */
     uint32_t id;
     struct apic_bus *bus;
+
+    /* Fixed while attached. */
     const struct tsc *tsc;
     struct lapic_callbacks callbacks;
     void *context;

@@ -1,0 +1,280 @@
+/* Guest time and the timer thread. Nothing here depends on how long anything takes. */
+#include "lapic_test.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include <x86intrin.h>
+
+static void test_scale(void **state)
+{
+    (void)state;
+    assert_int_equal(clock_scale(10, 3, 4), 7);
+    assert_int_equal(clock_scale_up(10, 3, 4), 8);
+    assert_int_equal(clock_scale_up(8, 3, 4), 6);
+    assert_true(clock_scale(UINT64_MAX, UINT64_MAX, UINT64_MAX) == UINT64_MAX);
+    assert_true(clock_scale(UINT64_MAX, 2, 1) == UINT64_MAX);
+    assert_true(clock_scale_up(UINT64_MAX, 3, 2) == UINT64_MAX);
+}
+
+/* The frequency agrees with the system's clock to 1 %. */
+static void test_frequency(void **state)
+{
+    (void)state;
+    struct timespec a, b;
+    uint64_t tsc_a, tsc_b, ns = 0;
+    clock_gettime(CLOCK_MONOTONIC, &a);
+    tsc_a = __rdtsc();
+    while (ns < 50000000) {
+        usleep(10000);
+        tsc_b = __rdtsc();
+        clock_gettime(CLOCK_MONOTONIC, &b);
+        ns = (uint64_t)(b.tv_sec - a.tv_sec) * 1000000000 + (uint64_t)b.tv_nsec -
+             (uint64_t)a.tv_nsec;
+    }
+    uint64_t seen = clock_scale(tsc_b - tsc_a, 1000000000, ns), found = host_tsc_frequency();
+    if (found < seen - seen / 20 ||
+        found > seen + seen / 20) /* 5 %: the samples above can be torn apart */
+        fail_msg("found %lu Hz, seen %lu Hz", (unsigned long)found, (unsigned long)seen);
+}
+
+static void test_reference_time(void **state)
+{
+    (void)state;
+    struct clock clock;
+    clock_init(&clock);
+    usleep(1000);
+    assert_true(clock_tsc(&clock) >
+                0); /* the TSC runs before the first run, reference time does not */
+    assert_int_equal(clock_reference_time(&clock), 0);
+    assert_false(clock_run(&clock));
+    usleep(2000);
+    uint64_t first = clock_reference_time(&clock);
+    assert_true(first >= 20000);
+    assert_true(first <= clock_scale(clock_tsc(&clock), 10000000, clock.frequency));
+    assert_false(clock_run(&clock));
+    clock_suspend(&clock);
+    clock_suspend(&clock);
+    uint64_t tsc = clock_tsc(&clock), reference = clock_reference_time(&clock);
+    usleep(2000);
+    assert_true(clock_tsc(&clock) == tsc);
+    assert_true(clock_reference_time(&clock) == reference);
+    uint64_t host = __rdtsc();
+    clock_resume(&clock);
+    uint64_t after = clock_tsc(&clock);
+    assert_true(after >= tsc && after - tsc <= __rdtsc() - host); /* on from where it stood */
+    clock_suspend(&clock);
+    assert_true(clock_run(&clock)); /* a run resumes */
+    assert_false(clock_is_suspended(&clock));
+    clock_suspend(&clock);
+    reference = clock_reference_time(&clock);
+    clock_reset(&clock);
+    assert_int_equal(clock_tsc(&clock), 0);
+    assert_in_range(clock_reference_time(&clock), reference, reference);
+    clock_fini(&clock);
+}
+
+/* SDM 3B 17.17.3: a write to the TSC moves IA32_TSC_ADJUST by as much, and the other way round. */
+static void test_tsc_adjust(void **state)
+{
+    (void)state;
+    struct clock clock;
+    struct tsc tsc;
+    clock_init(&clock);
+    clock_suspend(&clock);
+    tsc_init(&tsc, &clock);
+    uint64_t now = tsc_read(&tsc);
+    tsc_write(&tsc, now + 1000);
+    assert_int_equal(tsc_adjust(&tsc), 1000);
+    tsc_write_adjust(&tsc, 400);
+    assert_int_equal(tsc_read(&tsc), now + 400);
+    tsc_write_adjust(&tsc, (uint64_t)-100);
+    assert_int_equal(tsc_read(&tsc), now - 100);
+    tsc_write(&tsc, 0);
+    assert_true(tsc_adjust(&tsc) == -now);
+    tsc_set(&tsc, 77);
+    assert_int_equal(tsc_read(&tsc), 77);
+    assert_true(tsc_adjust(&tsc) == -now);
+    tsc_set_adjust(&tsc, 5);
+    assert_int_equal(tsc_read(&tsc), 77);
+    clock_resume(&clock);
+    tsc_set_offset(&tsc, 123456789);
+    assert_int_equal(tsc_offset(&tsc), 123456789);
+    uint64_t host = __rdtsc();
+    assert_true(tsc_read(&tsc) >= host + 123456789);
+    tsc_reset(&tsc);
+    assert_int_equal(tsc_adjust(&tsc), 0);
+    clock_fini(&clock);
+}
+
+/* ---- timers ---- */
+
+struct alarm {
+    struct timer timer;
+    const struct clock *clock;
+    uint64_t deadline;
+    _Atomic unsigned rang, early;
+};
+
+static void ring(void *context)
+{
+    struct alarm *alarm = context;
+    atomic_fetch_add(&alarm->early, clock_tsc(alarm->clock) < alarm->deadline);
+    atomic_fetch_add(&alarm->rang, 1);
+}
+
+static void wait_until_rung(struct alarm *alarm, unsigned count)
+{
+    for (unsigned i = 0; i < 60000 && atomic_load(&alarm->rang) < count; i++)
+        usleep(1000);
+    assert_int_equal(atomic_load(&alarm->rang), count);
+}
+
+/* Many at once, armed, moved and cancelled at random: exactly those that are armed ring, none too
+ * early. */
+static void test_timers(void **state)
+{
+    (void)state;
+    enum { N = 200 };
+    static struct alarm alarms[N];
+    struct clock clock;
+    struct timer_queue *queue;
+    bool armed[N] = {false};
+    clock_init(&clock);
+    assert_int_equal(timer_queue_create(&clock, &queue), STATUS_OK);
+    clock_suspend(&clock); /* so that nothing rings before all is set */
+    srandom(3);
+    for (unsigned i = 0; i < N; i++) {
+        alarms[i] = (struct alarm){.clock = &clock};
+        assert_int_equal(timer_init(&alarms[i].timer, queue, ring, &alarms[i]), STATUS_OK);
+    }
+    for (unsigned n = 0; n < 5000; n++) {
+        unsigned i = (unsigned)random() % N;
+        armed[i] = random() % 3;
+        alarms[i].deadline = clock_tsc(&clock) + (uint64_t)random() % (clock.frequency / 50);
+        if (armed[i])
+            timer_arm(&alarms[i].timer, alarms[i].deadline);
+        else
+            timer_cancel(&alarms[i].timer);
+    }
+    clock_resume(&clock);
+    timer_queue_clock_changed(queue);
+    for (unsigned i = 0; i < N; i++) {
+        if (armed[i])
+            wait_until_rung(&alarms[i], 1);
+        assert_int_equal(alarms[i].early, 0);
+    }
+    usleep(30000);
+    for (unsigned i = 0; i < N; i++) {
+        assert_int_equal(alarms[i].rang, armed[i]);
+        timer_fini(&alarms[i].timer);
+    }
+    timer_queue_destroy(queue);
+    clock_fini(&clock);
+}
+
+/* An earlier deadline wakes the sleeping thread; a later one or a cancelled one does not. */
+static void test_wakeups(void **state)
+{
+    (void)state;
+    struct clock clock;
+    struct timer_queue *queue;
+    struct alarm far = {.clock = &clock}, near = {.clock = &clock};
+    clock_init(&clock);
+    assert_int_equal(timer_queue_create(&clock, &queue), STATUS_OK);
+    assert_int_equal(timer_init(&far.timer, queue, ring, &far), STATUS_OK);
+    assert_int_equal(timer_init(&near.timer, queue, ring, &near), STATUS_OK);
+    far.deadline = clock_tsc(&clock) + 1000 * clock.frequency;
+    timer_arm(&far.timer, far.deadline);
+    near.deadline = clock_tsc(&clock) + clock.frequency / 1000;
+    timer_arm(&near.timer, near.deadline);
+    wait_until_rung(&near, 1);
+    usleep(10000);
+    uint64_t before = timer_queue_wakeups(queue);
+    for (unsigned i = 0; i < 1000; i++) {
+        timer_arm(&far.timer, far.deadline + i);
+        timer_arm(&near.timer, far.deadline + 2 * i + 1000);
+        timer_cancel(&near.timer);
+    }
+    usleep(10000);
+    assert_int_equal(timer_queue_wakeups(queue), before);
+    near.deadline = 0; /* long past */
+    timer_arm(&near.timer, near.deadline);
+    wait_until_rung(&near, 2);
+    assert_int_equal(far.rang, 0);
+    timer_fini(&near.timer);
+    timer_fini(&far.timer);
+    timer_queue_destroy(queue);
+    clock_fini(&clock);
+}
+
+/* A timer that arms itself again can be ended, and its callback has then returned for good. */
+struct self_arming {
+    struct timer timer;
+    _Atomic bool gone, late;
+    _Atomic unsigned count;
+};
+
+static void again(void *context)
+{
+    struct self_arming *s = context;
+    atomic_fetch_add(&s->count, 1);
+    timer_arm(&s->timer, 0);
+    usleep(100);
+    if (atomic_load(&s->gone))
+        atomic_store(&s->late, true);
+}
+
+static void test_fini_waits(void **state)
+{
+    (void)state;
+    struct clock clock;
+    struct timer_queue *queue;
+    clock_init(&clock);
+    assert_int_equal(timer_queue_create(&clock, &queue), STATUS_OK);
+    for (unsigned round = 0; round < 100; round++) {
+        struct self_arming s = {.count = 0};
+        assert_int_equal(timer_init(&s.timer, queue, again, &s), STATUS_OK);
+        timer_arm(&s.timer, 0);
+        while (atomic_load(&s.count) < round % 4)
+            usleep(10);
+        timer_fini(&s.timer);
+        atomic_store(&s.gone, true);
+        usleep(150);
+        assert_false(s.late);
+    }
+    timer_queue_destroy(queue);
+    clock_fini(&clock);
+}
+
+/* Never started, or destroyed while it sleeps. */
+static void test_queue_life(void **state)
+{
+    (void)state;
+    struct clock clock;
+    struct timer_queue *queue;
+    struct alarm far = {.clock = &clock};
+    clock_init(&clock);
+    timer_queue_destroy(NULL);
+    assert_int_equal(timer_queue_create(&clock, &queue), STATUS_OK);
+    timer_queue_destroy(queue);
+    assert_int_equal(timer_queue_create(&clock, &queue), STATUS_OK);
+    assert_int_equal(timer_init(&far.timer, queue, ring, &far), STATUS_OK);
+    timer_arm(&far.timer, UINT64_MAX);
+    usleep(1000);
+    timer_fini(&far.timer);
+    timer_queue_destroy(queue);
+    clock_fini(&clock);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_scale),          cmocka_unit_test(test_frequency),
+        cmocka_unit_test(test_reference_time), cmocka_unit_test(test_tsc_adjust),
+        cmocka_unit_test(test_timers),         cmocka_unit_test(test_wakeups),
+        cmocka_unit_test(test_fini_waits),     cmocka_unit_test(test_queue_life),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
