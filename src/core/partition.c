@@ -145,7 +145,7 @@ enum status partition_setup(struct partition *partition)
 
 bool partition_hold(struct partition *partition, bool wait)
 {
-    for (uint32_t i = 0; i < PARTITION_VCPUS; i++) {
+    for (uint32_t i = 0; i < partition->config.processor_count; i++) {
         if (vcpu_hold(&partition->vcpus[i], wait))
             continue;
         while (i-- > 0)
@@ -157,7 +157,7 @@ bool partition_hold(struct partition *partition, bool wait)
 
 void partition_release(struct partition *partition)
 {
-    for (uint32_t i = PARTITION_VCPUS; i-- > 0;)
+    for (uint32_t i = partition->config.processor_count; i-- > 0;)
         vcpu_release(&partition->vcpus[i]);
 }
 
@@ -199,13 +199,7 @@ enum status partition_create_vcpu(struct partition *partition, uint32_t index)
         return fail(STATUS_INVALID_ARGUMENT, "processor index %u is not below ProcessorCount, %u", index,
                     partition->config.processor_count);
     begin_set_change(partition);
-    struct vcpu *vcpu = &partition->vcpus[index];
-    if (vcpu->engine)
-        status = fail(STATUS_VP_ALREADY_EXISTS, "processor %u exists already", index);
-    else
-        status = partition->engine->vcpu_create(partition->engine_partition, index, &vcpu->engine);
-    if (status != STATUS_OK && status != STATUS_VP_ALREADY_EXISTS)
-        vcpu->engine = NULL;
+    status = vcpu_create_held(&partition->vcpus[index]);
     end_set_change(partition);
     return status;
 }
@@ -218,7 +212,7 @@ enum status partition_delete_vcpu(struct partition *partition, uint32_t index)
     if (status != STATUS_OK)
         return status;
     begin_set_change(partition);
-    status = vcpu_remove_held(vcpu);
+    status = vcpu_delete_held(vcpu);
     end_set_change(partition);
     return status;
 }

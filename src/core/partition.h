@@ -4,8 +4,8 @@
  * Created -> set up -> deleted. Before set-up only the configuration exists; set-up chooses the engine and makes the
  * memory space, from then on the configuration is fixed but for the run-time members.
  *
- * Locks, outermost first: partition.lock (life, configuration, creation of processors) > interrupts > vcpu.lock
- * in ascending order > time_lock. A running processor holds none of them while it waits for a holder.
+ * Locks, outermost first: partition.lock (life, configuration, creation of processors) > interrupts > vcpu.lock,
+ * time_lock. A running processor holds none of them while it waits for a holder.
  */
 #ifndef OWHP_CORE_PARTITION_H
 #define OWHP_CORE_PARTITION_H

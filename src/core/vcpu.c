@@ -1,13 +1,14 @@
 /*
  * The state machine of a processor slot.
  *
- *     IDLE ---- run ----> RUNNING ---- exit ----> IDLE
- *     IDLE ---- registers, state, translation, create, delete, hold ----> ACCESS ----> IDLE
+ *     IDLE -- run --> RUNNING -- exit --> IDLE
+ *     IDLE -- registers, state, translation --> ACCESS --> IDLE
+ *     IDLE -- a holder takes it --> HELD -- release --> IDLE
  *     RUNNING -- a holder wants it --> RUNNING|WANTED -- out of the engine --> PAUSED -- release --> RUNNING
  *
  * IDLE -> RUNNING and back are single atomic operations, for an exit costs little more than a function call. All
- * other transitions happen under the lock, and whoever is in ACCESS keeps the lock: a run that finds ACCESS waits
- * for the lock; a second access waits for it too; an access that finds RUNNING or PAUSED is refused.
+ * other transitions happen under the lock. Whoever is in ACCESS keeps the lock meanwhile; a holder does not, whoever
+ * finds HELD waits for `changed`. A run or an access that finds RUNNING or PAUSED is refused.
  *
  * Cancel: the flag is set first, then the engine is kicked, both under the lock. The runner clears the kick first,
  * then takes the flag. So a kick that is cleared always has its flag seen, and the worst case is a kick without a
@@ -20,7 +21,7 @@
 #include "util/check.h"
 #include "util/last_error.h"
 
-enum { IDLE, ACCESS, RUNNING, PAUSED, WANTED = 0x10 };
+enum { IDLE, ACCESS, HELD, RUNNING, PAUSED, WANTED = 0x10 };
 
 void vcpu_init(struct vcpu *vcpu, struct partition *partition, uint32_t index)
 {
@@ -61,13 +62,21 @@ static bool swap_state(struct vcpu *vcpu, uint32_t from, uint32_t to)
 
 /* ---- run ---- */
 
+/* Under the lock. */
+static void wait_while(struct vcpu *vcpu, uint32_t state)
+{
+    while (atomic_load(&vcpu->state) == state)
+        pthread_cond_wait(&vcpu->changed, &vcpu->lock);
+}
+
 static enum status begin_run(struct vcpu *vcpu)
 {
     while (unlikely(!swap_state(vcpu, IDLE, RUNNING))) {
         uint32_t state = atomic_load(&vcpu->state);
-        if (state != ACCESS && state != IDLE)
+        if (state != ACCESS && state != HELD && state != IDLE)
             return is_running(vcpu);
-        pthread_mutex_lock(&vcpu->lock); /* whoever is in ACCESS holds it */
+        pthread_mutex_lock(&vcpu->lock); /* whoever is in ACCESS has it */
+        wait_while(vcpu, HELD);
         pthread_mutex_unlock(&vcpu->lock);
     }
     return STATUS_OK;
@@ -89,8 +98,7 @@ static void pause_for_holder(struct vcpu *vcpu)
     pthread_mutex_lock(&vcpu->lock);
     if (swap_state(vcpu, RUNNING | WANTED, PAUSED)) {
         pthread_cond_broadcast(&vcpu->changed);
-        while (atomic_load(&vcpu->state) == PAUSED)
-            pthread_cond_wait(&vcpu->changed, &vcpu->lock);
+        wait_while(vcpu, PAUSED);
     }
     pthread_mutex_unlock(&vcpu->lock);
 }
@@ -99,12 +107,12 @@ static void pause_for_holder(struct vcpu *vcpu)
 static bool answer_kick(struct vcpu *vcpu, enum status *status)
 {
     engine_of(vcpu)->clear_kick(vcpu->engine);
-    atomic_thread_fence(memory_order_seq_cst); /* the flags are read after the kick is gone */
+    uint32_t state = atomic_fetch_or(&vcpu->state, 0); /* a full barrier: the flags are read after the kick is gone */
     *status = partition_before_run(vcpu->partition);
     if (*status != STATUS_OK)
         return true;
     /* Before a cancel ends the run: it may not overtake a holder, who would wait for the next kick. */
-    if (atomic_load(&vcpu->state) & WANTED)
+    if (state & WANTED)
         pause_for_holder(vcpu);
     return atomic_exchange(&vcpu->cancel_pending, false);
 }
@@ -159,12 +167,17 @@ void vcpu_unlock(struct vcpu *vcpu)
 
 enum status vcpu_begin_access(struct vcpu *vcpu)
 {
-    enum status status = vcpu_lock_existing(vcpu);
+    enum status status = STATUS_OK;
 
-    if (status != STATUS_OK || swap_state(vcpu, IDLE, ACCESS))
-        return status;
-    pthread_mutex_unlock(&vcpu->lock);
-    return is_running(vcpu);
+    pthread_mutex_lock(&vcpu->lock);
+    wait_while(vcpu, HELD);
+    if (!vcpu->engine)
+        status = does_not_exist(vcpu);
+    else if (!swap_state(vcpu, IDLE, ACCESS))
+        status = is_running(vcpu);
+    if (status != STATUS_OK)
+        pthread_mutex_unlock(&vcpu->lock);
+    return status;
 }
 
 void vcpu_end_access(struct vcpu *vcpu)
@@ -175,50 +188,74 @@ void vcpu_end_access(struct vcpu *vcpu)
 
 /* ---- hold ---- */
 
-bool vcpu_hold(struct vcpu *vcpu, bool wait)
+static bool hold_locked(struct vcpu *vcpu, bool wait)
 {
-    pthread_mutex_lock(&vcpu->lock);
-    for (;;) {
-        if (swap_state(vcpu, IDLE, ACCESS) || atomic_load(&vcpu->state) == PAUSED)
-            return true;
-        if (!wait) {
-            pthread_mutex_unlock(&vcpu->lock);
+    while (!swap_state(vcpu, IDLE, HELD) && atomic_load(&vcpu->state) != PAUSED) {
+        if (!wait)
             return false;
-        }
         /* A run that found an empty slot is about to end by itself. */
         if (swap_state(vcpu, RUNNING, RUNNING | WANTED) && vcpu->engine)
             engine_of(vcpu)->kick(vcpu->engine);
-        if (atomic_load(&vcpu->state) == (RUNNING | WANTED))
-            pthread_cond_wait(&vcpu->changed, &vcpu->lock);
+        wait_while(vcpu, RUNNING | WANTED);
     }
+    return true;
+}
+
+bool vcpu_hold(struct vcpu *vcpu, bool wait)
+{
+    pthread_mutex_lock(&vcpu->lock);
+    bool held = hold_locked(vcpu, wait);
+    pthread_mutex_unlock(&vcpu->lock);
+    return held;
 }
 
 void vcpu_release(struct vcpu *vcpu)
 {
-    if (!swap_state(vcpu, ACCESS, IDLE)) {
+    pthread_mutex_lock(&vcpu->lock);
+    if (!swap_state(vcpu, HELD, IDLE))
         check(swap_state(vcpu, PAUSED, RUNNING));
-        pthread_cond_broadcast(&vcpu->changed);
-    }
+    pthread_cond_broadcast(&vcpu->changed);
     pthread_mutex_unlock(&vcpu->lock);
 }
 
-enum status vcpu_remove_held(struct vcpu *vcpu)
+enum status vcpu_create_held(struct vcpu *vcpu)
 {
-    if (!vcpu->engine)
+    struct engine_vcpu *created = NULL;
+
+    if (vcpu->engine)
+        return fail(STATUS_VP_ALREADY_EXISTS, "processor %u exists already", vcpu->index);
+    enum status status = engine_of(vcpu)->vcpu_create(vcpu->partition->engine_partition, vcpu->index, &created);
+    if (status != STATUS_OK)
+        return status;
+    pthread_mutex_lock(&vcpu->lock);
+    vcpu->engine = created;
+    pthread_mutex_unlock(&vcpu->lock);
+    return STATUS_OK;
+}
+
+enum status vcpu_delete_held(struct vcpu *vcpu)
+{
+    struct engine_vcpu *deleted = vcpu->engine;
+
+    if (!deleted)
         return does_not_exist(vcpu);
     if (atomic_load(&vcpu->state) == PAUSED)
         return is_running(vcpu);
-    engine_of(vcpu)->vcpu_destroy(vcpu->engine);
+    pthread_mutex_lock(&vcpu->lock);
     vcpu->engine = NULL;
     atomic_store(&vcpu->cancel_pending, false);
+    pthread_mutex_unlock(&vcpu->lock);
+    engine_of(vcpu)->vcpu_destroy(deleted);
     return STATUS_OK;
 }
 
 void vcpu_forget_cancel(struct vcpu *vcpu)
 {
+    pthread_mutex_lock(&vcpu->lock);
     atomic_store(&vcpu->cancel_pending, false);
     if (vcpu->engine)
         engine_of(vcpu)->clear_kick(vcpu->engine);
+    pthread_mutex_unlock(&vcpu->lock);
 }
 
 void vcpu_evict(struct vcpu *vcpu)

@@ -19,9 +19,9 @@ struct vcpu {
     uint32_t index;              /* fixed after init */
     _Atomic uint32_t state;      /* vcpu.c */
     _Atomic bool cancel_pending; /* set under lock */
-    pthread_mutex_t lock;        /* held while the processor is used other than by running it */
-    pthread_cond_t changed;      /* a holder waits for the runner, or the runner for a holder */
-    struct engine_vcpu *engine;  /* NULL: no processor; changed in state ACCESS, under lock */
+    pthread_mutex_t lock;        /* kept while registers and the like are used */
+    pthread_cond_t changed;      /* a holder waits for the runner, or others for the holder */
+    struct engine_vcpu *engine;  /* NULL: no processor; changed under lock while held */
 };
 
 void vcpu_init(struct vcpu *vcpu, struct partition *partition, uint32_t index);
@@ -50,15 +50,17 @@ void vcpu_end_access(struct vcpu *vcpu);
 must_check enum status vcpu_lock_existing(struct vcpu *vcpu);
 void vcpu_unlock(struct vcpu *vcpu);
 
-/* ---- for partition.c, one caller at a time per partition, slots in ascending order ---- */
+/* ---- for partition.c, one caller at a time per partition ---- */
 
 /* Take the slot away from everybody, whether or not a processor is in it: a running processor is brought out of its
- * engine and waits. False (only without `wait`): it runs; nothing was taken. */
+ * engine and waits, runs and accesses that come wait too. False (only without `wait`): it runs; nothing was taken. */
 must_check bool vcpu_hold(struct vcpu *vcpu, bool wait);
 void vcpu_release(struct vcpu *vcpu);
 
-/* Held: end the processor. STATUS_VP_DOES_NOT_EXIST, STATUS_INVALID_VP_STATE (it is within a run) */
-must_check enum status vcpu_remove_held(struct vcpu *vcpu);
+/* Held: make or end the processor. STATUS_VP_ALREADY_EXISTS and what the engine says; STATUS_VP_DOES_NOT_EXIST,
+ * STATUS_INVALID_VP_STATE (it is within a run) */
+must_check enum status vcpu_create_held(struct vcpu *vcpu);
+must_check enum status vcpu_delete_held(struct vcpu *vcpu);
 
 /* Held: forget a pending cancel. */
 void vcpu_forget_cancel(struct vcpu *vcpu);

@@ -24,7 +24,7 @@ struct engine_capabilities fake_capabilities = {
 };
 bool fake_usable = true;
 
-static struct engine_partition *newest;
+static _Atomic(struct engine_partition *) newest;
 static _Atomic int objects;
 
 struct engine_partition *fake_partition(void)
@@ -34,7 +34,7 @@ struct engine_partition *fake_partition(void)
 
 struct engine_vcpu *fake_vcpu(uint32_t index)
 {
-    return newest->vcpus[index];
+    return fake_partition()->vcpus[index];
 }
 
 int fake_objects(void)
