@@ -1,18 +1,19 @@
 /*
  * Why a B+tree. A guest has from a handful to a million mapped ranges, of a page or of a terabyte,
- * at any distance. A radix tree over page numbers finds a page in fewer steps, but a terabyte at an odd
- * place is thousands of slots, splitting it rewrites them, and a million lone pages cost a node each; a
- * sorted array pays for each change with the number of ranges. Here a range is one entry whatever
- * its size, a change touches one path, and memory follows the number of ranges. Wide nodes (32
- * entries, 64 children) keep a million ranges four or five levels deep and the handful of a usual
- * guest in one node.
+ * at any distance. A radix tree over page numbers finds a page in fewer steps, but a terabyte at an
+ * odd place is thousands of slots, splitting it rewrites them, and a million lone pages cost a node
+ * each; a sorted array pays for each change with the number of ranges. Here a range is one entry
+ * whatever its size, a change touches one path, and memory follows the number of ranges. Wide nodes
+ * (32 entries, 64 children) keep a million ranges four or five levels deep and the handful of a
+ * usual guest in one node.
  *
  * Rules of the tree:
  *   - Child i of an inner node holds the extents whose start is in [key[i], key[i + 1]); key[0] is
  *     ignored, the child takes everything below key[1]. Keys are bounds, not copies: removing the
  *     first extent of a child does not change the key above it.
- *   - So an extent may reach across the key of the child after its own (its start may not). A lookup
- *     that finds no start at or below its number in a leaf therefore looks at the leaf to the left.
+ *   - So an extent may reach across the key of the child after its own (its start may not). A
+ *     lookup that finds no start at or below its number in a leaf therefore looks at the leaf to
+ *     the left.
  *   - No node but an empty root is empty; a node under a quarter full is joined with a sibling if
  *     the sum leaves a quarter free.
  *   - A change takes its nodes from the spare list, which was filled before it began.
@@ -27,7 +28,7 @@
 enum {
     LEAF_SLOTS = 32,
     INNER_SLOTS = 64,
-    MAX_LEVELS = 16, /* more than 2^64 extents could fill */
+    MAX_LEVELS = 16,  /* more than 2^64 extents could fill */
     SPARES_KEPT = 64, /* by a trim */
 };
 
@@ -50,8 +51,8 @@ struct extent_node {
     };
 };
 
-/* A place in the tree: at each level (0 is the leaf) the node and the slot. The slot of the leaf may
- * be its count: behind the last extent. */
+/* A place in the tree: at each level (0 is the leaf) the node and the slot. The slot of the leaf
+ * may be its count: behind the last extent. */
 struct path {
     struct extent_node *node[MAX_LEVELS];
     unsigned slot[MAX_LEVELS];
@@ -164,8 +165,8 @@ static void go_down(struct path *path, unsigned level, bool last)
     }
 }
 
-/* If the path is behind the last extent of its leaf, on to the next leaf. False: there is none. (Not
- * inlined: the compiler would unroll it over all possible levels.) */
+/* If the path is behind the last extent of its leaf, on to the next leaf. False: there is none.
+ * (Not inlined: the compiler would unroll it over all possible levels.) */
 static noinline bool settle(const struct extent_tree *tree, struct path *path)
 {
     if (path->slot[0] < path->node[0]->count)
@@ -195,8 +196,8 @@ static noinline bool step_back(const struct extent_tree *tree, struct path *path
 
 /* ---- insert and remove ---- */
 
-/* Split a full node so that something can be put at slot `at`. In the middle it is halved; at the end
- * it stays full and the new node takes the newcomer, so ascending insertion fills nodes. */
+/* Split a full node so that something can be put at slot `at`. In the middle it is halved; at the
+ * end it stays full and the new node takes the newcomer, so ascending insertion fills nodes. */
 static struct extent_node *split(struct extent_tree *tree, struct extent_node *node, unsigned level,
                                  unsigned at)
 {
@@ -386,7 +387,8 @@ struct extent extent_clip(const struct extent *extent, uint64_t start, uint64_t 
     return clipped;
 }
 
-/* Cut the extent that begins before start and reaches beyond it. True if it covered all of the range. */
+/* Cut the extent that begins before start and reaches beyond it. True if it covered all of the
+ * range. */
 static bool cut_left(struct extent_tree *tree, uint64_t start, uint64_t end)
 {
     struct path path;

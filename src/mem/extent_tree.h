@@ -1,6 +1,7 @@
 /*
- * A map from disjoint ranges of 64-bit numbers to values: a B+tree of extents. Setting a range replaces
- * what was there, splitting neighbours; neighbours that continue each other are one extent.
+ * A map from disjoint ranges of 64-bit numbers to values: a B+tree of extents. Setting a range
+ * replaces what was there, splitting neighbours; neighbours that continue each other are one
+ * extent.
  *
  * No locks of its own: lookups may run in parallel with each other, changes with nothing.
  */
@@ -11,9 +12,9 @@
 #include "util/types.h"
 
 struct extent {
-    uint64_t start, size;  /* start + size does not wrap */
-    uint64_t target;       /* belongs to start, and moves along with it */
-    void *owner;           /* compared, never followed */
+    uint64_t start, size; /* start + size does not wrap */
+    uint64_t target;      /* belongs to start, and moves along with it */
+    void *owner;          /* compared, never followed */
     uint64_t attributes;
 };
 

@@ -1,11 +1,11 @@
 /*
  * Access to guest memory by guest physical address, for threads that are not processors.
  *
- * All or nothing: first every page of the guest range, and of the caller's buffer, is tried with the
- * access that will be made (a load, or a locked exchange of a byte by itself, which a processor's
- * store at the same moment survives), then the bytes are copied. Both passes are guarded. Only if host
- * memory disappears between them can a copy stop in the middle; that is answered like a page that was
- * missing from the start.
+ * All or nothing: first every page of the guest range, and of the caller's buffer, is tried with
+ * the access that will be made (a load, or a locked exchange of a byte by itself, which a
+ * processor's store at the same moment survives), then the bytes are copied. Both passes are
+ * guarded. Only if host memory disappears between them can a copy stop in the middle; that is
+ * answered like a page that was missing from the start.
  */
 #include "mem/gpa_access.h"
 
@@ -65,8 +65,8 @@ static bool part_at(const struct transfer *t, uint64_t done, struct part *part)
 
 static enum status refuse(const struct transfer *t, uint64_t done, const char *why)
 {
-    return fail(STATUS_ACCESS_DENIED, RANGE_FORMAT "cannot %s at 0x%" PRIx64 ": %s", t->gpa, t->size,
-                t->write ? "write" : "read", t->gpa + done, why);
+    return fail(STATUS_ACCESS_DENIED, RANGE_FORMAT "cannot %s at 0x%" PRIx64 ": %s", t->gpa,
+                t->size, t->write ? "write" : "read", t->gpa + done, why);
 }
 
 static enum status check_parts(const struct transfer *t)

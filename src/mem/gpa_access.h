@@ -8,12 +8,12 @@
 #include "mem/gpa_space.h"
 
 /*
- * Copy out of, or into, guest memory; any address, any length, across mappings. All or nothing: every
- * page is checked first (mapped, allowed, host memory there). A write marks the pages dirty and tells
- * the listeners (wrote).
+ * Copy out of, or into, guest memory; any address, any length, across mappings. All or nothing:
+ * every page is checked first (mapped, allowed, host memory there). A write marks the pages dirty
+ * and tells the listeners (wrote).
  * STATUS_INVALID_ARGUMENT  size 0; gpa + size wraps
- * STATUS_ACCESS_DENIED     a page is not mapped (or beyond the space), its rights forbid the access,
- *                          or its host memory is missing or protected
+ * STATUS_ACCESS_DENIED     a page is not mapped (or beyond the space), its rights forbid the
+ *                          access, or its host memory is missing or protected
  * STATUS_BAD_POINTER       the buffer is not accessible memory
  */
 must_check enum status gpa_space_read(struct gpa_space *space, gpa_t gpa, void *buffer,
@@ -31,8 +31,8 @@ enum gpa_result {
 
 /*
  * One naturally aligned 4- or 8-byte entry of a page table, inside a read section. The load is one
- * access. The exchange stores `desired` if the entry still is `expected`, marks the page dirty first,
- * and says in *done whether it did.
+ * access. The exchange stores `desired` if the entry still is `expected`, marks the page dirty
+ * first, and says in *done whether it did.
  */
 must_check enum gpa_result gpa_space_load_entry(const struct gpa_space *space, gpa_t gpa,
                                                 unsigned size, uint64_t *value);

@@ -1,13 +1,13 @@
 /*
  * Advice: populate and pin.
  *
- * Populate works on one piece of host memory at a time, each in a read section of its own, so that a
- * change of the mappings waits for megabytes, not for terabytes, and so that memory is never touched
- * after an unmap returned. Where the kernel refuses a piece, the pages are tried one by one: that
- * finds the page to blame, and serves kernels before 5.14, which cannot populate.
+ * Populate works on one piece of host memory at a time, each in a read section of its own, so that
+ * a change of the mappings waits for megabytes, not for terabytes, and so that memory is never
+ * touched after an unmap returned. Where the kernel refuses a piece, the pages are tried one by
+ * one: that finds the page to blame, and serves kernels before 5.14, which cannot populate.
  *
- * Pins are counted per guest page (space->pins) and, because guest pages may share a host page, again
- * per host page (host_pins.c).
+ * Pins are counted per guest page (space->pins) and, because guest pages may share a host page,
+ * again per host page (host_pins.c).
  */
 #include "mem/gpa_advise.h"
 
@@ -62,7 +62,8 @@ static enum status check_populate(const struct populate *p, gpa_t at)
     if (allowed < size)
         return fail(STATUS_ACCESS_DENIED,
                     RANGE_FORMAT "populate: the mapping of the page at 0x%" PRIx64
-                    " forbids the access", p->pages.gpa, p->pages.size, at + allowed);
+                                 " forbids the access",
+                    p->pages.gpa, p->pages.size, at + allowed);
     return STATUS_OK;
 }
 

@@ -1,6 +1,6 @@
 /*
- * Advice about guest memory: bring it in (populate), keep it in (pin). Never needed for correctness.
- * Populate does not stop processors; pins do not either.
+ * Advice about guest memory: bring it in (populate), keep it in (pin). Never needed for
+ * correctness. Populate does not stop processors; pins do not either.
  */
 #ifndef OWHP_MEM_GPA_ADVISE_H
 #define OWHP_MEM_GPA_ADVISE_H
@@ -26,9 +26,9 @@ must_check enum status gpa_space_populate(struct gpa_space *space, struct gpa_ra
                                           enum gpa_access access, uint32_t flags);
 
 /*
- * Pin: the pages become resident and stay so until as many unpins, an unmap or a replacing map. Counts
- * are kept per guest page; host pages shared by several guest pages or partitions stay locked until
- * the last is unpinned.
+ * Pin: the pages become resident and stay so until as many unpins, an unmap or a replacing map.
+ * Counts are kept per guest page; host pages shared by several guest pages or partitions stay
+ * locked until the last is unpinned.
  * STATUS_INVALID_ARGUMENT     alignment, size 0, beyond the space; unpin: some page has no pin
  * STATUS_GPA_RANGE_NOT_FOUND  part of the range is not mapped
  * STATUS_NO_MEMORY            the host refuses to lock (the text names the limit); nothing pinned

@@ -1,14 +1,14 @@
 /*
  * Dirty pages.
  *
- * What the record must give: marking from many processors at once in a few nanoseconds without a lock
- * and without an allocation that could fail in the middle of a guest's store; reading and clearing at
- * a cost of what is dirty; nothing at all for a terabyte that stays clean.
+ * What the record must give: marking from many processors at once in a few nanoseconds without a
+ * lock and without an allocation that could fail in the middle of a guest's store; reading and
+ * clearing at a cost of what is dirty; nothing at all for a terabyte that stays clean.
  *
- * Layout. Bits are indexed by guest page number, not by mapping, so splitting, merging and replacing
- * mappings never moves a bit. The page numbers are cut into windows of 2^30 pages; a window is one
- * reserved piece of memory (130 MiB of addresses, untouched pages cost nothing) that is made when
- * something in it is first tracked, and holds five levels:
+ * Layout. Bits are indexed by guest page number, not by mapping, so splitting, merging and
+ * replacing mappings never moves a bit. The page numbers are cut into windows of 2^30 pages; a
+ * window is one reserved piece of memory (130 MiB of addresses, untouched pages cost nothing) that
+ * is made when something in it is first tracked, and holds five levels:
  *
  *     level   one bit stands for        words in the window
  *       0     a page          4 KiB     16,777,216
@@ -20,24 +20,24 @@
  * Summary rule: whenever a level n word is not 0 and no mark of it is in progress, its bit at level
  * n + 1 is set. The converse need not hold: a summary bit over a zero word only costs a look.
  *
- * Marking goes upwards and always looks at all levels, testing before it sets: so when a mark returns,
- * the page can be found from the top, even if the thread that set the lower bits first has been
- * preempted on its way up. Steady state: five loads, no store.
+ * Marking goes upwards and always looks at all levels, testing before it sets: so when a mark
+ * returns, the page can be found from the top, even if the thread that set the lower bits first has
+ * been preempted on its way up. Steady state: five loads, no store.
  *
  * Taking goes downwards: it clears the summary bit first, then takes the bits below, then sets the
- * summary bit again if something outside the asked range remains. A mark that races with this either
- * sets its lower bit before the taker reads it, and is taken, or afterwards, and then finds the
- * summary bit cleared and sets it. (Both sides write one word and then read the other's: this
+ * summary bit again if something outside the asked range remains. A mark that races with this
+ * either sets its lower bit before the taker reads it, and is taken, or afterwards, and then finds
+ * the summary bit cleared and sets it. (Both sides write one word and then read the other's: this
  * needs sequentially consistent accesses.) Therefore no mark is ever lost, held processors or not.
  *
  * Invariant W: a write-TLB entry (or anything else that lets a processor store to a tracked page
- * without asking) exists only while that page's dirty bit is set. It is what lets the steady state of a
- * guest's stores cost nothing. Two rules keep it:
+ * without asking) exists only while that page's dirty bit is set. It is what lets the steady state
+ * of a guest's stores cost nothing. Two rules keep it:
  *   - who fills a write-TLB entry marks the page first;
  *   - who clears dirty bits does so while all processors are held, and lets them go only after the
  *     write-TLB entries of the range are dropped (GPA_CHANGE_DIRTY_CLEAR in gpa_space.c).
- * It follows that a range without dirty bits has no write-TLB entries: harvesting a clean range need
- * not disturb anybody.
+ * It follows that a range without dirty bits has no write-TLB entries: harvesting a clean range
+ * need not disturb anybody.
  *
  * Several consumers (display, snapshot, migration) are several records: what is taken from the one
  * that processors mark is handed to the others with gpa_dirty_mark_range before it is answered.
@@ -189,8 +189,8 @@ struct visit {
 static void peek_word(const struct visit *visit, unsigned level, uint64_t index)
 {
     const struct piece *piece = visit->piece;
-    uint64_t bits = atomic_load(word_at(piece->window, level, index)) &
-                    piece_mask(piece, level, index);
+    uint64_t bits =
+        atomic_load(word_at(piece->window, level, index)) & piece_mask(piece, level, index);
 
     if (level == 0) {
         if (bits)
@@ -215,8 +215,8 @@ void gpa_dirty_peek(const struct gpa_dirty *dirty, uint64_t page, uint64_t count
 
 static bool any_in_word(const struct piece *piece, unsigned level, uint64_t index)
 {
-    uint64_t bits = atomic_load(word_at(piece->window, level, index)) &
-                    piece_mask(piece, level, index);
+    uint64_t bits =
+        atomic_load(word_at(piece->window, level, index)) & piece_mask(piece, level, index);
 
     for (; bits; bits &= bits - 1)
         if (level == 0 ||

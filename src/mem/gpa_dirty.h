@@ -1,7 +1,7 @@
 /*
  * A record of written pages, by page number, for a whole guest physical address space. Costs follow
- * what is dirty: a clean terabyte takes no memory and no time. Marking is lock-free; one record serves
- * one consumer. Invariant W and the layout are explained in gpa_dirty.c.
+ * what is dirty: a clean terabyte takes no memory and no time. Marking is lock-free; one record
+ * serves one consumer. Invariant W and the layout are explained in gpa_dirty.c.
  */
 #ifndef OWHP_MEM_GPA_DIRTY_H
 #define OWHP_MEM_GPA_DIRTY_H
@@ -12,8 +12,8 @@
 #include <stdatomic.h>
 
 /*
- * A window holds the bits of 2^30 pages (4 TiB) as five levels of 64-bit words: a bit of level n + 1
- * says that a word of level n may be non-zero. Word numbers of the levels in the window:
+ * A window holds the bits of 2^30 pages (4 TiB) as five levels of 64-bit words: a bit of level
+ * n + 1 says that a word of level n may be non-zero.
  */
 enum {
     GPA_DIRTY_LEVELS = 5,
@@ -23,11 +23,11 @@ enum {
 typedef _Atomic(uint64_t) gpa_dirty_word;
 
 struct gpa_dirty {
-    uint64_t pages;           /* of the space; fixed after create */
-    gpa_dirty_word **windows; /* by page >> GPA_DIRTY_WINDOW_SHIFT; NULL: nothing tracked there yet */
+    uint64_t pages; /* of the space; fixed after create */
+    gpa_dirty_word **windows; /* by page >> GPA_DIRTY_WINDOW_SHIFT; NULL: never covered */
 };
 
-/* First word of each level, level 0 (one bit a page) first; the upper levels share the first pages. */
+/* First word of each level in a window; level 0 has one bit a page. */
 static const uint32_t gpa_dirty_level_start[GPA_DIRTY_LEVELS] = {
     512 + 4096 + 262144, 512 + 4096, 512, 64, 0,
 };

@@ -1,6 +1,6 @@
 /*
- * Dirty pages of a space: query (read and clear), peek, mark. The record is gpa_dirty.c, the protocol
- * gpa_space.c; here they meet the caller's bitmap.
+ * Dirty pages of a space: query (read and clear), peek, mark. The record is gpa_dirty.c, the
+ * protocol gpa_space.c; here they meet the caller's bitmap.
  */
 #include "mem/gpa_space.h"
 

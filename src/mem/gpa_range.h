@@ -1,7 +1,8 @@
 /*
  * Half-open ranges of guest physical addresses and the overflow-checked arithmetic on them, in one
  * place. A range is (gpa, size) with gpa + size never above the address space's limit, so the sums
- * of a checked range cannot wrap; every range that comes from outside passes one of the checks here.
+ * of a checked range cannot wrap; every range that comes from outside passes one of the checks
+ * here.
  */
 #ifndef OWHP_MEM_GPA_RANGE_H
 #define OWHP_MEM_GPA_RANGE_H

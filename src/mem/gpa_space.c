@@ -7,21 +7,21 @@
  * rights): nothing is allocated for the pages, touched, faulted in or locked, and whether the host
  * memory exists is found out by the access that needs it. So a terabyte costs what a page costs.
  *
- * Who looks at it. Processors look up a page when their TLB misses, many times in a microsecond, and
- * keep what they found: TLB entries, decoded code, the last view. They must not pay for a lock. Other
- * threads of the client read, write and translate. And a few calls change it, rarely, in the middle
- * of all that. A change must promise two things: a processor sees each page as it was before or as it
- * is after, never between; and when the call returns, nobody uses what was derived from the old state,
- * because the caller may free the memory in the next line.
+ * Who looks at it. Processors look up a page when their TLB misses, many times in a microsecond,
+ * and keep what they found: TLB entries, decoded code, the last view. They must not pay for a lock.
+ * Other threads of the client read, write and translate. And a few calls change it, rarely, in the
+ * middle of all that. A change must promise two things: a processor sees each page as it was before
+ * or as it is after, never between; and when the call returns, nobody uses what was derived from
+ * the old state, because the caller may free the memory in the next line.
  *
  * The change protocol. Both promises come from one handshake, which map, unmap and the harvest of
  * dirty bits share:
  *
  *     lock `change`              one change at a time
  *     check, reserve memory      all that can fail happens here, before anybody is disturbed
- *     hold() each listener       its running processors reach a safe point and stay there: between two
- *                                instructions, with no pointer into guest memory in hand. Sleeping
- *                                ones, and those whose thread is in the client, are safe already and
+ *     hold() each listener       its running processors reach a safe point and stay there: between
+ *                                two instructions, with no pointer into guest memory in hand. Those
+ *                                that sleep, or whose thread is in the client, are safe already and
  *                                are kept from starting
  *     lock `lock` exclusively    threads that are not processors have left their read sections
  *     change                     plain stores; cannot fail
@@ -29,19 +29,19 @@
  *     release(change) each       the engine drops what it derived from the range, then lets go
  *     unlock `change`
  *
- * A running processor therefore reads the mappings without a lock: it is stopped while they change. The
- * price is paid by the change: with nothing running it is a few uncontended locks.
+ * A running processor therefore reads the mappings without a lock: it is stopped while they change.
+ * The price is paid by the change: with nothing running it is a few uncontended locks.
  *
- * Order of locks: `change`, then the engine's (inside hold and release), then `lock`. A processor never
- * takes `change` or `lock` while it counts as running, or hold would wait for it for ever. Readers
- * do not nest: the lock prefers writers, so that a busy reader cannot keep a change out.
+ * Order of locks: `change`, then the engine's (inside hold and release), then `lock`. A processor
+ * never takes `change` or `lock` while it counts as running, or hold would wait for it for ever.
+ * Readers do not nest: the lock prefers writers, so that a busy reader cannot keep a change out.
  *
- * Harvesting dirty bits is a change too, because of invariant W (gpa_dirty.c): clearing a bit while a
- * processor has a write-TLB entry for the page would lose its next store. A range that has no
+ * Harvesting dirty bits is a change too, because of invariant W (gpa_dirty.c): clearing a bit while
+ * a processor has a write-TLB entry for the page would lose its next store. A range that has no
  * dirty bit has no such entry, so its harvest returns without the handshake.
  *
- * Failure. Everything a call needs is checked and reserved before hold(); after it nothing can fail.
- * So a failed call has changed nothing.
+ * Failure. Everything a call needs is checked and reserved before hold(); after it nothing can
+ * fail. So a failed call has changed nothing.
  */
 #include "mem/gpa_space.h"
 
@@ -175,8 +175,8 @@ enum status gpa_space_check_pages(const struct gpa_space *space, gpa_t gpa, uint
         return fail(STATUS_INVALID_ARGUMENT,
                     RANGE_FORMAT "the guest address is not a multiple of 4096", gpa, size);
     if (!page_aligned(size))
-        return fail(STATUS_INVALID_ARGUMENT, RANGE_FORMAT "the size is not a multiple of 4096",
-                    gpa, size);
+        return fail(STATUS_INVALID_ARGUMENT, RANGE_FORMAT "the size is not a multiple of 4096", gpa,
+                    size);
     return gpa_space_check_bytes(space, gpa, size);
 }
 
@@ -247,12 +247,11 @@ static void replace(struct gpa_space *space, struct gpa_change change,
 
     gpa_space_hold(space);
     if (mapping)
-        extent_tree_set(&space->mappings,
-                        &(struct extent){.start = range.gpa,
-                                         .size = range.size,
-                                         .target = (uintptr_t)mapping->host,
-                                         .owner = mapping->source,
-                                         .attributes = mapping->flags});
+        extent_tree_set(&space->mappings, &(struct extent){.start = range.gpa,
+                                                           .size = range.size,
+                                                           .target = (uintptr_t)mapping->host,
+                                                           .owner = mapping->source,
+                                                           .attributes = mapping->flags});
     else
         extent_tree_clear(&space->mappings, range.gpa, range.size);
     gpa_dirty_take(space->dirty, pages_of(range.gpa), pages_of(range.size), NULL, NULL);
@@ -342,10 +341,9 @@ size_t gpa_space_list(struct gpa_space *space, gpa_t from, struct gpa_mapping *a
                              want < array_size(extents) ? want : array_size(extents));
         for (size_t i = 0; i < n; i++) {
             from = extents[i].start + extents[i].size;
-            array[count++] = (struct gpa_mapping){extents[i].start, extents[i].size,
-                                                  (void *)(uintptr_t)extents[i].target,
-                                                  (uint32_t)extents[i].attributes,
-                                                  extents[i].owner};
+            array[count++] = (struct gpa_mapping){
+                extents[i].start, extents[i].size, (void *)(uintptr_t)extents[i].target,
+                (uint32_t)extents[i].attributes, extents[i].owner};
         }
     }
     gpa_space_read_end(space);

@@ -1,11 +1,11 @@
 /*
- * The guest physical address space of one partition: which host memory backs which guest pages, with
- * which rights, and which of them were written. The essay in gpa_space.c explains the parts and the
- * change protocol; docs/memory.md is the overview.
+ * The guest physical address space of one partition: which host memory backs which guest pages,
+ * with which rights, and which of them were written. The essay in gpa_space.c explains the parts
+ * and the change protocol; docs/memory.md is the overview.
  *
- * Units: addresses and sizes are bytes; ranges are half-open. Every status that is not STATUS_OK has
- * a text in util/last_error.h that names the address, the size and the rule, and leaves everything
- * as it was.
+ * Units: addresses and sizes are bytes; ranges are half-open. Every status that is not STATUS_OK
+ * has a text in util/last_error.h that names the address, the size and the rule, and leaves
+ * everything as it was.
  *
  * Who may call what:
  *   running processors   gpa_space_find, gpa_view_mark_dirty, without any lock (the change protocol
@@ -45,8 +45,8 @@ static inline uint32_t gpa_access_right(enum gpa_access access)
 
 /* ---- life ---- */
 
-/* An empty space of 2^physical_address_bits bytes (at least 32 bits, at most 52: SDM vol. 3A 4.1.4).
- * NULL when there is no memory or the width is out of bounds. */
+/* An empty space of 2^physical_address_bits bytes (at least 32 bits, at most 52: SDM vol. 3A
+ * 4.1.4). NULL when there is no memory or the width is out of bounds. */
 struct gpa_space *gpa_space_create(unsigned physical_address_bits);
 
 /* Drops all mappings and pins. No processor runs, no listener is left, no call is in progress. */
@@ -66,12 +66,13 @@ struct gpa_mapping {
 };
 
 /*
- * Map, replacing page by page what was there. A running processor sees the old or the new mapping of
- * a page, never a hole; when the call returns nobody touches replaced memory any more. Pending dirty
- * bits and pins of replaced pages are gone. Whether the host memory exists does not matter here.
- * STATUS_INVALID_ARGUMENT  gpa, size or host not page aligned; size 0; gpa + size beyond the space or
- *                          host + size wrapping; host NULL; unknown flags; write or execute without
- *                          read; write and execute without read
+ * Map, replacing page by page what was there. A running processor sees the old or the new mapping
+ * of a page, never a hole; when the call returns nobody touches replaced memory any more. Pending
+ * dirty bits and pins of replaced pages are gone. Whether the host memory exists does not matter
+ * here.
+ * STATUS_INVALID_ARGUMENT  gpa, size or host not page aligned; size 0; gpa + size beyond the space
+ *                          or host + size wrapping; host NULL; unknown flags; write or execute
+ *                          without read; write and execute without read
  * STATUS_NOT_SUPPORTED     source is not NULL (so far)
  * STATUS_NO_MEMORY
  */
@@ -86,9 +87,9 @@ must_check enum status gpa_space_map(struct gpa_space *space, const struct gpa_m
 must_check enum status gpa_space_unmap(struct gpa_space *space, gpa_t gpa, uint64_t size);
 
 /*
- * The mapped ranges from the first one that ends above `from`, in ascending order, as one consistent
- * picture; adjacent mappings that continue each other in host memory with the same flags are one.
- * Returns how many were stored (at most capacity; fewer means the end was reached).
+ * The mapped ranges from the first one that ends above `from`, in ascending order, as one
+ * consistent picture; adjacent mappings that continue each other in host memory with the same flags
+ * are one. Returns how many were stored (at most capacity; fewer means the end was reached).
  */
 size_t gpa_space_list(struct gpa_space *space, gpa_t from, struct gpa_mapping *array,
                       size_t capacity);
@@ -111,9 +112,9 @@ struct gpa_view {
 };
 
 /*
- * The mapping that contains gpa. False when nothing is mapped there: the view is then the hole around
- * gpa (flags 0, host NULL), so that it may be cached like a mapping. The host memory behind a view
- * may be absent or protected at any moment: access it through os/guarded.h or an equivalent.
+ * The mapping that contains gpa. False when nothing is mapped there: the view is then the hole
+ * around gpa (flags 0, host NULL), so that it may be cached like a mapping. The host memory behind
+ * a view may be absent or protected at any moment: access it through os/guarded.h or an equivalent.
  */
 bool gpa_space_find(const struct gpa_space *space, gpa_t gpa, struct gpa_view *view);
 
@@ -124,8 +125,9 @@ static inline uint8_t *gpa_view_host(const struct gpa_view *view, gpa_t gpa)
 }
 
 /*
- * Record that the page of gpa is about to be written; before the store, and before a write-TLB entry
- * for the page exists (invariant W, gpa_dirty.c). Tests first, so marking a marked page only reads.
+ * Record that the page of gpa is about to be written; before the store, and before a write-TLB
+ * entry for the page exists (invariant W, gpa_dirty.c). Tests first, so marking a marked page only
+ * reads.
  */
 static inline void gpa_view_mark_dirty(const struct gpa_view *view, gpa_t gpa)
 {
@@ -133,8 +135,8 @@ static inline void gpa_view_mark_dirty(const struct gpa_view *view, gpa_t gpa)
         gpa_dirty_mark(view->dirty, gpa >> PAGE_SHIFT);
 }
 
-/* Readers that are not processors. Short, not nested; no gpa_space_* call but gpa_space_find and the
- * ones whose contract says "inside a read section". */
+/* Readers that are not processors. Short, not nested; no gpa_space_* call but gpa_space_find and
+ * the ones whose contract says "inside a read section". */
 void gpa_space_read_begin(struct gpa_space *space);
 void gpa_space_read_end(struct gpa_space *space);
 
@@ -163,27 +165,28 @@ struct gpa_listener {
      * code), then let the processors go. Called once for every hold; change is NULL when in the end
      * nothing was changed. */
     void (*release)(void *ctx, const struct gpa_change *change);
-    /* A thread that is not a processor wrote [gpa, gpa + size) of guest memory: decoded code of it is
-     * stale. May be NULL. Called by any thread, several at a time, processors running; it must not
-     * wait for a processor. */
+    /* A thread that is not a processor wrote [gpa, gpa + size) of guest memory: decoded code of it
+     * is stale. May be NULL. Called by any thread, several at a time, processors running; it must
+     * not wait for a processor. */
     void (*wrote)(void *ctx, gpa_t gpa, uint64_t size);
     void *ctx;
     struct gpa_listener *next; /* the space's */
 };
 
-/* The listener is the caller's and stays until it is removed. While either call runs, its processors
- * do not run. */
+/* The listener is the caller's and stays until it is removed. While either call runs, its
+ * processors do not run. */
 void gpa_space_add_listener(struct gpa_space *space, struct gpa_listener *listener);
 void gpa_space_remove_listener(struct gpa_space *space, struct gpa_listener *listener);
 
 /* ---- dirty pages ---- */
 
 /*
- * Read and clear the dirty bits of a range. Page i of the range is bit i % 64 of bitmap[i / 64]; every
- * word that covers the range is written, bits past its end are zero, words beyond it are left alone.
- * bitmap_bytes 0: clear only (bitmap may be anything). The cost follows the dirty pages, not the size
- * (but for zeroing the bitmap). Clean ranges do not disturb processors.
- * STATUS_INVALID_ARGUMENT     alignment, size 0, beyond the space; bitmap NULL or not 8-byte aligned
+ * Read and clear the dirty bits of a range. Page i of the range is bit i % 64 of bitmap[i / 64];
+ * every word that covers the range is written, bits past its end are zero, words beyond it are left
+ * alone. bitmap_bytes 0: clear only (bitmap may be anything). The cost follows the dirty pages, not
+ * the size (but for zeroing the bitmap). Clean ranges do not disturb processors.
+ * STATUS_INVALID_ARGUMENT     alignment, size 0, beyond the space; bitmap NULL or not 8-byte
+ *                             aligned
  * STATUS_GPA_RANGE_NOT_FOUND  part of the range is unmapped or not tracked
  * STATUS_INSUFFICIENT_BUFFER  bitmap_bytes is less than 8 bytes for each 64 pages begun
  * STATUS_BAD_POINTER          the bitmap is not writable memory
@@ -192,7 +195,7 @@ must_check enum status gpa_space_query_dirty(struct gpa_space *space, gpa_t gpa,
                                              uint64_t *bitmap, size_t bitmap_bytes);
 
 /* The same without clearing: processors are not stopped, so stores in progress may or may not be
- * seen; those finished before the call are. count (may be NULL) receives the number of dirty pages. */
+ * seen; those finished before the call are. count (may be NULL) receives the number of pages. */
 must_check enum status gpa_space_peek_dirty(struct gpa_space *space, gpa_t gpa, uint64_t size,
                                             uint64_t *bitmap, size_t bitmap_bytes, uint64_t *count);
 

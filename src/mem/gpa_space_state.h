@@ -43,8 +43,8 @@ must_check enum status gpa_space_check_pages(const struct gpa_space *space, gpa_
 must_check enum status gpa_space_check_bytes(const struct gpa_space *space, gpa_t gpa,
                                              uint64_t size);
 
-/* The bytes from start on that are mapped without a hole, with all of the flags (0: any); no more than
- * size. Under either lock. */
+/* The bytes from start on that are mapped without a hole, with all of the flags (0: any); no more
+ * than size. Under either lock. */
 uint64_t gpa_space_covered(const struct gpa_space *space, gpa_t start, uint64_t size,
                            uint32_t flags);
 
@@ -55,8 +55,8 @@ void gpa_space_release(struct gpa_space *space, const struct gpa_change *change)
 /* Tell the listeners of a write. In a read section. */
 void gpa_space_wrote(const struct gpa_space *space, gpa_t gpa, uint64_t size);
 
-/* gpa_access.c: how many bytes of host memory from start on can be loaded (or also stored to), at most
- * size; tried page by page, nothing changes. */
+/* gpa_access.c: how many bytes of host memory from start on can be loaded (or also stored to), at
+ * most size; tried page by page, nothing changes. */
 uint64_t gpa_probe_host(uint8_t *start, uint64_t size, bool write);
 
 /* gpa_advise.c: get the memory to drop the pins of a range; drop them. Under `change`. */

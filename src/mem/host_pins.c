@@ -1,6 +1,6 @@
 /*
- * Host pages locked in memory. Each page's pins are counted here, and the kernel is asked only for the
- * first and the last.
+ * Host pages locked in memory. Each page's pins are counted here, and the kernel is asked only for
+ * the first and the last.
  */
 #include "mem/host_pins.h"
 
@@ -15,14 +15,15 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* Start and target: host address; attributes: number of pins, at least 1. Under `lock`. Process-wide
- * because locked memory is. */
+/* Start and target: host address; attributes: number of pins, at least 1. Under `lock`.
+ * Process-wide because locked memory is. */
 static struct extent_tree pins;
 
 static void set_count(const struct extent *piece, uint64_t count)
 {
     if (count)
-        extent_tree_set(&pins, &(struct extent){piece->start, piece->size, piece->start, NULL, count});
+        extent_tree_set(&pins,
+                        &(struct extent){piece->start, piece->size, piece->start, NULL, count});
     else
         extent_tree_clear(&pins, piece->start, piece->size);
 }
@@ -48,8 +49,9 @@ static enum status explain(uint64_t address, uint64_t size, int error)
     struct rlimit limit = {0};
     uint64_t good = gpa_probe_host((uint8_t *)(uintptr_t)address, size, false);
     if (good < size)
-        return fail(STATUS_ACCESS_DENIED, "pin: the host memory at 0x%" PRIx64
-                    " is missing or protected", address + good);
+        return fail(STATUS_ACCESS_DENIED,
+                    "pin: the host memory at 0x%" PRIx64 " is missing or protected",
+                    address + good);
     getrlimit(RLIMIT_MEMLOCK, &limit);
     return fail(STATUS_NO_MEMORY,
                 "pin: the host does not lock 0x%" PRIx64 " bytes at 0x%" PRIx64

@@ -34,7 +34,7 @@ static uint64_t dirty_pages(struct gpa_space *space, gpa_t gpa, uint64_t size)
     return count;
 }
 
-/* Guest pages 0..3 are host pages 3, 1, 8, 2: four mappings, no two of which continue each other. */
+/* Guest pages 0..3 are host pages 3, 1, 8, 2: four mappings that do not continue each other. */
 static void map_shuffled(struct fixture *f, uint32_t flags)
 {
     static const unsigned order[] = {3, 1, 8, 2};

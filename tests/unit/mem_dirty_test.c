@@ -78,9 +78,9 @@ static void test_random(void **state)
 {
     (void)state;
     random_run(0, 1);
-    random_run(((uint64_t)1 << 30) - 20000, 2);          /* across two windows */
+    random_run(((uint64_t)1 << 30) - 20000, 2);           /* across two windows */
     random_run(((uint64_t)5 << 30) + (1 << 24) - 777, 3); /* across a level 3 bit */
-    random_run(((uint64_t)1 << 40) - MODEL, 4);          /* the end of the space */
+    random_run(((uint64_t)1 << 40) - MODEL, 4);           /* the end of the space */
 }
 
 static void test_uncovered_is_clean(void **state)
@@ -252,8 +252,8 @@ static void test_host_marks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random),      cmocka_unit_test(test_uncovered_is_clean),
-        cmocka_unit_test(test_race),        cmocka_unit_test(test_query_rules),
+        cmocka_unit_test(test_random),     cmocka_unit_test(test_uncovered_is_clean),
+        cmocka_unit_test(test_race),       cmocka_unit_test(test_query_rules),
         cmocka_unit_test(test_host_marks),
     };
     return run_group(tests, array_size(tests));

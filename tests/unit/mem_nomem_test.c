@@ -1,7 +1,7 @@
 /*
  * No memory: every call of src/mem, with each of its allocations failing in turn, answers
- * STATUS_NO_MEMORY and leaves mappings, dirty pages and pins as they were. The linker puts the functions
- * here between src/mem and the C library.
+ * STATUS_NO_MEMORY and leaves mappings, dirty pages and pins as they were. The linker puts the
+ * functions here between src/mem and the C library.
  */
 #include "mem_test.h"
 

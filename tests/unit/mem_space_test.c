@@ -1,7 +1,6 @@
 /* gpa_space.h: argument rules, and map, replace, split, unmap against an array of pages. */
 #include "mem_test.h"
 
-
 #define BITS 36
 
 static int setup(void **state)
@@ -90,7 +89,7 @@ static void test_map_legal(void **state)
         assert_int_equal(view.dirty != NULL, (legal[i] & T) != 0);
         assert_int_equal(gpa_space_range_count(space), 1);
     }
-    assert_ok(map(space, 0, LIMIT, HOST, RWX)); /* all of it */
+    assert_ok(map(space, 0, LIMIT, HOST, RWX));                                      /* all of it */
     assert_ok(map(space, LIMIT - 0x1000, 0x1000, (void *)(UINTPTR_MAX - 0xfff), R)); /* both ends */
 }
 
@@ -239,8 +238,8 @@ static void check_page(const struct gpa_space *space, uint64_t i)
     bool found = gpa_space_find(space, gpa + 17, &view);
     if (found != (model[i].host != 0) || gpa - view.gpa >= view.size)
         fail_msg("page %lu: found %d, host should be %lx", i, found, model[i].host);
-    if (found && ((uint64_t)gpa_view_host(&view, gpa) != model[i].host ||
-                  view.flags != model[i].flags))
+    if (found &&
+        ((uint64_t)gpa_view_host(&view, gpa) != model[i].host || view.flags != model[i].flags))
         fail_msg("page %lu: host %p flags %x, expected %lx %x", i,
                  (void *)gpa_view_host(&view, gpa), view.flags, model[i].host, model[i].flags);
     /* The whole view must be as the model says. */

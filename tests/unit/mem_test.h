@@ -24,12 +24,12 @@
 
 #include <sys/mman.h>
 
-#define PAGES(n) ((uint64_t)(n) * PAGE_SIZE)
-#define R   GPA_READ
-#define RW  (GPA_READ | GPA_WRITE)
-#define RX  (GPA_READ | GPA_EXECUTE)
-#define RWX (GPA_READ | GPA_WRITE | GPA_EXECUTE)
-#define T   GPA_TRACK_DIRTY
+#define PAGES(n) ((uint64_t)(n)*PAGE_SIZE)
+#define R        GPA_READ
+#define RW       (GPA_READ | GPA_WRITE)
+#define RX       (GPA_READ | GPA_EXECUTE)
+#define RWX      (GPA_READ | GPA_WRITE | GPA_EXECUTE)
+#define T        GPA_TRACK_DIRTY
 
 /* The statuses by name, so that a failure says what happened. */
 #define assert_status(call, expected)                                                              \

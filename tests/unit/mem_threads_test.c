@@ -3,15 +3,21 @@
  * through them, and stop at safe points, while others harvest, replace, unmap and write.
  *
  * Ground truth: a store increments a number in its page. Whoever harvests copies the numbers of the
- * pages reported. At the end every copy must equal its number (no store was missed), and every report
- * must have found a changed number (none was invented).
+ * pages reported. At the end every copy must equal its number (no store was missed), and every
+ * report must have found a changed number (none was invented).
  */
 #include "mem_test.h"
 
 #include <pthread.h>
 #include <unistd.h>
 
-enum { PROCESSORS = 3, TRACKED = 600, STORES = 3000000, MOVING = TRACKED, SPACE_PAGES = TRACKED + 8 };
+enum {
+    PROCESSORS = 3,
+    TRACKED = 600,
+    STORES = 3000000,
+    MOVING = TRACKED,
+    SPACE_PAGES = TRACKED + 8
+};
 
 typedef _Atomic(uint64_t) number;
 
@@ -20,7 +26,7 @@ typedef _Atomic(uint64_t) number;
 struct processor {
     struct engine *engine;
     uint64_t random;
-    unsigned unmapped;      /* stores that found nothing mapped */
+    unsigned unmapped;        /* stores that found nothing mapped */
     number *tlb[SPACE_PAGES]; /* where stores to a page go; NULL: ask */
     pthread_t thread;
 };
@@ -118,8 +124,8 @@ static void start(struct engine *engine, struct gpa_space *space, bool careless)
     for (unsigned i = 0; i < PROCESSORS; i++) {
         engine->processors[i].engine = engine;
         engine->processors[i].random = i + 1;
-        assert_int_equal(pthread_create(&engine->processors[i].thread, NULL, run,
-                                        &engine->processors[i]), 0);
+        assert_int_equal(
+            pthread_create(&engine->processors[i].thread, NULL, run, &engine->processors[i]), 0);
     }
 }
 
@@ -160,8 +166,8 @@ static uint64_t number_of(const struct harvest *harvest, uint64_t page)
 static void harvest_once(struct harvest *harvest, uint64_t first, uint64_t n)
 {
     uint64_t bitmap[TRACKED / 64 + 1];
-    assert_ok(gpa_space_query_dirty(harvest->space, PAGES(first), PAGES(n), bitmap,
-                                    sizeof(bitmap)));
+    assert_ok(
+        gpa_space_query_dirty(harvest->space, PAGES(first), PAGES(n), bitmap, sizeof(bitmap)));
     for (uint64_t i = 0; i < n; i++) {
         if (!(bitmap[i / 64] >> (i % 64) & 1))
             continue;
@@ -179,9 +185,9 @@ static void last_harvest(struct harvest *harvest)
         harvest->missed += harvest->seen[i] != number_of(harvest, i);
 }
 
-/* The harvester is the only one who changes anything here, so the number read after a report cannot be
- * overtaken by another's report; a store between the query and the reading shows up again, so a report
- * may find nothing new: "invented" is only exact where processors rest. */
+/* The harvester is the only one who changes anything here, so the number read after a report cannot
+ * be overtaken by another's report; a store between the query and the reading shows up again, so a
+ * report may find nothing new: "invented" is only exact where processors rest. */
 static void run_harvest(bool careless, struct harvest *harvest)
 {
     static struct engine engine;
@@ -253,8 +259,8 @@ static void test_nothing_is_invented(void **state)
 
 /* ---- replace, unmap, write, read, list and query, all at once ---- */
 
-/* After a replacing map returned, the old memory is poisoned, and must stay so: nobody stores to it.
- * The page is mapped all the time: no processor may find a hole. */
+/* After a replacing map returned, the old memory is poisoned, and must stay so: nobody stores to
+ * it. The page is mapped all the time: no processor may find a hole. */
 static void test_replace_is_atomic(void **state)
 {
     (void)state;
@@ -306,7 +312,8 @@ static void *api_calls(void *ctx)
         status = gpa_space_write(client->space, PAGES(TRACKED - 1) + 64, buffer, 8);
         assert_true(status == STATUS_OK || status == STATUS_ACCESS_DENIED);
         gpa_space_list(client->space, gpa, list, 16);
-        status = gpa_space_populate(client->space, (struct gpa_range){gpa, 5000}, GPA_ACCESS_READ, 0);
+        status =
+            gpa_space_populate(client->space, (struct gpa_range){gpa, 5000}, GPA_ACCESS_READ, 0);
         assert_true(status == STATUS_OK || status == STATUS_GPA_RANGE_NOT_FOUND ||
                     status == STATUS_ACCESS_DENIED);
         struct gpa_view view;
@@ -372,7 +379,7 @@ static void test_everything_at_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_no_store_is_missed), cmocka_unit_test(test_the_test_can_fail),
+        cmocka_unit_test(test_no_store_is_missed),  cmocka_unit_test(test_the_test_can_fail),
         cmocka_unit_test(test_nothing_is_invented), cmocka_unit_test(test_replace_is_atomic),
         cmocka_unit_test(test_everything_at_once),
     };
