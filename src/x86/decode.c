@@ -206,6 +206,11 @@ static void convert(uint32_t mode, const uint8_t *bytes, struct decoded *d)
             convert_memory(&d->operands[i], &insn->memory);
             break;
         }
+    if (z->address_width != 16 && z->raw.modrm.mod == 0 && z->raw.modrm.rm == 4 && z->raw.sib.base == 5) {
+        /* SIB base 5 under mod 0 is a displacement alone (SDM 2A table 2-3); Zydis 4.0 takes it for R13D with prefix 67. */
+        insn->memory.base = offsetof(struct cpu, zero);
+        insn->memory.displacement = z->raw.disp.value;
+    }
 }
 
 enum decode_status decode(uint32_t mode, const uint8_t *bytes, size_t available, struct decoded *out)
