@@ -15,22 +15,7 @@
 #define OWHP_X86_EXEC_SIMD_H
 
 #include "x86/exec.h"
-
-typedef void simd_stub(void *first, void *second, struct cpu *cpu);
-
-/* MXCSR (SDM 1 10.2.3) */
-#define MXCSR_IE       0x0001u
-#define MXCSR_DE       0x0002u
-#define MXCSR_ZE       0x0004u
-#define MXCSR_OE       0x0008u
-#define MXCSR_UE       0x0010u
-#define MXCSR_PE       0x0020u
-#define MXCSR_FLAGS    0x003fu
-#define MXCSR_MASKS    0x1f80u
-#define MXCSR_MASK_SHIFT 7
-#define MXCSR_FTZ      0x8000u
-#define MXCSR_CONTROL  0xffc0u
-#define MXCSR_VALID    0xffffu /* what MXCSR_MASK shows */
+#include "x86/exec_simd_trap.h"
 
 /* Is this instruction among those CPUID shows (exec_simd_cpuid)? What it does not show is #UD. */
 bool exec_simd_allowed(const ZydisDecodedInstruction *decoded);

@@ -7,11 +7,10 @@
  * preserves them. Control bits always are.)
  *
  * With unmasked exceptions the stub still runs with all of them masked, on a copy of the destination, and
- * the flags it raised tell what would have happened (SDM 1 11.5.2): invalid, denormal and divide by zero are
- * found before the computation; if one of them is unmasked, the exception is taken there, and flags of
- * overflow, underflow and precision are not set. An unmasked underflow is raised for a tiny result even when it is exact,
- * but the masked response sets UE only when it is inexact: a second run with flush-to-zero, where UE means
- * tiny, tells them apart.
+ * the flags it raised tell whether one would have happened. Except that an unmasked underflow is raised for a tiny result even
+ * when it is exact, while the masked response sets UE only when it is inexact (SDM 1 4.9.1.5): a
+ * second run with flush-to-zero, where UE means tiny, tells. Which flags an exception leaves is then up to the host,
+ * see exec_simd_trap.c.
  */
 #include "x86/exec_simd.h"
 
@@ -47,33 +46,33 @@ static bool raise_xm(struct cpu *cpu)
 
 static noinline bool run_unmasked(struct cpu *cpu, simd_stub *stub, void *first, size_t first_size, void *second)
 {
-    const uint32_t before = MXCSR_IE | MXCSR_DE | MXCSR_ZE;
     uint32_t unmasked = ~cpu->mxcsr >> MXCSR_MASK_SHIFT & MXCSR_FLAGS;
     uint32_t control = (cpu->mxcsr & MXCSR_CONTROL) | MXCSR_MASKS;
     uint32_t aflags = cpu->aflags;
-    union simd_buffer result, operand;
+    union simd_buffer result, again, operand;
 
     memcpy(&result, first, first_size);
-    memcpy(&operand, second, 16);
-    if (first == second) /* e.g. ADDPS XMM1, XMM1: the second run must not see the first one's result */
+    memcpy(&again, first, first_size);
+    if (first == second) { /* ADDPS XMM1, XMM1: the copy is the source too, and must stay */
+        memcpy(&operand, second, first_size);
         second = &operand;
+    }
     uint32_t raised = run_under(control, stub, &result, second, cpu);
     uint32_t flags_after = cpu->aflags;
-    if ((unmasked & MXCSR_UE) && !(raised & MXCSR_UE)) {
-        union simd_buffer again;
-        memcpy(&again, first, first_size);
-        raised |= run_under(control | MXCSR_FTZ, stub, &again, second, cpu) & MXCSR_UE;
+    bool is_tiny = (unmasked & MXCSR_UE) && (run_under(control | MXCSR_FTZ, stub, &again, second, cpu) & MXCSR_UE);
+    if (!(raised & unmasked) && !is_tiny) {
+        cpu->mxcsr |= raised;
+        cpu->aflags = flags_after;
+        memcpy(first, &result, first_size);
+        return true;
     }
-    if (raised & unmasked & before)
-        raised &= before;
-    cpu->mxcsr |= raised;
-    if (raised & unmasked) {
-        cpu->aflags = aflags;
-        return raise_xm(cpu);
-    }
-    cpu->aflags = flags_after;
-    memcpy(first, &result, first_size);
-    return true;
+    memcpy(&again, first, first_size);
+    uint32_t mxcsr = cpu->mxcsr;
+    if (!simd_trap_flags(&mxcsr, stub, &again, second, cpu))
+        mxcsr = cpu->mxcsr | raised | (is_tiny ? MXCSR_UE : 0);
+    cpu->mxcsr = mxcsr;
+    cpu->aflags = aflags;
+    return raise_xm(cpu);
 }
 
 bool simd_run_float(struct cpu *cpu, simd_stub *stub, void *first, size_t first_size, void *second)

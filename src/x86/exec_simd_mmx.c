@@ -55,8 +55,10 @@ static enum exec_result run(struct cpu *cpu, const struct insn *insn, bool is_ss
         return EXEC_LEAVE;
     void *a = gather(cpu, insn, 0, &buffer[0]), *b = gather(cpu, insn, 1, &buffer[1]);
     if (is_float) {
-        if (!simd_run_float(cpu, stub, a, first->reg_class == CLASS_XMM ? 16 : 8, b))
+        if (!simd_run_float(cpu, stub, a, first->reg_class == CLASS_XMM ? 16 : 8, b)) {
+            enter_mmx(cpu); /* processors have made the transition when they find a numeric exception */
             return EXEC_LEAVE;
+        }
     } else {
         stub(a, b, cpu);
     }

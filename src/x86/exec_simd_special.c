@@ -2,25 +2,18 @@
 #include "x86/exec_simd.h"
 
 /*
- * The bytes whose mask has its top bit, to seg:[rDI]. All of the range is translated before the first byte is written; an
- * all-zero mask touches nothing.
+ * The bytes whose mask has its top bit, to seg:[rDI]. The whole range must be writable, as on the processors of
+ * today, even where the mask is zero.
  */
 bool simd_store_masked(struct cpu *cpu, const struct insn *insn, const uint8_t *data, const uint8_t *mask, unsigned size)
 {
     gva_t linear;
-    unsigned first = 0, end = size;
-    while (end > 0 && !(mask[end - 1] & 0x80))
-        end--;
-    if (end == 0)
-        return true;
-    while (!(mask[first] & 0x80))
-        first++;
     if (!operand_linear(cpu, insn, size, ACCESS_WRITE, &linear) ||
-        !mem_probe(cpu, linear + first, end - first, ACCESS_WRITE, MEM_CURRENT))
+        !mem_probe(cpu, linear, size, ACCESS_WRITE, MEM_CURRENT))
         return false;
-    for (unsigned start = first; start < end; start++) {
+    for (unsigned start = 0; start < size; start++) {
         unsigned run = 0;
-        while (start + run < end && (mask[start + run] & 0x80))
+        while (start + run < size && (mask[start + run] & 0x80))
             run++;
         if (run > 0 && !mem_write(cpu, linear + start, data + start, run, MEM_CURRENT))
             return false;

@@ -134,8 +134,8 @@ static void replace_pointers(const struct cpu *cpu, const struct insn *insn, str
 }
 
 /*
- * Unmasked invalid operation, overflow and underflow suppress the store to memory; precision does not (SDM 1
- * 8.5). Nothing unmasked was pending before, so what is now, was raised by this instruction.
+ * Unmasked invalid operation, overflow and underflow suppress the store to memory, which is then not even looked at;
+ * precision does not (SDM 1 8.5). Nothing unmasked was pending before, so what is now, was raised by this instruction.
  */
 static bool is_store_suppressed(const struct x87_image *image)
 {
@@ -148,29 +148,19 @@ static enum exec_result exec_arithmetic(struct cpu *cpu, const struct insn *insn
     bool is_memory = operand->kind == OPERAND_MEMORY;
     union simd_buffer buffer;
     struct x87_image work = {0};
-    uint32_t aflags = cpu->aflags;
-    gva_t linear = 0;
 
     if (!x87_usable_waiting(cpu))
         return EXEC_LEAVE;
-    if (is_memory) {
-        enum access_type type = operand->is_written ? ACCESS_WRITE : ACCESS_READ;
-        if (!operand_linear(cpu, insn, operand->size, type, &linear))
-            return EXEC_LEAVE;
-        if (operand->is_written ? !mem_probe(cpu, linear, operand->size, ACCESS_WRITE, MEM_CURRENT)
-                                : !mem_read(cpu, linear, &buffer, operand->size, MEM_CURRENT))
-            return EXEC_LEAVE;
-    }
+    if (is_memory && operand->is_read && !operand_read_bytes(cpu, insn, &buffer, operand->size))
+        return EXEC_LEAVE;
     memcpy(&work, &cpu->x87, IMAGE_USED);
     work.instruction_pointer = work.data_pointer = UNTOUCHED_ADDRESS;
     work.opcode = UNTOUCHED_OPCODE;
     x87_run((x87_stub *)(uintptr_t)insn->extra, &work, &buffer, &work, cpu);
     replace_pointers(cpu, insn, &work);
     if (is_memory && operand->is_written && !is_store_suppressed(&work) &&
-        !mem_write(cpu, linear, &buffer, operand->size, MEM_CURRENT)) {
-        cpu->aflags = aflags;
+        !operand_write_bytes(cpu, insn, &buffer, operand->size))
         return EXEC_LEAVE;
-    }
     memcpy(&cpu->x87, &work, IMAGE_USED);
     return EXEC_NEXT;
 }
