@@ -35,7 +35,10 @@ void bind(struct insn *insn, const ZydisDecodedInstruction *zydis, const ZydisDe
         return;
     insn->exec = by_mnemonic[insn->mnemonic].exec;
     insn->ends_block = by_mnemonic[insn->mnemonic].ends_block;
-    if (insn->exec || exec_simd_bind(insn, zydis, operands) || exec_x87_bind(insn, zydis, operands))
+    if (insn->exec)
+        return;
+    insn->uses_vector = exec_simd_bind(insn, zydis, operands) || exec_x87_bind(insn, zydis, operands);
+    if (insn->uses_vector)
         return;
     insn->exec = exec_undefined;
     insn->ends_block = true;

@@ -12,6 +12,17 @@
 
 struct cpu *cpu_create(const struct cpu_port *port, void *port_context, unsigned physical_bits)
 {
+    struct cpu *cpu = cpu_create_bare(port, port_context, physical_bits);
+
+    if (cpu && !code_create(cpu)) {
+        cpu_destroy(cpu);
+        return NULL;
+    }
+    return cpu;
+}
+
+struct cpu *cpu_create_bare(const struct cpu_port *port, void *port_context, unsigned physical_bits)
+{
     struct cpu *cpu = aligned_alloc(64, (sizeof(*cpu) + 63) & ~(size_t)63);
 
     if (!cpu)
@@ -21,7 +32,7 @@ struct cpu *cpu_create(const struct cpu_port *port, void *port_context, unsigned
     cpu->port_context = port_context;
     cpu->physical_bits = (uint8_t)physical_bits;
     cpuid_init(&cpu->cpuid);
-    if (!tlb_create(cpu) || !code_create(cpu)) {
+    if (!tlb_create(cpu)) {
         cpu_destroy(cpu);
         return NULL;
     }

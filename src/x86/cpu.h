@@ -194,6 +194,9 @@ void cpu_flush_page(struct cpu *cpu, gva_t address);
 
 /* Allocate/free the parts behind the pointers; registers are zero, call cpu_reset. NULL: no memory. */
 struct cpu *cpu_create(const struct cpu_port *port, void *port_context, unsigned physical_bits);
+/* One that only executes decoded instructions (insn->exec): no block cache, cpu_run and cpu_step are not for it. Its port
+ * has no page(). */
+struct cpu *cpu_create_bare(const struct cpu_port *port, void *port_context, unsigned physical_bits);
 void cpu_destroy(struct cpu *cpu);
 
 /* Power-up state (SDM 3A 9.1.1), CS base as WHP has it (whp-facts 9.3). `init`: INIT instead of RESET

@@ -63,6 +63,7 @@ struct insn {
     uint8_t opcode, modrm;
     uint8_t operand_count; /* explicit operands */
     uint8_t ends_block;
+    bool uses_vector;      /* works on x87, MMX or vector registers */
     struct operand operand[5];
     struct memory_operand memory;
     uint8_t bytes[15];

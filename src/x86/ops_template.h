@@ -381,7 +381,7 @@ EXCHANGE(8) EXCHANGE(16) EXCHANGE(32) EXCHANGE(64)
 HANDLER(bswap32) { SET_32(op->destination, __builtin_bswap32(REG(32, op->destination))); NEXT(); }
 HANDLER(bswap64) { SET_64(op->destination, __builtin_bswap64(REG(64, op->destination))); NEXT(); }
 HANDLER(cbw16) { cpu->gpr[REG_RAX].w = (uint16_t)(int8_t)cpu->gpr[REG_RAX].b[0]; NEXT(); }
-HANDLER(cbw32) { cpu->gpr[REG_RAX].q = (uint32_t)(int16_t)cpu->gpr[REG_RAX].w; NEXT(); }
+HANDLER(cbw32) { SET_32(offsetof(struct cpu, gpr), (int16_t)cpu->gpr[REG_RAX].w); NEXT(); }
 HANDLER(cbw64) { cpu->gpr[REG_RAX].q = (uint64_t)(int32_t)cpu->gpr[REG_RAX].d; NEXT(); }
 HANDLER(cwd16) { cpu->gpr[REG_RDX].w = (uint16_t)((int16_t)cpu->gpr[REG_RAX].w >> 15); NEXT(); }
 HANDLER(cwd32) { cpu->gpr[REG_RDX].q = (uint32_t)((int32_t)cpu->gpr[REG_RAX].d >> 31); NEXT(); }

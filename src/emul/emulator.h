@@ -1,0 +1,81 @@
+/*
+ * The instruction emulator: carries out one instruction of a processor that it knows only through callbacks.
+ *
+ * It is the soft engine's processor core (src/x86) with another port: registers are fetched through a callback, every memory
+ * access, port access and translation goes through one, and what the instruction made of the registers goes back in a single
+ * call at the end. So it can do whatever the processor can, in every mode.
+ *
+ * Thread: an emulator is used by one thread at a time.
+ */
+#ifndef OWHP_EMUL_EMULATOR_H
+#define OWHP_EMUL_EMULATOR_H
+
+#include "core/registers.h"
+#include "util/compiler.h"
+#include "util/types.h"
+
+struct emulator;
+
+/* What a translation callback can say. */
+enum emulator_translation {
+    TRANSLATION_DONE,
+    TRANSLATION_FAILED,      /* the callback failed */
+    TRANSLATION_NOT_PRESENT, /* these three become a page fault of the guest */
+    TRANSLATION_PRIVILEGE,
+    TRANSLATION_RESERVED_BITS,
+    TRANSLATION_OTHER,       /* page tables out of reach: #GP(0) */
+};
+
+struct emulator_memory {
+    uint64_t gpa;
+    bool is_write;
+    uint8_t size; /* 1..8, within a page */
+    uint8_t data[8];
+};
+
+struct emulator_io {
+    uint16_t port;
+    bool is_write;
+    uint8_t size; /* 1, 2, 4 */
+    uint32_t data;
+};
+
+/* All callbacks get the context of the call; false: the client failed. */
+struct emulator_callbacks {
+    bool (*get_registers)(void *context, const uint32_t *names, uint32_t count, union vreg_value *values);
+    bool (*set_registers)(void *context, const uint32_t *names, uint32_t count, const union vreg_value *values);
+    bool (*memory)(void *context, struct emulator_memory *access);
+    bool (*io)(void *context, struct emulator_io *access);
+    /* `page` is page aligned, and so must be what comes back in *gpa. type: 0 read, 1 write, 2 execute. */
+    enum emulator_translation (*translate)(void *context, uint64_t page, unsigned type, bool supervisor, uint64_t *gpa);
+};
+
+/* How it ended; each but success is one bit of WHV_EMULATOR_STATUS. */
+enum emulator_outcome {
+    EMULATOR_SUCCESS,
+    EMULATOR_INTERNAL_FAILURE, /* cannot be decoded, or does not do what the exit says */
+    EMULATOR_IO_FAILED,
+    EMULATOR_MEMORY_FAILED,
+    EMULATOR_TRANSLATE_FAILED,
+    EMULATOR_TRANSLATE_MISALIGNED,
+    EMULATOR_GET_REGISTERS_FAILED,
+    EMULATOR_SET_REGISTERS_FAILED,
+    EMULATOR_CANNOT_FAULT,
+};
+
+/* What is known from the exit. */
+struct emulator_request {
+    uint8_t byte_count;      /* of the instruction, 0..16 */
+    const uint8_t *bytes;
+    bool has_translation;    /* the access at `gva` is at `gpa` */
+    uint64_t gva, gpa;
+    bool is_io;              /* a port instruction: permission was checked before the exit */
+};
+
+struct emulator *emulator_create(const struct emulator_callbacks *callbacks); /* NULL: no memory */
+void emulator_destroy(struct emulator *emulator);
+
+/* One instruction; of a REP as many iterations as it takes (a very long one is left half way, to be executed again). */
+must_check enum emulator_outcome emulator_run(struct emulator *emulator, void *context, const struct emulator_request *request);
+
+#endif
