@@ -23,8 +23,15 @@ static void init_decoders(void)
         [DECODER_REAL_16] = {ZYDIS_MACHINE_MODE_REAL_16, ZYDIS_STACK_WIDTH_16},
     };
 
-    for (unsigned i = 0; i < DECODER_COUNT; i++)
+    /* Extensions no guest is shown: their encodings are those of NOP or WBINVD then. */
+    static const ZydisDecoderMode absent[] = {
+        ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CET, ZYDIS_DECODER_MODE_CLDEMOTE, ZYDIS_DECODER_MODE_WBNOINVD};
+
+    for (unsigned i = 0; i < DECODER_COUNT; i++) {
         check(ZYAN_SUCCESS(ZydisDecoderInit(&decoders[i], kinds[i].mode, kinds[i].width)));
+        for (unsigned k = 0; k < array_size(absent); k++)
+            check(ZYAN_SUCCESS(ZydisDecoderEnableMode(&decoders[i], absent[k], ZYAN_FALSE)));
+    }
 }
 
 static const ZydisDecoder *decoder_for(uint32_t mode)

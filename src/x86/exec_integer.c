@@ -23,6 +23,18 @@ static enum exec_result exec_movsx(struct cpu *cpu, const struct insn *insn)
                      operand_write(cpu, insn, 0, sign_extend(value, insn->operand[1].size)));
 }
 
+/* 63: with a 16-bit operand size the source has 16 bits, too (SDM 2B MOVSXD), which Zydis does not know. */
+static enum exec_result exec_movsxd(struct cpu *cpu, const struct insn *insn)
+{
+    struct insn narrow;
+
+    if (likely(insn->operand[0].size != 2))
+        return exec_movsx(cpu, insn);
+    narrow = *insn;
+    narrow.operand[1].size = 2;
+    return exec_movsx(cpu, &narrow);
+}
+
 /* 0f 38 f0 f1 */
 static enum exec_result exec_movbe(struct cpu *cpu, const struct insn *insn)
 {
@@ -148,7 +160,7 @@ const struct exec_entry exec_integer_table[] = {
     {ZYDIS_MNEMONIC_MOV, exec_mov, 0},        /* 88-8b a0-a3 b0-bf c6 c7 */
     {ZYDIS_MNEMONIC_MOVZX, exec_mov, 0},      /* 0f b6 b7 */
     {ZYDIS_MNEMONIC_MOVSX, exec_movsx, 0},    /* 0f be bf */
-    {ZYDIS_MNEMONIC_MOVSXD, exec_movsx, 0},   /* 63 in 64-bit mode */
+    {ZYDIS_MNEMONIC_MOVSXD, exec_movsxd, 0},  /* 63 in 64-bit mode */
     {ZYDIS_MNEMONIC_MOVNTI, exec_mov, 0},     /* 0f c3 */
     {ZYDIS_MNEMONIC_MOVBE, exec_movbe, 0},    /* 0f 38 f0 f1 */
     {ZYDIS_MNEMONIC_LEA, exec_lea, 0},        /* 8d */
