@@ -14,7 +14,10 @@
 #include <WinHvPlatform.h>
 #include <openwhp.h>
 
-#define CASE(id, fact, function) {id " [" fact "] " #function, function, before, after, NULL}
+#define CASE(id, fact, function)                                                                   \
+    {                                                                                              \
+        id " [" fact "] " #function, run_case, before, after, (void *)(function)                   \
+    }
 
 #define E_INVALID_STATE  HRESULT_FROM_WIN32(ERROR_INVALID_STATE)
 #define E_NOT_SUPPORTED  HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED)
@@ -37,6 +40,9 @@ void check_hr(HRESULT actual, HRESULT expected, const char *what, const char *fi
 /* Puts the fake engine in, takes it out; after() finds leaks of engine objects. */
 int before(void **state);
 int after(void **state);
+
+/* Runs the case with the library's own handlers of SIGSEGV and SIGBUS, which cmocka replaces by its. */
+void run_case(void **state);
 
 /* A partition with this many processors allowed (0: the property is not set); set up; with processor 0. */
 WHV_PARTITION_HANDLE partition_created(UINT32 processors);
