@@ -174,6 +174,60 @@ static void test_timers(void **state)
     clock_fini(&clock);
 }
 
+/* Many that are due at once come in the order of their deadlines, however they were moved about
+ * before. */
+enum { IN_ORDER = 300 };
+
+static struct {
+    uint64_t deadlines[IN_ORDER];
+    _Atomic unsigned count;
+} order;
+
+static void log_deadline(void *context)
+{
+    struct alarm *alarm = context;
+    order.deadlines[atomic_load(&order.count)] = alarm->deadline;
+    atomic_fetch_add(&order.count, 1);
+}
+
+static void test_order(void **state)
+{
+    (void)state;
+    static struct alarm alarms[IN_ORDER];
+    struct clock clock;
+    struct timer_queue *queue;
+    clock_init(&clock);
+    assert_int_equal(timer_queue_create(&clock, &queue), STATUS_OK);
+    clock_suspend(&clock);
+    srandom(4);
+    for (unsigned i = 0; i < IN_ORDER; i++)
+        assert_int_equal(timer_init(&alarms[i].timer, queue, log_deadline, &alarms[i]), STATUS_OK);
+    for (unsigned n = 0; n < 5000; n++) {
+        unsigned i = n < IN_ORDER ? n : (unsigned)random() % IN_ORDER;
+        alarms[i].deadline = (uint64_t)random() % 1000000;
+        timer_cancel(&alarms[(unsigned)random() % IN_ORDER].timer);
+        timer_arm(&alarms[i].timer, alarms[i].deadline);
+    }
+    for (unsigned i = 0; i < IN_ORDER; i++)
+        timer_arm(&alarms[i].timer, alarms[i].deadline);
+    for (unsigned i = 0; i < IN_ORDER; i += 3) /* leaves the heap as removal made it */
+        timer_cancel(&alarms[i].timer);
+    atomic_fetch_add(&clock.offset, 2000000);
+    clock_resume(&clock);
+    timer_queue_clock_changed(queue);
+    for (unsigned i = 0; i < 60000 && atomic_load(&order.count) < IN_ORDER / 3 * 2; i++)
+        usleep(1000);
+    assert_int_equal(atomic_load(&order.count), IN_ORDER / 3 * 2);
+    for (unsigned i = 1; i < IN_ORDER / 3 * 2; i++)
+        if (order.deadlines[i] < order.deadlines[i - 1])
+            fail_msg("%u: %lu after %lu", i, (unsigned long)order.deadlines[i],
+                     (unsigned long)order.deadlines[i - 1]);
+    for (unsigned i = 0; i < IN_ORDER; i++)
+        timer_fini(&alarms[i].timer);
+    timer_queue_destroy(queue);
+    clock_fini(&clock);
+}
+
 /* An earlier deadline wakes the sleeping thread; a later one or a cancelled one does not. */
 static void test_wakeups(void **state)
 {
@@ -273,8 +327,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_scale),          cmocka_unit_test(test_frequency),
         cmocka_unit_test(test_reference_time), cmocka_unit_test(test_tsc_adjust),
-        cmocka_unit_test(test_timers),         cmocka_unit_test(test_wakeups),
-        cmocka_unit_test(test_fini_waits),     cmocka_unit_test(test_queue_life),
+        cmocka_unit_test(test_timers),         cmocka_unit_test(test_order),
+        cmocka_unit_test(test_wakeups),        cmocka_unit_test(test_fini_waits),
+        cmocka_unit_test(test_queue_life),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,6 +7,9 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
+#include <unistd.h>
+
+#include "engine/soft/lapic_state.h"
 
 enum { CPUS = 4, ROUNDS = 3000 };
 
@@ -228,12 +231,82 @@ static void test_no_callback_after_destroy(void **state)
     free_bus(t);
 }
 
+/* ---- lapic_destroy against a callback that is under way, step by step ---- */
+
+struct gate {
+    _Atomic bool inside, open, destroyed;
+    _Atomic unsigned calls;
+    struct lapic *lapic;
+    struct test_bus *t;
+};
+
+static void stop_at_gate(void *context)
+{
+    struct gate *gate = context;
+    atomic_fetch_add(&gate->calls, 1);
+    atomic_store(&gate->inside, true);
+    while (!atomic_load(&gate->open))
+        sched_yield();
+    assert_false(atomic_load(&gate->destroyed));
+}
+
+static void *send_one(void *argument)
+{
+    struct gate *gate = argument;
+    struct interrupt_request r = {.vector = 0x40};
+    apic_bus_request(gate->t->bus, &r);
+    return NULL;
+}
+
+static void *destroy_one(void *argument)
+{
+    struct gate *gate = argument;
+    lapic_destroy(gate->lapic);
+    atomic_store(&gate->destroyed, true);
+    return NULL;
+}
+
+static void test_destroy_waits(void **state)
+{
+    (void)state;
+    static const struct lapic_callbacks gated = {stop_at_gate, count_init, count_sipi, count_nmi,
+                                                 count_smi};
+    struct test_bus *t = make_bus(1, APIC_MODE_XAPIC);
+    struct gate gate = {.t = t};
+    struct vcpu_exit exit;
+    pthread_t sender, destroyer;
+    uint32_t on = 0x1ff;
+    lapic_destroy(t->cpu[0].lapic);
+    t->cpu[0].lapic = NULL;
+    gate.lapic = lapic_create(t->bus, 0, &t->cpu[0].tsc, &gated, &gate);
+    lapic_mmio_write(gate.lapic, 0xf0, 4, &on, &exit);
+    assert_int_equal(pthread_create(&sender, NULL, send_one, &gate), 0);
+    while (!atomic_load(&gate.inside))
+        sched_yield();
+    assert_int_equal(pthread_create(&destroyer, NULL, destroy_one, &gate), 0);
+    while (atomic_load(&gate.lapic->attached)) /* it has begun */
+        sched_yield();
+    usleep(2000);
+    assert_false(atomic_load(&gate.destroyed));
+    atomic_store(&gate.open, true);
+    pthread_join(sender, NULL);
+    pthread_join(destroyer, NULL);
+    /* A sender that had found it before it went: */
+    struct apic_message late = {.mode = DELIVERY_NMI};
+    lapic_receive(gate.lapic, &late);
+    late = (struct apic_message){.mode = DELIVERY_FIXED, .vector = 0x50};
+    lapic_receive(gate.lapic, &late);
+    assert_int_equal(gate.calls, 1);
+    free_bus(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_ipi_arrives_once),
         cmocka_unit_test(test_come_and_go),
         cmocka_unit_test(test_no_callback_after_destroy),
+        cmocka_unit_test(test_destroy_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -182,13 +182,15 @@ enum status lapic_get_register(struct lapic *lapic, uint32_t name, union vreg_va
     return status;
 }
 
-/* Derived registers (PPR, LDR in x2APIC mode) take any value and drop it, so that a batch saved
- * whole can be set whole. */
+/*
+ * The ID may come in the form of either mode: a batch can hold IA32_APIC_BASE as well. Derived
+ * registers (PPR, and LDR in x2APIC mode) take any value and drop it, so that a batch saved whole
+ * can be set whole.
+ */
 static enum status check_number(const struct lapic *lapic, unsigned number, uint64_t value)
 {
-    uint32_t id = lapic_is_x2apic(lapic) ? lapic->id : lapic->id << 24;
-    if ((number == LAPIC_ID && value != id) ||
-        (number == LAPIC_VERSION && value != LAPIC_VERSION_VALUE))
+    bool is_id = value == lapic->id || value == lapic->id << 24;
+    if ((number == LAPIC_ID && !is_id) || (number == LAPIC_VERSION && value != LAPIC_VERSION_VALUE))
         return fail(STATUS_HV_INVALID_PARAMETER, "the local APIC's %s is fixed",
                     number == LAPIC_ID ? "ID (the processor's index)" : "version");
     if (value > UINT32_MAX && number != LAPIC_ICR)
