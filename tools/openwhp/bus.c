@@ -81,12 +81,12 @@ uint64_t bus_read(const struct bus *bus, uint64_t address, unsigned size)
 {
     const struct bus_range *range = find(bus, address);
     if (takes(range, address, size))
-        return range->ops->read(range->device, address - range->first, size);
+        return range->ops->read(range->device, address - range->first, size) & (UINT64_MAX >> (64 - 8 * size));
     if (size == 1)
         return 0xff;
     uint64_t value = 0;
     for (unsigned i = 0; i < size; i++)
-        value |= (bus_read(bus, address + i, 1) & 0xff) << (8 * i);
+        value |= bus_read(bus, address + i, 1) << (8 * i);
     return value;
 }
 
