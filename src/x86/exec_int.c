@@ -16,6 +16,7 @@ static enum exec_result raise_event(struct cpu *cpu, enum event_type type, uint8
             cpu->rip = rip;
         return EXEC_LEAVE;
     }
+    cpu->trap_cancelled = true;
     cpu->next_rip = cpu->rip;
     return EXEC_END;
 }

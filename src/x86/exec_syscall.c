@@ -62,6 +62,8 @@ enum exec_result exec_syscall(struct cpu *cpu, const struct insn *insn)
         cpu->next_rip = cpu_is_64(cpu) ? cpu->lstar : cpu->cstar;
         set_segments(cpu, flat_code(selector & 0xfffc, 0, true), flat_data((uint16_t)(selector + 8) & 0xfffc, 0), 0);
         cpu_set_rflags(cpu, flags & ~cpu->sfmask & ~RFLAGS_RF);
+        /* The single-step trap follows the new TF. */
+        cpu->trap_cancelled = !(cpu->rflags & RFLAGS_TF);
     }
     cpu_update_mode(cpu);
     return EXEC_END;

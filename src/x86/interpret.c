@@ -110,10 +110,12 @@ static bool fill(struct cpu *cpu, const struct op *op, gva_t linear, enum access
 {
     struct tlb_target target;
     unsigned shift = cpu->cr4 & CR4_LA57 ? 7 : 16;
+    gva_t last = linear + 63; /* no access is longer; it may end beyond the canonical addresses */
 
     /* What raises something other than a page fault, or needs a check of its own, is the exec function's. */
     if ((cpu->read_key & 3) == TLB_MODE_SLOW ||
-        ((cpu->mode & MODE_64) && (gva_t)((int64_t)(linear << shift) >> shift) != linear))
+        ((cpu->mode & MODE_64) && ((gva_t)((int64_t)(linear << shift) >> shift) != linear ||
+                                   (gva_t)((int64_t)(last << shift) >> shift) != last)))
         return false;
     cpu->rip = wrap_rip(cpu, cpu->block_rip + op->offset);
     return tlb_translate(cpu, linear, type, (unsigned)(cpu->read_key & 3), &target);
@@ -156,9 +158,11 @@ static enum cpu_leave run_single(struct cpu *cpu)
     cpu->mode = mode;
     if (!b)
         return cpu->leave;
-    /* The chain stops at the first look-up because a request is set. */
+    /* The chain stops at the first look-up because a request is set, and stays set whatever the instruction does to TF. */
+    cpu->stepping = true;
     atomic_fetch_or_explicit(&cpu->request, REQUEST_ATTENTION, memory_order_relaxed);
     interpret(cpu, b->ops);
+    cpu->stepping = false;
     return cpu->leave;
 }
 
@@ -173,7 +177,7 @@ enum cpu_leave cpu_step(struct cpu *cpu)
 /* Does the processor have to go on instruction by instruction? */
 static void update_attention(struct cpu *cpu)
 {
-    if (cpu->interrupt_shadow || (cpu->rflags & RFLAGS_TF))
+    if (cpu->interrupt_shadow || cpu->stepping || (cpu->rflags & RFLAGS_TF))
         atomic_fetch_or_explicit(&cpu->request, REQUEST_ATTENTION, memory_order_relaxed);
     else
         atomic_fetch_and_explicit(&cpu->request, ~(uint32_t)REQUEST_ATTENTION, memory_order_relaxed);
@@ -192,9 +196,9 @@ static enum cpu_leave run_attentive(struct cpu *cpu)
     bool trace = cpu->rflags & RFLAGS_TF;
     enum cpu_leave leave;
 
-    cpu->interrupt_shadow = false;
+    cpu->interrupt_shadow = cpu->trap_cancelled = false;
     leave = run_single(cpu);
-    if (leave == LEAVE_NONE && trace && !cpu->interrupt_shadow) {
+    if (leave == LEAVE_NONE && trace && !cpu->interrupt_shadow && !cpu->trap_cancelled) {
         cpu->fault = (struct cpu_fault){.vector = VECTOR_DB, .is_trap = true, .debug = BIT64(14)};
         leave = LEAVE_FAULT;
     }
