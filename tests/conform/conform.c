@@ -10,15 +10,6 @@
 #include "core/engines.h"
 #include "fake_engine.h"
 
-void check_hr(HRESULT actual, HRESULT expected, const char *what, const char *file, int line)
-{
-    if (actual == expected)
-        return;
-    print_error("%s\n  is %08x (%s)\n  not %08x\n", what, (unsigned)actual, FAILED(actual) ? OwhpGetLastErrorText() : "",
-                (unsigned)expected);
-    _fail(file, line);
-}
-
 /* ---- set-up of a test ---- */
 
 static struct {

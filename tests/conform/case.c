@@ -1,0 +1,40 @@
+/* What every conformance program has; apart from the rest because <signal.h> and the processor's headers name the same
+ * registers. */
+#include "conform.h"
+
+#include <signal.h>
+#include <stdbool.h>
+
+void check_hr(HRESULT actual, HRESULT expected, const char *what, const char *file, int line)
+{
+    if (actual == expected)
+        return;
+    print_error("%s\n  is %08x (%s)\n  not %08x\n", what, (unsigned)actual, FAILED(actual) ? OwhpGetLastErrorText() : "",
+                (unsigned)expected);
+    _fail(file, line);
+}
+
+/* Any call that writes to its caller makes the library install its handlers. */
+static bool install_handlers(void)
+{
+    char reason;
+
+    (void)OwhpQueryEngine(OwhpEngineSoft, &reason, 1);
+    return true;
+}
+
+void run_case(void **state)
+{
+    static struct sigaction guard[2];
+    static bool saved;
+    void (*function)(void **) = (void (*)(void **))*state;
+
+    if (saved) {
+        sigaction(SIGSEGV, &guard[0], NULL);
+        sigaction(SIGBUS, &guard[1], NULL);
+    } else if ((saved = install_handlers())) {
+        sigaction(SIGSEGV, NULL, &guard[0]);
+        sigaction(SIGBUS, NULL, &guard[1]);
+    }
+    function(state);
+}
