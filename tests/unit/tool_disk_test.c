@@ -321,7 +321,7 @@ static void test_base_address_register(void **state)
     bus_write(&ports, 0xCF8, 4, 0x80001010);
     assert_int_equal(bus_read(&ports, 0xCFC, 4), PORT | 1);
     bus_write(&ports, 0xCFC, 4, 0xffffffff);
-    assert_int_equal(bus_read(&ports, 0xCFC, 4), 0xFFC1); /* 64 bytes */
+    assert_int_equal(bus_read(&ports, 0xCFC, 4), 0xFFFFFFC1); /* 64 bytes */
     bus_write(&ports, 0xCFC, 4, 0xCF8); /* over the configuration ports: nothing is there */
     assert_int_equal(bus_read(&ports, PORT + 12, 2), 0xffff);
     bus_write(&ports, 0xCFC, 4, 0xD000);

@@ -127,8 +127,9 @@ void pci_plug(struct pci_bus *pci, unsigned slot, struct pci_function *function,
         function->config[PCI_INTERRUPT_LINE] = pci_interrupt_line(slot);
     if (function->io.size == 0)
         return;
-    /* The size is a power of two: its address bits are the writable ones (PCI 2.3, section 6.2.5.1). */
-    put32(function->writable + PCI_BAR0, (uint32_t)(0xffff & ~(function->io.size - 1)));
+    /* The size is a power of two: its address bits are the writable ones (PCI 2.3, section 6.2.5.1). All 32
+     * of them, although ports have 16: firmware computes the size in 32 bits. */
+    put32(function->writable + PCI_BAR0, ~(uint32_t)(function->io.size - 1));
     put32(function->config + PCI_BAR0, (uint32_t)port | BAR_IO);
     if (port != 0)
         put16(function->config + PCI_COMMAND, PCI_COMMAND_IO | PCI_COMMAND_MASTER);
