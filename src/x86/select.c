@@ -127,6 +127,9 @@ static bool select_shift(const struct selection *s, unsigned which)
         return false;
     s->op->destination = to->offset;
     if (count->kind == OPERAND_IMMEDIATE) {
+        /* The handlers want a count that does something: rotates of 8 and 16 bits go by the count modulo the size. */
+        if (!(count->immediate & (to->size == 8 ? 63 : 31)) || (to->size < 4 && (count->immediate & 31) >= to->size * 8u))
+            return false;
         s->op->immediate = count->immediate;
         return take(s, s->table->shift_ri[which][size]);
     }
@@ -239,7 +242,7 @@ static bool select_jmp(const struct selection *s, unsigned unused)
         set_branch(s);
         return take(s, s->table->jmp);
     }
-    if (!has_natural_width(s, o->size))
+    if (s->insn->opcode != 0xff || ((s->insn->modrm >> 3) & 7) != 4 || !has_natural_width(s, o->size)) /* ff /5, ea: far */
         return false;
     if (is_gpr(o)) {
         s->op->source = o->offset;
@@ -271,6 +274,8 @@ static bool select_ret(const struct selection *s, unsigned unused)
     const struct operand *o = &s->insn->operand[0];
 
     (void)unused;
+    if (s->insn->opcode != 0xc2 && s->insn->opcode != 0xc3) /* ca, cb: far */
+        return false;
     if (!has_natural_width(s, s->mode & MODE_64 ? (s->insn->operand_size == 2 ? 2 : 8) : s->insn->operand_size))
         return false;
     s->op->size = s->mode & MODE_64 ? 8 : 4;
