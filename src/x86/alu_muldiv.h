@@ -37,33 +37,29 @@
         return (uint##bits##_t)lower;                                                              \
     }
 
-/* DIV by known-good operands: what the flags become is the host's choice. */
+/* DIV and IDIV of known-good operands. */
 #define ALU_DIVIDE(name, bits, suffix)                                                             \
     static always_inline void alu_host_##name##bits(uint##bits##_t *high, uint##bits##_t *low,     \
-                                                    uint##bits##_t by, uint32_t *aflags)           \
+                                                    uint##bits##_t by)                             \
     {                                                                                              \
         uint64_t wide = bits == 8 ? (uint64_t)(*low | *high << 8) : (uint64_t)*low;                \
-        uint64_t upper = *high, quotient;                                                          \
-        __asm__(#name suffix " %[by]\n\tmovq %%rax, %[quotient]\n\t" ALU_CAPTURE                   \
-                : "+&a"(wide), "+&d"(upper), [quotient] "=&r"(quotient)                            \
-                : [by] "r"(by)                                                                     \
-                : "cc");                                                                           \
-        *aflags = (uint16_t)wide;                                                                  \
-        *low = (uint##bits##_t)quotient;                                                           \
-        *high = (uint##bits##_t)(bits == 8 ? quotient >> 8 : upper);                               \
+        uint64_t upper = *high;                                                                    \
+        __asm__(#name suffix " %[by]" : "+a"(wide), "+d"(upper) : [by] "r"(by) : "cc");            \
+        *low = (uint##bits##_t)wide;                                                               \
+        *high = (uint##bits##_t)(bits == 8 ? wide >> 8 : upper);                                   \
     }
 
 /*
  * (high, low) / by: quotient to *low, remainder to *high. False: #DE (division by zero or a
- * quotient that does not fit); nothing was changed.
+ * quotient that does not fit); nothing was changed. The flags, undefined in the manual, stay as on recent silicon.
  */
 #define ALU_DIV(name, bits, suffix)                                                                \
     must_check static always_inline bool alu_div##bits(uint##bits##_t *high, uint##bits##_t *low,  \
-                                                       uint##bits##_t by, uint32_t *aflags)        \
+                                                       uint##bits##_t by)                          \
     {                                                                                              \
         if (unlikely(*high >= by))                                                                 \
             return false;                                                                          \
-        alu_host_div##bits(high, low, by, aflags);                                                 \
+        alu_host_div##bits(high, low, by);                                                         \
         return true;                                                                               \
     }
 
@@ -73,7 +69,7 @@
  */
 #define ALU_IDIV(name, bits, suffix)                                                               \
     must_check static always_inline bool alu_idiv##bits(uint##bits##_t *high, uint##bits##_t *low, \
-                                                        uint##bits##_t by, uint32_t *aflags)       \
+                                                        uint##bits##_t by)                         \
     {                                                                                              \
         const uint##bits##_t top = (uint##bits##_t)((uint##bits##_t)1 << (bits - 1));              \
         const bool high_negative = (*high & top) != 0, by_negative = (by & top) != 0;              \
@@ -83,16 +79,15 @@
                 return false;                                                                      \
         } else {                                                                                   \
             uint##bits##_t h = *high, l = *low, d = by_negative ? (uint##bits##_t)(0 - by) : by;   \
-            uint32_t ignored;                                                                      \
             if (high_negative) {                                                                   \
                 l = (uint##bits##_t)(0 - l);                                                       \
                 h = (uint##bits##_t)(~h + (l == 0));                                               \
             }                                                                                      \
-            if (!alu_div##bits(&h, &l, d, &ignored) || l > top ||                                  \
+            if (!alu_div##bits(&h, &l, d) || l > top ||                                            \
                 (l == top && high_negative == by_negative))                                        \
                 return false;                                                                      \
         }                                                                                          \
-        alu_host_idiv##bits(high, low, by, aflags);                                                \
+        alu_host_idiv##bits(high, low, by);                                                        \
         return true;                                                                               \
     }
 

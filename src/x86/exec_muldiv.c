@@ -56,7 +56,7 @@ typedef bool pair_kernel(struct pair *pair, uint64_t b, unsigned size, uint32_t 
 
 #define DIVIDE_SIZED(name, bits)                                                                   \
     uint##bits##_t high = (uint##bits##_t)p->high, low = (uint##bits##_t)p->low;                   \
-    const bool good = alu_##name##bits(&high, &low, (uint##bits##_t)b, aflags);                    \
+    const bool good = alu_##name##bits(&high, &low, (uint##bits##_t)b);                            \
     p->high = high;                                                                                \
     p->low = low;                                                                                  \
     return good
@@ -64,6 +64,7 @@ typedef bool pair_kernel(struct pair *pair, uint64_t b, unsigned size, uint32_t 
 #define DIVIDE(name)                                                                               \
     static bool name##_pair(struct pair *p, uint64_t b, unsigned size, uint32_t *aflags)           \
     {                                                                                              \
+        (void)aflags;                                                                              \
         switch (size) {                                                                            \
         case 1: {                                                                                  \
             DIVIDE_SIZED(name, 8);                                                                 \

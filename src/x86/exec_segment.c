@@ -34,7 +34,13 @@ enum exec_result exec_mov_from_segment(struct cpu *cpu, const struct insn *insn)
 
 enum exec_result exec_push_segment(struct cpu *cpu, const struct insn *insn)
 {
-    return exec_done(stack_push(cpu, insn->operand_size, cpu->segment[insn->operand[0].number].selector));
+    const unsigned size = insn->operand_size;
+
+    /* The upper half of a 32-bit slot is not written (SDM 2B PUSH: recent processors; seen on silicon). */
+    if (!stack_write(cpu, -(int64_t)size, size == 4 ? 2 : size, cpu->segment[insn->operand[0].number].selector))
+        return EXEC_LEAVE;
+    stack_adjust(cpu, -(int64_t)size);
+    return EXEC_NEXT;
 }
 
 enum exec_result exec_pop_segment(struct cpu *cpu, const struct insn *insn)

@@ -49,7 +49,7 @@ static enum exec_result exec_popa(struct cpu *cpu, const struct insn *insn)
     const unsigned size = insn->operand_size;
     uint64_t value[8];
 
-    for (unsigned i = 0; i < 8; i++)
+    for (unsigned i = 8; i-- > 0;)
         if (!stack_read(cpu, (int64_t)((7 - i) * size), size, &value[i]))
             return EXEC_LEAVE;
     for (unsigned i = 0; i < 8; i++)
@@ -186,21 +186,33 @@ static enum exec_result exec_leave(struct cpu *cpu, const struct insn *insn)
     return EXEC_NEXT;
 }
 
-/* 62: both bounds belong to the range. */
+/* One of the bounds, sign-extended. */
+static bool read_bound(struct cpu *cpu, gva_t linear, unsigned size, int64_t *bound)
+{
+    uint64_t value = 0;
+
+    if (!mem_read(cpu, linear, &value, size, MEM_CURRENT))
+        return false;
+    *bound = (int64_t)sign_extend(value, size);
+    return true;
+}
+
+/* 62: both bounds belong to the range. The upper one is not read when the lower one has failed, as on silicon. */
 static enum exec_result exec_bound(struct cpu *cpu, const struct insn *insn)
 {
     const unsigned size = insn->operand_size;
     const int64_t index = (int64_t)sign_extend(gpr_read(cpu, insn->operand[0].number, size), size);
-    uint8_t bytes[8];
-    uint64_t both = 0;
+    int64_t lower, upper;
+    gva_t linear;
 
-    if (!operand_read_bytes(cpu, insn, bytes, (size_t)(2 * size)))
+    if (!operand_linear(cpu, insn, (size_t)(2 * size), ACCESS_READ, &linear) ||
+        !read_bound(cpu, linear, size, &lower))
         return EXEC_LEAVE;
-    __builtin_memcpy(&both, bytes, (size_t)(2 * size));
-    if (index < (int64_t)sign_extend(both, size) ||
-        index > (int64_t)sign_extend(both >> (size * 8), size))
+    if (index < lower)
         return exec_done(raise_fault(cpu, VECTOR_BR));
-    return EXEC_NEXT;
+    if (!read_bound(cpu, linear + size, size, &upper))
+        return EXEC_LEAVE;
+    return index <= upper ? EXEC_NEXT : exec_done(raise_fault(cpu, VECTOR_BR));
 }
 
 /* clang-format off */

@@ -19,13 +19,23 @@ static uint64_t ins_step(struct cpu *cpu, struct string *s)
     const struct port_io io = describe(cpu, s, false, &data);
     struct string_end to;
 
-    return io_allowed(cpu, io.port, s->size) && string_destination(cpu, s, ACCESS_WRITE, &to) &&
+    return string_destination(cpu, s, ACCESS_WRITE, &to) &&
            mem_probe(cpu, to.linear, s->size, ACCESS_WRITE, MEM_CURRENT) && io_transfer(cpu, &io) &&
            string_write(cpu, s, to.linear, data);
 }
 
+/* Even when there is nothing to do: the permission comes before the count, as on silicon. */
+static bool is_allowed(struct cpu *cpu, const struct insn *insn)
+{
+    const unsigned size = insn->opcode & 1 ? insn->operand_size : 1;
+
+    return io_allowed(cpu, cpu->gpr[REG_RDX].w, size < 4 ? size : 4);
+}
+
 enum exec_result exec_ins(struct cpu *cpu, const struct insn *insn)
 {
+    if (!is_allowed(cpu, insn))
+        return EXEC_LEAVE;
     return string_run(cpu, insn, ins_step, STRING_DESTINATION);
 }
 
@@ -36,8 +46,7 @@ static uint64_t outs_step(struct cpu *cpu, struct string *s)
     struct string_end from;
     uint64_t value;
 
-    if (!io_allowed(cpu, io.port, s->size) || !string_source(cpu, s, &from) ||
-        !string_read(cpu, s, from.linear, &value))
+    if (!string_source(cpu, s, &from) || !string_read(cpu, s, from.linear, &value))
         return 0;
     data = (uint32_t)value;
     return io_transfer(cpu, &io);
@@ -45,5 +54,7 @@ static uint64_t outs_step(struct cpu *cpu, struct string *s)
 
 enum exec_result exec_outs(struct cpu *cpu, const struct insn *insn)
 {
+    if (!is_allowed(cpu, insn))
+        return EXEC_LEAVE;
     return string_run(cpu, insn, outs_step, STRING_SOURCE);
 }

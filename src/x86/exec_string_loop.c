@@ -29,16 +29,16 @@ static unsigned element_size(const struct insn *insn)
 }
 
 /*
- * ECX is 0 under a 32-bit address size in 64-bit mode: Intel processors then clear the upper half of RCX, and those
- * of the pointers of MOVS and STOS; AMD processors change nothing.
+ * A repeated instruction with 32-bit addresses in 64-bit mode: Intel processors clear the upper half of RCX, and those of
+ * the pointers of MOVS and STOS, before anything else, even when ECX is 0 or the first element faults.
  */
-static void empty_loop(struct cpu *cpu, const struct insn *insn)
+static void clear_upper_halves(struct cpu *cpu, const struct insn *insn)
 {
     const bool is_movs = (insn->opcode & 0xfe) == 0xa4, is_stos = (insn->opcode & 0xfe) == 0xaa;
 
     if (!cpu_is_64(cpu) || insn->address_size != 4 || cpu->cpuid.is_amd)
         return;
-    cpu->gpr[REG_RCX].q = 0;
+    cpu->gpr[REG_RCX].q = cpu->gpr[REG_RCX].d;
     if (is_movs)
         cpu->gpr[REG_RSI].q = cpu->gpr[REG_RSI].d;
     if (is_movs || is_stos)
@@ -85,11 +85,10 @@ enum exec_result string_run(struct cpu *cpu, const struct insn *insn, string_ste
     const bool one_by_one = cpu->rflags & RFLAGS_TF;
 
     if (s.repeat) {
+        clear_upper_halves(cpu, insn);
         s.count = gpr_read(cpu, REG_RCX, s.address_size);
-        if (s.count == 0) {
-            empty_loop(cpu, insn);
+        if (s.count == 0)
             return EXEC_NEXT;
-        }
     }
     do {
         const uint64_t count = s.count;

@@ -51,15 +51,15 @@ enum exec_result exec_scas(struct cpu *cpu, const struct insn *insn)
     return string_run(cpu, insn, scas_step, STRING_DESTINATION);
 }
 
-/* ---- CMPS: DS:[rSI] against ES:[rDI] ---- */
+/* ---- CMPS: DS:[rSI] against ES:[rDI]; silicon reads the latter first, which shows when both fault ---- */
 
-static uint64_t cmps_one(struct cpu *cpu, struct string *s, const struct string_end *first)
+static uint64_t cmps_one(struct cpu *cpu, struct string *s, const struct string_end *second)
 {
-    struct string_end second;
+    struct string_end first;
     uint64_t a, b;
 
-    if (!string_read(cpu, s, first->linear, &a) || !string_destination(cpu, s, ACCESS_READ, &second) ||
-        !string_read(cpu, s, second.linear, &b))
+    if (!string_read(cpu, s, second->linear, &b) || !string_source(cpu, s, &first) ||
+        !string_read(cpu, s, first.linear, &a))
         return 0;
     compared(s, a, b);
     return 1;
@@ -87,20 +87,20 @@ static uint64_t cmps_step(struct cpu *cpu, struct string *s)
     const uint8_t *a, *b;
     uint64_t n, done;
 
-    if (!string_source(cpu, s, &first))
-        return 0;
-    n = string_room(cpu, s, &first);
-    n = n < s->count ? n : s->count;
-    a = n > 1 ? mem_direct(cpu, first.linear, ACCESS_READ) : NULL;
-    if (!a)
-        return cmps_one(cpu, s, &first);
     if (!string_destination(cpu, s, ACCESS_READ, &second))
         return 0;
-    done = string_room(cpu, s, &second);
-    n = n < done ? n : done;
+    n = string_room(cpu, s, &second);
+    n = n < s->count ? n : s->count;
     b = n > 1 ? mem_direct(cpu, second.linear, ACCESS_READ) : NULL;
-    done = b ? compare(s, a, b, n) : 0;
-    return done ? done : cmps_one(cpu, s, &first);
+    if (!b)
+        return cmps_one(cpu, s, &second);
+    if (!string_source(cpu, s, &first))
+        return 0;
+    done = string_room(cpu, s, &first);
+    n = n < done ? n : done;
+    a = n > 1 ? mem_direct(cpu, first.linear, ACCESS_READ) : NULL;
+    done = a ? compare(s, a, b, n) : 0;
+    return done ? done : cmps_one(cpu, s, &second);
 }
 
 enum exec_result exec_cmps(struct cpu *cpu, const struct insn *insn)

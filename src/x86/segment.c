@@ -36,7 +36,8 @@ static bool limit_allows(const struct segment *s, uint64_t offset, size_t size)
         uint64_t top = s->attributes & SEG_DB ? 0xffffffffu : 0xffffu;
         return offset > s->limit && last <= top;
     }
-    return last <= s->limit;
+    /* With a limit of 4G - 1 an access may wrap around (SDM 3A 5.3: implementation-specific; seen on silicon). */
+    return last <= s->limit || s->limit == 0xffffffff;
 }
 
 static bool linear_64(struct cpu *cpu, enum segment_index segment, uint64_t offset, size_t size, gva_t *linear)
