@@ -86,6 +86,31 @@ GUARDED_STORE(8, "b", "q") GUARDED_STORE(16, "w", "r") GUARDED_STORE(32, "l", "r
 GUARDED_CAS(8, "b", "q") GUARDED_CAS(16, "w", "r") GUARDED_CAS(32, "l", "r") GUARDED_CAS(64, "q", "r")
 /* clang-format on */
 
+/* 16 bytes at any address, by one vector instruction. */
+must_check static always_inline bool guarded_load128(const void *from, void *to)
+{
+    __asm__ volatile goto("1: movups %[from], %%xmm0\n\t movups %%xmm0, %[to]\n\t" GUARD_ENTRY
+                          :
+                          : [from] "m"(*(const uint128_t *)from), [to] "m"(*(uint128_t *)to)
+                          : "memory", "xmm0"
+                          : fault);
+    return true;
+fault:
+    return false;
+}
+
+must_check static always_inline bool guarded_store128(void *to, const void *from)
+{
+    __asm__ volatile goto("movups %[from], %%xmm0\n\t1: movups %%xmm0, %[to]\n\t" GUARD_ENTRY
+                          :
+                          : [from] "m"(*(const uint128_t *)from), [to] "m"(*(uint128_t *)to)
+                          : "memory", "xmm0"
+                          : fault);
+    return true;
+fault:
+    return false;
+}
+
 /*
  * Copy or fill any number of bytes; regions must not overlap. On a fault they return the number of
  * bytes that were not transferred (the rest was), 0 when all went well.

@@ -38,7 +38,48 @@
         return a;                                                                                  \
     }
 
+/*
+ * The same for counts that are known not to be 0 when masked: shifts then define all flags (but AF), so nothing goes in; rotates
+ * change CF and OF only (OF as for a count of 1, which is what processors do).
+ */
+#define ALU_SHIFT_SOME(name, bits, suffix)                                                         \
+    static always_inline uint##bits##_t alu_##name##_some##bits(uint##bits##_t a, uint8_t count,   \
+                                                                uint32_t *aflags)                  \
+    {                                                                                              \
+        uint16_t flags;                                                                            \
+        __asm__(#name suffix " %%cl, %[a]\n\t" ALU_CAPTURE                                         \
+                : [a] "+r"(a), "=&a"(flags)                                                        \
+                : "c"(count)                                                                       \
+                : "cc");                                                                           \
+        *aflags = flags;                                                                           \
+        return a;                                                                                  \
+    }
+
+#define ALU_ROTATE_SOME(bits, suffix)                                                              \
+    static always_inline uint##bits##_t alu_rol_some##bits(uint##bits##_t a, uint8_t count,        \
+                                                           uint32_t *aflags)                       \
+    {                                                                                              \
+        unsigned n = count & (bits - 1);                                                           \
+        uint##bits##_t r = (uint##bits##_t)(a << n | a >> (-n & (bits - 1)));                      \
+        uint32_t carry = r & 1, top = (uint32_t)(r >> (bits - 1));                                 \
+        *aflags = (*aflags & ~(AFLAG_CF | AFLAG_OF)) | carry << 8 | (carry ^ top);                 \
+        return r;                                                                                  \
+    }                                                                                              \
+    static always_inline uint##bits##_t alu_ror_some##bits(uint##bits##_t a, uint8_t count,        \
+                                                           uint32_t *aflags)                       \
+    {                                                                                              \
+        unsigned n = count & (bits - 1);                                                           \
+        uint##bits##_t r = (uint##bits##_t)(a >> n | a << (-n & (bits - 1)));                      \
+        uint32_t top = (uint32_t)(r >> (bits - 1)), next = (uint32_t)(r >> (bits - 2)) & 1;        \
+        *aflags = (*aflags & ~(AFLAG_CF | AFLAG_OF)) | top << 8 | (top ^ next);                    \
+        return r;                                                                                  \
+    }
+
 /* clang-format off */
+ALU_ALL_SIZES(ALU_SHIFT_SOME, shl)
+ALU_ALL_SIZES(ALU_SHIFT_SOME, shr)
+ALU_ALL_SIZES(ALU_SHIFT_SOME, sar)
+ALU_ROTATE_SOME(8, "b") ALU_ROTATE_SOME(16, "w") ALU_ROTATE_SOME(32, "l") ALU_ROTATE_SOME(64, "q")
 ALU_ALL_SIZES(ALU_SHIFT, shl)
 ALU_ALL_SIZES(ALU_SHIFT, shr)
 ALU_ALL_SIZES(ALU_SHIFT, sar)

@@ -16,8 +16,6 @@
 enum {
     BLOCK_BUCKETS = 1 << 15,
     PAGE_BUCKETS = 1 << 12,
-    JUMP_PAGES = 64,    /* the jump cache: a page's entries stand together, so that they can be forgotten together */
-    JUMP_PER_PAGE = 64,
     BLOCK_MAX_OPS = 96,
     BLOCK_MAX_BYTES = 512,
     VAIN_STORES = 64, /* so many stores into a page whose code is dead make it data again */
@@ -33,16 +31,10 @@ struct code_page {
     uint32_t vain_stores; /* stores since it last had a block */
 };
 
-struct jump_entry {
-    gva_t linear;
-    uint64_t key;
-    struct block *block;
-};
-
 struct block_cache {
     struct block *buckets[BLOCK_BUCKETS];
     struct code_page *pages[PAGE_BUCKETS];
-    struct jump_entry jump[JUMP_PAGES][JUMP_PER_PAGE];
+    struct jump_entry jump[JUMP_PAGES * JUMP_PER_PAGE];
     uint8_t *arena;
     size_t used;
     bool full;
@@ -60,6 +52,8 @@ bool code_create(struct cpu *cpu)
         return false;
     }
     cpu->blocks = c;
+    cpu->jump_cache = c->jump;
+    code_update_jump_key(cpu);
     return true;
 }
 
@@ -71,6 +65,7 @@ void code_destroy(struct cpu *cpu)
     munmap(cpu->blocks->arena, ARENA_SIZE);
     free(cpu->blocks);
     cpu->blocks = NULL;
+    cpu->jump_cache = NULL;
 }
 
 /* The page is data now: stores need not be noticed any more. */
@@ -160,6 +155,7 @@ static uint64_t chunk_mask(gpa_t first, uint64_t size)
 static void kill_block(struct block *b)
 {
     b->dead = true;
+    b->verified = 0;
     for (unsigned i = 0; i < b->count; i++)
         b->ops[i].run = interpret_resync;
 }
@@ -266,19 +262,18 @@ static gva_t code_linear(const struct cpu *cpu, uint64_t rip)
     return cpu->mode & MODE_64 ? rip : (uint32_t)(cpu->segment[SEG_CS].base + rip);
 }
 
-static uint64_t jump_key(const struct cpu *cpu)
+void code_update_jump_key(struct cpu *cpu)
 {
-    return cpu->tlb->epoch << 16 | (uint64_t)(cpu->mode & 0xff) << 8 | cpu->cpl;
-}
-
-static struct jump_entry *jump_slot(struct block_cache *c, gva_t linear)
-{
-    return &c->jump[tlb_slot(linear) % JUMP_PAGES][(linear ^ linear >> 6) % JUMP_PER_PAGE];
+    /* Never 0: an empty entry matches nothing. */
+    cpu->jump_key = cpu->tlb->epoch << 16 | (uint64_t)(cpu->mode & 0xff) << 8 | cpu->cpl | 0x80;
 }
 
 void code_forget_jumps(struct cpu *cpu, gva_t linear)
 {
-    memset(cpu->blocks->jump[tlb_slot(linear) % JUMP_PAGES], 0, sizeof(cpu->blocks->jump[0]));
+    uint64_t page = (linear >> 12) + (linear >> 19);
+
+    if (cpu->jump_cache)
+        memset(&cpu->jump_cache[(page % JUMP_PAGES) * JUMP_PER_PAGE], 0, JUMP_PER_PAGE * sizeof(struct jump_entry));
 }
 
 /* ---- verifying ---- */
@@ -567,14 +562,13 @@ static struct block *find_or_decode(struct cpu *cpu, gpa_t gpa)
 struct block *code_find(struct cpu *cpu)
 {
     gva_t linear = code_linear(cpu, cpu->rip);
-    uint64_t key = jump_key(cpu);
-    struct jump_entry *j = jump_slot(cpu->blocks, linear);
+    struct block *b = code_jump(cpu, linear);
     uint8_t *host;
     gpa_t page;
 
-    if (likely(j->linear == linear && j->key == key && j->block && j->block->verified == cpu->verify_epoch && !j->block->dead)) {
+    if (likely(b)) {
         cpu->block_rip = cpu->rip;
-        return j->block;
+        return b;
     }
     if (!(cpu->mode & MODE_64) && cpu->rip > cpu->segment[SEG_CS].limit) {
         (void)!raise_gp(cpu, 0);
@@ -582,11 +576,11 @@ struct block *code_find(struct cpu *cpu)
     }
     if (!tlb_translate_fetch(cpu, linear, &host, &page))
         return NULL;
-    struct block *b = find_or_decode(cpu, page | (linear & ~PAGE_MASK));
+    b = find_or_decode(cpu, page | (linear & ~PAGE_MASK));
     if (!b)
         return NULL;
     if (!b->crosses)
-        *j = (struct jump_entry){.linear = linear, .key = key, .block = b};
+        *code_jump_slot(cpu, linear) = (struct jump_entry){.linear = linear, .key = cpu->jump_key, .block = b};
     cpu->block_rip = cpu->rip;
     return b;
 }

@@ -48,17 +48,48 @@ struct op {
 };
 
 struct block {
+    struct op *ops;
+    uint64_t verified;       /* the cpu->verify_epoch in which its bytes were last seen to be right; 0: never, or dead */
     gpa_t gpa;               /* of the first byte */
     uint32_t mode;           /* MODE_* it was decoded under */
     uint16_t size;           /* bytes of code */
     uint16_t count;          /* operations, the closing one included */
-    uint32_t verified;       /* the cpu->verify_epoch in which its bytes were last seen to be right */
     bool crosses, dead;
     gpa_t second_page;       /* crosses: the page the rest is in */
     struct block *next_hash, *next_in_page, *next_in_second_page;
-    struct op *ops;
     uint8_t *bytes;          /* copy of the code */
 };
+
+/*
+ * The jump cache: blocks by linear address, for branches that leave the page or are not direct. An entry holds for one flush
+ * epoch, mode and privilege (cpu->jump_key). A page's entries stand together, so that they can be forgotten together.
+ */
+enum { JUMP_PAGES = 64, JUMP_PER_PAGE = 64 };
+
+struct jump_entry {
+    gva_t linear;
+    uint64_t key;
+    struct block *block;
+};
+
+static always_inline struct jump_entry *code_jump_slot(const struct cpu *cpu, gva_t linear)
+{
+    uint64_t page = (linear >> 12) + (linear >> 19);
+    return &cpu->jump_cache[(page % JUMP_PAGES) * JUMP_PER_PAGE + (linear ^ linear >> 6) % JUMP_PER_PAGE];
+}
+
+/* The block at a linear address if the jump cache has it and it needs no look. */
+static always_inline struct block *code_jump(const struct cpu *cpu, gva_t linear)
+{
+    const struct jump_entry *j = code_jump_slot(cpu, linear);
+
+    if (likely(j->linear == linear && j->key == cpu->jump_key && j->block->verified == cpu->verify_epoch))
+        return j->block;
+    return NULL;
+}
+
+/* The parts of jump_key have changed. */
+void code_update_jump_key(struct cpu *cpu);
 
 bool code_create(struct cpu *cpu);
 void code_destroy(struct cpu *cpu);

@@ -31,6 +31,7 @@ struct cpu *cpu_create_bare(const struct cpu_port *port, void *port_context, uns
     cpu->port = port;
     cpu->port_context = port_context;
     cpu->physical_bits = (uint8_t)physical_bits;
+    cpu->verify_epoch = 1;
     cpuid_init(&cpu->cpuid);
     if (!tlb_create(cpu)) {
         cpu_destroy(cpu);
@@ -124,6 +125,7 @@ void cpu_update_mode(struct cpu *cpu)
         }
     }
     tlb_update_keys(cpu, tlb_mode(cpu));
+    code_update_jump_key(cpu);
 }
 
 void cpu_flush_tlb(struct cpu *cpu, bool keep_global)

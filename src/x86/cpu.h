@@ -135,7 +135,9 @@ struct cpu {
     uint64_t tlb_mask;
     uint64_t read_key;  /* tag keys of data accesses at the current privilege (x86/tlb.h) */
     uint64_t write_key;
-    uint32_t verify_epoch; /* see x86/code.h */
+    uint64_t verify_epoch; /* see x86/code.h; never 0 */
+    uint64_t jump_key;
+    struct jump_entry *jump_cache;
     struct segment segment[SEG_COUNT];
     /* Legacy modes: offsets below these bounds are valid for the segment without further checks; 0: always check. */
     uint64_t read_bound[SEG_COUNT], write_bound[SEG_COUNT];

@@ -21,7 +21,12 @@ const struct op *interpret_lookup(struct cpu *cpu, const struct op *op)
         cpu->leave = LEAVE_NONE;
         return NULL;
     }
-    struct block *b = code_find(cpu);
+    struct block *b = cpu->mode & MODE_64 ? code_jump(cpu, cpu->rip) : NULL;
+    if (likely(b)) {
+        cpu->block_rip = cpu->rip;
+        INTERPRET_GO(cpu, b->ops);
+    }
+    b = code_find(cpu);
     if (unlikely(!b))
         return NULL;
     INTERPRET_GO(cpu, b->ops);
@@ -123,7 +128,11 @@ static bool fill(struct cpu *cpu, const struct op *op, gva_t linear, enum access
 
 static noinline const struct op *miss(struct cpu *cpu, const struct op *op, gva_t linear, enum access_type type)
 {
+    gpa_t gpa;
+
     cpu->leave = LEAVE_NONE;
+    if (type == ACCESS_WRITE && tlb_code_page(cpu, linear, 1, (unsigned)(cpu->read_key & 3), &gpa))
+        return interpret_cold(cpu, op);
     if (!fill(cpu, op, linear, type))
         return cpu->leave == LEAVE_NONE ? interpret_cold(cpu, op) : NULL;
     if (type == ACCESS_WRITE ? tlb_write(cpu, linear, 1) : tlb_read(cpu, linear, 1)) {
@@ -154,8 +163,10 @@ static enum cpu_leave run_single(struct cpu *cpu)
 
     cpu->leave = LEAVE_NONE;
     cpu->mode = mode | MODE_SINGLE;
+    code_update_jump_key(cpu);
     b = code_find(cpu);
     cpu->mode = mode;
+    code_update_jump_key(cpu);
     if (!b)
         return cpu->leave;
     /* The chain stops at the first look-up because a request is set, and stays set whatever the instruction does to TF. */

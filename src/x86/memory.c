@@ -89,6 +89,33 @@ static bool transfer_device(struct cpu *cpu, const struct piece *piece, uint8_t 
     return true;
 }
 
+/* Naturally aligned loads and stores are single-copy atomic (SDM 3A 8.1.1). */
+static bool load_bytes(uint8_t *data, const uint8_t *host, size_t size)
+{
+    switch (size) {
+    case 1: return guarded_load8(host, data);
+    case 2: return guarded_load16(host, (uint16_t *)(void *)data);
+    case 4: return guarded_load32(host, (uint32_t *)(void *)data);
+    case 8: return guarded_load64(host, (uint64_t *)(void *)data);
+    case 16: return guarded_load128(host, data);
+    default: return guarded_copy(data, host, size);
+    }
+}
+
+static bool store_bytes(uint8_t *host, const uint8_t *data, size_t size)
+{
+    uint64_t value = 0;
+
+    switch (size) {
+    case 1: return guarded_store8(host, *data);
+    case 2: memcpy(&value, data, 2); return guarded_store16(host, (uint16_t)value);
+    case 4: memcpy(&value, data, 4); return guarded_store32(host, (uint32_t)value);
+    case 8: memcpy(&value, data, 8); return guarded_store64(host, value);
+    case 16: return guarded_store128(host, data);
+    default: return guarded_copy(host, data, size);
+    }
+}
+
 /* Host memory; falls back to the port when it has vanished. */
 static bool transfer_host(struct cpu *cpu, const struct piece *piece, uint8_t *data, enum access_type type)
 {
@@ -96,16 +123,9 @@ static bool transfer_host(struct cpu *cpu, const struct piece *piece, uint8_t *d
     bool ok = true;
 
     if (type == ACCESS_READ) {
-        ok = guarded_copy(data, host, piece->size);
+        ok = load_bytes(data, host, piece->size);
     } else {
-        /* Naturally aligned stores are single-copy atomic (SDM 3A 8.1.1). */
-        switch (piece->size) {
-        case 1: ok = guarded_store8(host, *data); break;
-        case 2: ok = guarded_store16(host, *(uint16_t *)(void *)data); break;
-        case 4: ok = guarded_store32(host, *(uint32_t *)(void *)data); break;
-        case 8: ok = guarded_store64(host, *(uint64_t *)(void *)data); break;
-        default: ok = guarded_copy(host, data, piece->size); break;
-        }
+        ok = store_bytes(host, data, piece->size);
         if (ok && piece->target.is_code)
             code_stored(cpu, piece->target.gpa, piece->size);
     }
@@ -125,10 +145,36 @@ static bool transfer(struct cpu *cpu, const struct split *split, uint8_t *data, 
     return true;
 }
 
+/* The TLB's answer, for accesses within a page. */
+static always_inline bool read_hit(struct cpu *cpu, gva_t linear, void *to, size_t size, unsigned mode)
+{
+    const uint8_t *host = mode == TLB_MODE_SLOW ? NULL : tlb_find(cpu, linear, size, ACCESS_READ, mode);
+
+    if (unlikely(!host))
+        return false;
+    return load_bytes(to, host, size);
+}
+
+static always_inline bool write_hit(struct cpu *cpu, gva_t linear, const void *from, size_t size, unsigned mode)
+{
+    uint8_t *host = mode == TLB_MODE_SLOW ? NULL : tlb_find(cpu, linear, size, ACCESS_WRITE, mode);
+    gpa_t gpa;
+
+    if (likely(host))
+        return store_bytes(host, from, size);
+    host = mode == TLB_MODE_SLOW ? NULL : tlb_code_page(cpu, linear, size, mode, &gpa);
+    if (!host || !store_bytes(host, from, size))
+        return false;
+    code_stored(cpu, gpa, size);
+    return true;
+}
+
 bool mem_read(struct cpu *cpu, gva_t linear, void *to, size_t size, enum mem_privilege privilege)
 {
     struct split split;
 
+    if (likely(read_hit(cpu, linear, to, size, tlb_mode_for(cpu, privilege))))
+        return true;
     return split_access(cpu, linear, size, ACCESS_READ, privilege, &split) && transfer(cpu, &split, to, ACCESS_READ);
 }
 
@@ -136,6 +182,8 @@ bool mem_write(struct cpu *cpu, gva_t linear, const void *from, size_t size, enu
 {
     struct split split;
 
+    if (likely(write_hit(cpu, linear, from, size, tlb_mode_for(cpu, privilege))))
+        return true;
     return split_access(cpu, linear, size, ACCESS_WRITE, privilege, &split) &&
            transfer(cpu, &split, (uint8_t *)(uintptr_t)from, ACCESS_WRITE);
 }

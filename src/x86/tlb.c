@@ -74,10 +74,10 @@ static unsigned current_mode(const struct cpu *cpu)
     return cpu->read_key & 3;
 }
 
-/* 1023 is never a generation: TLB_NO_TAG must match no key. */
+/* 511 is never a generation: TLB_NO_TAG must match no key. */
 static bool next_generation(uint32_t *generation)
 {
-    *generation = *generation == 1022 ? 0 : *generation + 1;
+    *generation = *generation == 510 ? 0 : *generation + 1;
     return *generation == 0;
 }
 
@@ -108,6 +108,7 @@ void tlb_flush(struct cpu *cpu)
 
     advance(cpu, true);
     tlb->epoch++;
+    code_update_jump_key(cpu);
     tlb->fills = 0;
     tlb->large_first = ~(gva_t)0;
     tlb->large_last = 0;
@@ -265,20 +266,21 @@ static bool translate(struct cpu *cpu, gva_t linear, enum access_type type, unsi
     }
 }
 
-static void enter(struct cpu *cpu, gva_t linear, const struct walk_result *walked, const struct port_page *page)
+static void enter(struct cpu *cpu, gva_t linear, unsigned mode, const struct walk_result *walked, const struct port_page *page)
 {
     struct tlb *tlb = cpu->tlb;
     struct tlb_entry *e = &tlb->entries[tlb_slot(linear) & cpu->tlb_mask];
     gva_t base = linear & PAGE_MASK;
     bool writable = walked->writable && walked->dirty && (page->rights & PAGE_WRITE);
     bool code = page->rights & PAGE_CODE;
+    uint64_t read_key = (cpu->read_key & ~(uint64_t)3) | mode, write_key = (cpu->write_key & ~(uint64_t)3) | mode;
 
     if (walked->page_size > PAGE_SIZE)
         note_large_page(tlb, linear, walked->page_size);
-    e->read_tag = page->rights & PAGE_READ ? base | cpu->read_key : TLB_NO_TAG;
-    e->write_tag = writable && !code ? base | cpu->write_key : TLB_NO_TAG;
+    e->read_tag = page->rights & PAGE_READ ? base | read_key : TLB_NO_TAG;
+    e->write_tag = writable ? base | write_key | (code ? TLB_CODE_MARK : 0) : TLB_NO_TAG;
     e->host_delta = (uint64_t)page->host - base;
-    e->page = (walked->gpa & PAGE_MASK) | (writable && code);
+    e->page = walked->gpa & PAGE_MASK;
     tlb->fills++;
     grow_if_thrashing(cpu);
 }
@@ -300,8 +302,8 @@ bool tlb_translate(struct cpu *cpu, gva_t linear, enum access_type type, unsigne
     if (code_is_page(cpu, walked.gpa & PAGE_MASK))
         page.rights |= PAGE_CODE;
     target->is_code = page.rights & PAGE_CODE;
-    if (mode == current_mode(cpu) && mode != TLB_MODE_SLOW)
-        enter(cpu, linear, &walked, &page);
+    if (mode != TLB_MODE_SLOW && current_mode(cpu) != TLB_MODE_SLOW)
+        enter(cpu, linear, mode, &walked, &page);
     return true;
 }
 

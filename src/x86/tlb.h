@@ -4,17 +4,18 @@
  * A direct-mapped array of pages. An entry serves loads when its read tag equals, and stores when its write tag
  * equals, the page address of the access's LAST byte joined with the current key:
  *
- *      63                                12 11                2 1   0
- *      [ linear page number                ][ generation        ][mode]      tag and key
+ *      63                                12  11   10          2 1   0
+ *      [ linear page number                ][code][ generation  ][mode]      tag and key
  *
  * mode:  0 supervisor, 1 user, 2 supervisor with SMAP suspended by AC, 3 every access takes the slow path
  * (alignment checking or data breakpoints are on; such entries are never filled).
  *
- * - A flush increments the generation; entries of older ones match no more. When the 10 bits are used up, the array is
+ * - A flush increments the generation; entries of older ones match no more. When the 9 bits are used up, the array is
  *   cleared once. Read and write tags have generations of their own: harvesting dirty bits drops write tags only.
  * - The slot is (p + p >> 7): large power-of-two strides spread, and neighbouring pages never share a slot. That is why
  *   comparing the last byte's page also finds accesses that cross into the next page: they miss.
- * - Invariant W: a write tag exists only while the page's dirty bit is set and the page holds no decoded code.
+ * - Invariant W: a write tag exists only while the page's dirty bit is set. When the page holds decoded code the tag has
+ *   the code mark: it matches no fast store, and the slow path finds it.
  */
 #ifndef OWHP_X86_TLB_H
 #define OWHP_X86_TLB_H
@@ -26,8 +27,11 @@ struct tlb_entry {
     uint64_t read_tag;
     uint64_t write_tag;
     uint64_t host_delta; /* host address = linear address + host_delta */
-    gpa_t page;          /* guest physical page; bit 0: stores are allowed but the page holds code */
+    gpa_t page;          /* guest physical page */
 };
+
+/* In a write tag: stores are allowed, but the page holds decoded code. No key has this bit. */
+#define TLB_CODE_MARK 0x800u
 
 /* Instruction fetch has its own small TLB: filled on block look-ups only. */
 struct tlb_fetch {
@@ -50,7 +54,7 @@ enum { TLB_MODE_SUPERVISOR, TLB_MODE_USER, TLB_MODE_NO_SMAP, TLB_MODE_SLOW };
 struct tlb {
     struct tlb_entry *entries; /* cpu->tlb_entries */
     uint32_t size;
-    uint32_t read_generation, write_generation; /* 0..1022 */
+    uint32_t read_generation, write_generation; /* 0..510 */
     uint32_t fills;     /* since the last look at whether to grow */
     uint64_t epoch;     /* counts full flushes; part of the jump cache's key */
     gva_t large_first, large_last; /* linear range in which large pages were entered since the last flush */
@@ -76,6 +80,27 @@ static always_inline uint8_t *tlb_write(const struct cpu *cpu, gva_t linear, uns
     const struct tlb_entry *e = &cpu->tlb_entries[tlb_slot(linear) & cpu->tlb_mask];
     uint64_t tag = ((linear + size - 1) & PAGE_MASK) | cpu->write_key;
     return likely(e->write_tag == tag) ? (uint8_t *)(linear + e->host_delta) : NULL;
+}
+
+/* The same for the modes that are not the current one (the processor's own accesses): `mode` is TLB_MODE_*, not SLOW. */
+static always_inline uint8_t *tlb_find(const struct cpu *cpu, gva_t linear, size_t size, enum access_type type, unsigned mode)
+{
+    const struct tlb_entry *e = &cpu->tlb_entries[tlb_slot(linear) & cpu->tlb_mask];
+    uint64_t key = ((type == ACCESS_WRITE ? cpu->write_key : cpu->read_key) & ~(uint64_t)3) | mode;
+    uint64_t tag = ((linear + size - 1) & PAGE_MASK) | key;
+    return likely((type == ACCESS_WRITE ? e->write_tag : e->read_tag) == tag) ? (uint8_t *)(linear + e->host_delta) : NULL;
+}
+
+/* A store to a page that holds decoded code, and is otherwise allowed: host and guest physical address. NULL: not known. */
+static always_inline uint8_t *tlb_code_page(const struct cpu *cpu, gva_t linear, size_t size, unsigned mode, gpa_t *gpa)
+{
+    const struct tlb_entry *e = &cpu->tlb_entries[tlb_slot(linear) & cpu->tlb_mask];
+    uint64_t tag = ((linear + size - 1) & PAGE_MASK) | TLB_CODE_MARK | (cpu->write_key & ~(uint64_t)3) | mode;
+
+    if (e->write_tag != tag)
+        return NULL;
+    *gpa = e->page | (linear & ~PAGE_MASK);
+    return (uint8_t *)(linear + e->host_delta);
 }
 
 bool tlb_create(struct cpu *cpu);
