@@ -28,13 +28,29 @@ static void join_tables(void)
         }
 }
 
+/* Two SSE2 instructions (F2 0F 10/11, F2 0F C2) bear the names of string instructions (A5, A7). */
+static bool is_vector_namesake(const ZydisDecodedInstruction *zydis)
+{
+    return (zydis->mnemonic == ZYDIS_MNEMONIC_MOVSD || zydis->mnemonic == ZYDIS_MNEMONIC_CMPSD) &&
+           zydis->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT;
+}
+
+/* MOVSD and CMPSD are string instructions of the one-byte map, and scalar ones of SSE2. */
+static bool is_vector_namesake(const struct insn *insn)
+{
+    return (insn->mnemonic == ZYDIS_MNEMONIC_MOVSD || insn->mnemonic == ZYDIS_MNEMONIC_CMPSD) &&
+           insn->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT;
+}
+
 void bind(struct insn *insn, const ZydisDecodedInstruction *zydis, const ZydisDecodedOperand *operands)
 {
     pthread_once(&once, join_tables);
     if (exec_system_bind(insn))
         return;
-    insn->exec = by_mnemonic[insn->mnemonic].exec;
-    insn->ends_block = by_mnemonic[insn->mnemonic].ends_block;
+    if (!is_vector_namesake(zydis)) {
+        insn->exec = by_mnemonic[insn->mnemonic].exec;
+        insn->ends_block = by_mnemonic[insn->mnemonic].ends_block;
+    }
     if (insn->exec)
         return;
     insn->uses_vector = exec_simd_bind(insn, zydis, operands) || exec_x87_bind(insn, zydis, operands);
