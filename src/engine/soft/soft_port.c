@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/soft/soft.h"
+#include "os/guarded.h"
 #include "x86/msr.h"
 #include "x86/aflags.h"
 
@@ -44,6 +45,20 @@ static bool port_page(struct cpu *cpu, gpa_t page, enum access_type type, struct
     return true;
 }
 
+/*
+ * The right that was missing. A load comes here from readable memory only as the first half of a read-modify-write that may
+ * not write (the store half is never reached) - or because host memory has vanished, which a look at it tells.
+ */
+static enum access_type refused_type(const struct engine_vcpu *vcpu, const struct port_access *access)
+{
+    uint8_t byte;
+
+    if (access->type == ACCESS_READ && (vcpu->view.flags & (PAGE_READ | PAGE_WRITE)) == PAGE_READ && !vcpu->view.source &&
+        guarded_load8(gpa_view_host(&vcpu->view, access->gpa), &byte))
+        return ACCESS_WRITE;
+    return access->type;
+}
+
 /* Instruction bytes come with exits of unmapped addresses, not with refused ones (whp-facts 7.4). */
 static void memory_exit(struct engine_vcpu *vcpu, const struct port_access *access)
 {
@@ -53,7 +68,7 @@ static void memory_exit(struct engine_vcpu *vcpu, const struct port_access *acce
     exit->memory.gpa = access->gpa;
     exit->memory.gva = access->gva_valid ? access->gva : 0;
     exit->memory.gva_valid = access->gva_valid;
-    exit->memory.type = (uint8_t)access->type;
+    exit->memory.type = (uint8_t)(mapped ? refused_type(vcpu, access) : access->type);
     exit->memory.gpa_unmapped = !mapped;
     exit->memory.size = access->size;
     if (access->type == ACCESS_WRITE && access->data)
