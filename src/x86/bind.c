@@ -35,13 +35,6 @@ static bool is_vector_namesake(const ZydisDecodedInstruction *zydis)
            zydis->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT;
 }
 
-/* MOVSD and CMPSD are string instructions of the one-byte map, and scalar ones of SSE2. */
-static bool is_vector_namesake(const struct insn *insn)
-{
-    return (insn->mnemonic == ZYDIS_MNEMONIC_MOVSD || insn->mnemonic == ZYDIS_MNEMONIC_CMPSD) &&
-           insn->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT;
-}
-
 void bind(struct insn *insn, const ZydisDecodedInstruction *zydis, const ZydisDecodedOperand *operands)
 {
     pthread_once(&once, join_tables);
