@@ -6,10 +6,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "simd_soft.h"
 #include "x86/exec_simd.h"
 
 #define ARENA 8192u
-#define WINDOW 1024u /* bytes around the operand that are compared */
 
 static uint64_t seed = 0x9e3779b97f4a7c15ull;
 static uint8_t *arena; /* two pages, nothing behind */
@@ -35,8 +35,7 @@ void simd_case_init(void)
     arena = mmap(NULL, ARENA + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (arena == MAP_FAILED || mprotect(arena + ARENA, 4096, PROT_NONE) != 0)
         abort();
-    stand_in_start = (uint64_t)arena;
-    stand_in_end = stand_in_start + ARENA;
+    simd_soft_init(arena, ARENA);
 }
 
 unsigned simd_rounds(unsigned usual)
@@ -48,11 +47,11 @@ unsigned simd_rounds(unsigned usual)
 bool simd_case_decode(struct simd_case *c, const uint8_t *code, unsigned size)
 {
     memset(c, 0, sizeof(*c));
-    if (!stand_in_decode(code, size, &c->insn, &c->decoded, c->operands))
+    if (decode(MODE_64 | MODE_PROTECTED | MODE_LONG, code, size, &c->decoded) != DECODE_OK ||
+        !c->decoded.insn.uses_vector)
         return false;
-    c->size = c->decoded.length;
+    c->size = c->decoded.zydis.length;
     memcpy(c->code, code, c->size);
-    c->unmasked = true;
     return true;
 }
 
@@ -113,25 +112,25 @@ static void random_extended(uint8_t to[16])
 
 /* ---- state ---- */
 
-static uint32_t random_mxcsr(const struct simd_case *c)
+static uint32_t random_mxcsr(void)
 {
     uint32_t value = MXCSR_MASKS;
     if (one_in(2))
         value |= (uint32_t)simd_random() & (0xe000 | 0x40);
     if (one_in(2))
         value |= (uint32_t)simd_random() & MXCSR_FLAGS;
-    if (c->unmasked && one_in(3))
+    if (one_in(3))
         value &= ~((uint32_t)simd_random() & MXCSR_MASKS);
     return value;
 }
 
-static void random_x87(const struct simd_case *c, uint8_t *image)
+static void random_x87(uint8_t *image)
 {
     uint16_t control = 0x037f, status = 0;
     uint8_t tag = one_in(4) ? (uint8_t)simd_random() : one_in(4) ? 0 : 0xff;
     if (one_in(2))
         control = (uint16_t)((control & 0xf0ffu) | (simd_random() & 0xf00u));
-    if (c->unmasked && one_in(3))
+    if (one_in(3))
         control &= (uint16_t)~(simd_random() & 0x3f);
     if (one_in(2))
         status = (uint16_t)(simd_random() & 0x7fff);
@@ -165,16 +164,16 @@ static uint64_t operand_address(void)
 
 static void random_state(const struct simd_case *c, struct native_state *state)
 {
-    uint32_t mxcsr = random_mxcsr(c), mask = 0xffff;
+    uint32_t mxcsr = random_mxcsr(), mask = 0xffff;
     memset(state, 0, sizeof(*state));
     for (unsigned i = 0; i < 16; i++)
         state->gpr[i] = one_in(3) ? simd_random() % 24 : random_lane();
     state->gpr[REG_RSP] = 0;
     state->gpr[REG_RBX] = operand_address();
-    if (c->insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU || c->insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ)
+    if (c->decoded.insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU || c->decoded.insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ)
         state->gpr[REG_RDI] = operand_address();
     state->rflags = 0x202 | (simd_random() & RFLAGS_ARITHMETIC);
-    random_x87(c, state->fxsave);
+    random_x87(state->fxsave);
     memcpy(state->fxsave + 24, &mxcsr, 4);
     memcpy(state->fxsave + 28, &mask, 4);
     for (unsigned i = 0; i < 32; i++) {
@@ -190,7 +189,7 @@ static void random_memory(const struct simd_case *c)
         uint64_t lane = random_lane();
         memcpy(arena + 8 * i, &lane, 8);
     }
-    if (c->decoded.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT) {
+    if (c->decoded.zydis.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT) {
         for (unsigned i = ARENA / 2; i < ARENA / 2 + 320; i += 16)
             random_extended(arena + i);
         if (one_in(4)) /* packed decimal */
@@ -204,9 +203,9 @@ static void prepare_loads(const struct simd_case *c, uint64_t address)
 {
     uint8_t *at = (uint8_t *)(uintptr_t)address;
     uint32_t mxcsr;
-    if (address + 512 > stand_in_end)
+    if (address + 512 > (uint64_t)arena + ARENA)
         return;
-    switch (c->insn.mnemonic) {
+    switch (c->decoded.insn.mnemonic) {
     case ZYDIS_MNEMONIC_LDMXCSR:
         mxcsr = (uint32_t)simd_random() & (one_in(4) ? ~0u : 0xffffu);
         memcpy(at, &mxcsr, 4);
@@ -224,33 +223,6 @@ static void prepare_loads(const struct simd_case *c, uint64_t address)
     }
 }
 
-static void to_cpu(const struct native_state *state, struct cpu *cpu)
-{
-    memset(cpu, 0, sizeof(*cpu));
-    memcpy(cpu->gpr, state->gpr, sizeof(cpu->gpr));
-    cpu->aflags = aflags_from_rflags(state->rflags);
-    cpu->rflags = 2;
-    cpu->mode = MODE_64;
-    cpu->cr0 = CR0_PE | CR0_NE | CR0_PG | CR0_ET | CR0_MP;
-    cpu->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
-    cpu->efer = EFER_LMA | EFER_LME;
-    memcpy(&cpu->x87, state->fxsave, 160);
-    memcpy(&cpu->mxcsr, state->fxsave + 24, 4);
-    for (unsigned i = 0; i < 16; i++)
-        memcpy(&cpu->vector[i], state->fxsave + 160 + 16 * i, 16);
-    cpu->rip = native_address();
-}
-
-static void from_cpu(const struct cpu *cpu, struct native_state *state)
-{
-    memcpy(state->gpr, cpu->gpr, sizeof(cpu->gpr));
-    state->rflags = aflags_to_rflags(cpu->aflags);
-    memcpy(state->fxsave, &cpu->x87, 160);
-    memcpy(state->fxsave + 24, &cpu->mxcsr, 4);
-    for (unsigned i = 0; i < 16; i++)
-        memcpy(state->fxsave + 160 + 16 * i, &cpu->vector[i], 16);
-}
-
 /* ---- comparison ---- */
 
 /*
@@ -259,8 +231,8 @@ static void from_cpu(const struct cpu *cpu, struct native_state *state)
  */
 static bool may_differ_in_top(const struct simd_case *c, int fault)
 {
-    const struct operand *first = &c->insn.operand[0], *second = &c->insn.operand[1];
-    bool stores = first->kind == OPERAND_MEMORY || c->insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
+    const struct operand *first = &c->decoded.insn.operand[0], *second = &c->decoded.insn.operand[1];
+    bool stores = first->kind == OPERAND_MEMORY || c->decoded.insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
     return stores && second->kind == OPERAND_REGISTER && second->reg_class == CLASS_MMX &&
            (fault == VECTOR_PF || fault == VECTOR_GP);
 }
@@ -291,15 +263,15 @@ static void describe(const struct simd_case *c, const struct native_state *befor
     ZydisFormatter formatter;
     char text[128] = "?";
     ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-    ZydisFormatterFormatInstruction(&formatter, &c->decoded, c->operands, c->decoded.operand_count_visible, text,
+    ZydisFormatterFormatInstruction(&formatter, &c->decoded.zydis, c->decoded.operands, c->decoded.zydis.operand_count_visible, text,
                                     sizeof(text), 0, NULL);
     fprintf(stderr, "DIFFERENCE: %s\n", text);
     print_bytes("code", c->code, c->size);
     fprintf(stderr, "  before: rbx %016llx mxcsr %02x%02x\n", (unsigned long long)before->gpr[REG_RBX], before->fxsave[25],
             before->fxsave[24]);
     print_bytes("x87 head", before->fxsave, 32);
-    for (unsigned i = 0; i < 2 && i < c->decoded.operand_count_visible; i++) {
-        const struct operand *operand = &c->insn.operand[i];
+    for (unsigned i = 0; i < 2 && i < c->decoded.zydis.operand_count_visible; i++) {
+        const struct operand *operand = &c->decoded.insn.operand[i];
         if (operand->kind == OPERAND_REGISTER && operand->reg_class == CLASS_XMM)
             print_bytes("operand", before->fxsave + 160 + 16 * operand->number, 16);
         if (operand->kind == OPERAND_REGISTER && operand->reg_class == CLASS_X87)
@@ -312,7 +284,6 @@ static void describe(const struct simd_case *c, const struct native_state *befor
 static bool compare(const struct simd_case *c, const struct native_state *before, const struct native_state *soft,
                     const struct native_state *host, const uint8_t *soft_memory)
 {
-    bool same = true;
     if (soft->fault == host->fault && !memcmp(soft->gpr, host->gpr, sizeof(host->gpr)) && soft->rflags == host->rflags &&
         !memcmp(soft->fxsave, host->fxsave, 512) && !memcmp(soft_memory, arena, ARENA))
         return true;
@@ -340,13 +311,11 @@ static bool compare(const struct simd_case *c, const struct native_state *before
             print_bytes("host", arena + i, 16);
         }
     }
-    same = false;
-    return same;
+    return false;
 }
 
 static bool run_one(struct simd_case *c)
 {
-    static struct cpu cpu;
     static uint8_t before_memory[ARENA], soft_memory[ARENA];
     struct native_state before, soft, host;
 
@@ -356,11 +325,8 @@ static bool run_one(struct simd_case *c)
     prepare_loads(c, before.gpr[REG_RBX]);
     memcpy(before_memory, arena, ARENA);
 
-    to_cpu(&before, &cpu);
     soft = before;
-    enum exec_result result = c->insn.exec(&cpu, &c->insn);
-    from_cpu(&cpu, &soft);
-    soft.fault = result == EXEC_NEXT ? NATIVE_NO_FAULT : cpu.leave == LEAVE_FAULT ? cpu.fault.vector : -2;
+    simd_soft_run(&soft);
     memcpy(soft_memory, arena, ARENA);
 
     memcpy(arena, before_memory, ARENA);
@@ -378,6 +344,7 @@ static bool run_one(struct simd_case *c)
 bool simd_case_compare(struct simd_case *c, unsigned rounds)
 {
     random_memory(c);
+    simd_soft_place(c->code, c->size);
     for (unsigned i = 0; i < rounds; i++) {
         if (!run_one(c))
             return false;

@@ -6,15 +6,12 @@
 #define TESTS_INSN_SIMD_CASE_H
 
 #include "simd_native.h"
-#include "simd_stand_in.h"
+#include "x86/decode.h"
 
 struct simd_case {
     uint8_t code[15];
     unsigned size;
-    struct insn insn;
-    ZydisDecodedInstruction decoded;
-    ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
-    bool unmasked; /* also generate states with unmasked exceptions */
+    struct decoded decoded;
 };
 
 uint64_t simd_random(void);

@@ -9,39 +9,55 @@
 #include <cmocka.h>
 #include <string.h>
 
-#include "simd_stand_in.h"
+#include "support/flat_cpu.h"
+#include "x86/decode.h"
 #include "x86/exec_simd.h"
 #include "x86/exec_x87.h"
 
 #define NONE (-1)
 
-static uint8_t memory[1024] __attribute__((aligned(64)));
-static struct cpu cpu;
+/* Where the operands are: guest address and physical address. */
+#define OPERAND 0x10000u
+#define PHYSICAL 0x100000u
 
+static struct flat_cpu *flat;
+static struct cpu *cpu;
+static uint8_t *memory;
+
+/* A 64-bit processor as after FNINIT, RBX pointing to memory full of A5. */
 static int prepare(void **state)
 {
     (void)state;
-    memset(&cpu, 0, sizeof(cpu));
-    memset(memory, 0xa5, sizeof(memory));
-    stand_in_start = (uint64_t)memory;
-    stand_in_end = stand_in_start + sizeof(memory);
-    cpu.mode = MODE_64 | MODE_LONG | MODE_PROTECTED;
-    cpu.cr0 = CR0_PE | CR0_MP | CR0_NE;
-    cpu.cr4 = CR4_OSFXSR | CR4_OSXMMEXCPT;
-    cpu.mxcsr = 0x1f80;
-    x87_initialize(&cpu.x87);
-    cpu.gpr[REG_RBX].q = (uint64_t)memory;
+    if (!flat)
+        flat = flat_create();
+    if (!flat)
+        return -1;
+    cpu = flat->cpu;
+    memory = flat->memory + PHYSICAL;
+    memset(memory, 0xa5, PAGE_SIZE);
+    flat_long(flat, true, 0);
+    flat_map(flat, OPERAND, PHYSICAL, FLAT_WRITE);
+    memset(cpu->vector, 0, sizeof(cpu->vector));
+    cpu->mxcsr = 0x1f80;
+    x87_initialize(&cpu->x87);
+    cpu->gpr[REG_RBX].q = OPERAND;
     return 0;
 }
 
-/* The vector raised, or NONE. */
+static int finish(void **state)
+{
+    (void)state;
+    flat_destroy(flat);
+    return 0;
+}
+
+/* The vector raised, or NONE. The instruction is executed by itself, so that control bits can be any. */
 static int run(const char *code, size_t size)
 {
-    struct insn insn;
-    ZydisDecodedInstruction decoded;
-    ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
-    assert_true(stand_in_decode((const uint8_t *)code, size, &insn, &decoded, operands));
-    return insn.exec(&cpu, &insn) == EXEC_NEXT ? NONE : cpu.fault.vector;
+    struct decoded decoded;
+    assert_int_equal(decode(cpu->mode, (const uint8_t *)code, size, &decoded), DECODE_OK);
+    assert_true(decoded.insn.uses_vector);
+    return decoded.insn.exec(cpu, &decoded.insn) == EXEC_NEXT ? NONE : cpu->fault.vector;
 }
 
 #define RUN(code) run(code, sizeof(code) - 1)
@@ -103,15 +119,15 @@ static void control_register_bits_decide(void **state)
         prepare(state);
         memcpy(memory, &valid_mxcsr, 4);
         assert_int_equal(run(code, size), NONE);
-        cpu.cr0 |= CR0_EM;
+        cpu->cr0 |= CR0_EM;
         assert_int_equal(run(code, size), control_rules[i].em);
-        cpu.cr0 |= CR0_TS;
+        cpu->cr0 |= CR0_TS;
         assert_int_equal(run(code, size), control_rules[i].em_ts);
-        cpu.cr0 &= ~CR0_EM;
+        cpu->cr0 &= ~CR0_EM;
         assert_int_equal(run(code, size), control_rules[i].ts);
-        cpu.cr0 &= ~CR0_TS;
+        cpu->cr0 &= ~CR0_TS;
         memcpy(memory, &valid_mxcsr, 4); /* LDMXCSR's operand, which FXSAVE and the store have overwritten */
-        cpu.cr4 &= ~CR4_OSFXSR;
+        cpu->cr4 &= ~CR4_OSFXSR;
         assert_int_equal(run(code, size), control_rules[i].no_osfxsr);
     }
 }
@@ -119,7 +135,7 @@ static void control_register_bits_decide(void **state)
 static void wait_ignores_ts_without_mp(void **state)
 {
     (void)state;
-    cpu.cr0 = CR0_PE | CR0_TS | CR0_NE;
+    cpu->cr0 = CR0_PE | CR0_TS | CR0_NE;
     assert_int_equal(RUN(FWAIT), NONE);
     assert_int_equal(RUN(FLD1), VECTOR_NM);
 }
@@ -127,17 +143,17 @@ static void wait_ignores_ts_without_mp(void **state)
 static void pending_exception_waits_for_a_waiting_instruction(void **state)
 {
     (void)state;
-    cpu.x87.control &= (uint16_t)~X87_IE;
-    cpu.x87.status = X87_IE | X87_ES | X87_B;
+    cpu->x87.control &= (uint16_t)~X87_IE;
+    cpu->x87.status = X87_IE | X87_ES | X87_B;
     assert_int_equal(RUN(FLD1), VECTOR_MF);
     assert_int_equal(RUN(FWAIT), VECTOR_MF);
     assert_int_equal(RUN(PADDB_MM), VECTOR_MF);
     assert_int_equal(RUN(EMMS), VECTOR_MF);
     assert_int_equal(RUN(FNSTSW_AX), NONE);
-    assert_int_equal(cpu.gpr[REG_RAX].w, X87_IE | X87_ES | X87_B);
+    assert_int_equal(cpu->gpr[REG_RAX].w, X87_IE | X87_ES | X87_B);
     assert_int_equal(RUN(PADDB_XMM), NONE);
     assert_int_equal(RUN(FXSAVE), NONE);
-    cpu.cr0 &= ~CR0_NE; /* without a FERR# pin: the same */
+    cpu->cr0 &= ~CR0_NE; /* without a FERR# pin: the same */
     assert_int_equal(RUN(FLD1), VECTOR_MF);
     assert_int_equal(RUN(FNCLEX), NONE);
     assert_int_equal(RUN(FLD1), NONE);
@@ -146,12 +162,12 @@ static void pending_exception_waits_for_a_waiting_instruction(void **state)
 static void simd_exception_needs_osxmmexcpt(void **state)
 {
     (void)state;
-    cpu.mxcsr = 0x1f80 & ~0x200u; /* divide by zero unmasked */
-    cpu.vector[0].d[0] = 0x3f800000;
+    cpu->mxcsr = 0x1f80 & ~0x200u; /* divide by zero unmasked */
+    cpu->vector[0].d[0] = 0x3f800000;
     assert_int_equal(RUN(DIVSS), VECTOR_XM);
-    assert_int_equal(cpu.mxcsr, 0x1d84);
-    assert_int_equal(cpu.vector[0].d[0], 0x3f800000);
-    cpu.cr4 &= ~CR4_OSXMMEXCPT;
+    assert_int_equal(cpu->mxcsr, 0x1d84);
+    assert_int_equal(cpu->vector[0].d[0], 0x3f800000);
+    cpu->cr4 &= ~CR4_OSXMMEXCPT;
     assert_int_equal(RUN(DIVSS), VECTOR_UD);
 }
 
@@ -163,10 +179,10 @@ static void host_control_words_are_kept(void **state)
     uint64_t one = 0x3ff0000000000000;
     (void)state;
     __asm__ volatile("stmxcsr %0\n\tldmxcsr %1\n\tfldcw %2" : "=m"(saved_mxcsr) : "m"(mxcsr), "m"(control));
-    cpu.mxcsr = 0x1f80;
+    cpu->mxcsr = 0x1f80;
     int add = RUN(ADDPS), load = RUN(FLD1), mmx = RUN(PADDB_MM), save = RUN(FNSAVE), restore = RUN(FRSTOR);
-    cpu.mxcsr = 0x1f80 & ~0x200u;
-    cpu.vector[0].d[0] = 0x3f800000;
+    cpu->mxcsr = 0x1f80 & ~0x200u;
+    cpu->vector[0].d[0] = 0x3f800000;
     int divide = RUN(DIVSS);
     __asm__ volatile("stmxcsr %0\n\tfnstcw %1\n\tldmxcsr %2\n\tfninit"
                      : "=m"(after_mxcsr), "=m"(after)
@@ -175,11 +191,11 @@ static void host_control_words_are_kept(void **state)
     assert_int_equal(after_mxcsr & MXCSR_CONTROL, mxcsr & MXCSR_CONTROL);
     assert_true(add == NONE && load == NONE && mmx == NONE && save == NONE && restore == NONE && divide == VECTOR_XM);
     /* and the guest's arithmetic did not follow them: 1 + 2^-53 rounds to nearest, up with the next bit */
-    cpu.vector[0].q[0] = one;
-    cpu.vector[1].q[0] = 0x3ca8000000000000; /* 1.5 * 2^-53 */
-    cpu.mxcsr = 0x1f80;
+    cpu->vector[0].q[0] = one;
+    cpu->vector[1].q[0] = 0x3ca8000000000000; /* 1.5 * 2^-53 */
+    cpu->mxcsr = 0x1f80;
     assert_int_equal(RUN("\xf2\x0f\x58\xc1"), NONE);
-    assert_true(cpu.vector[0].q[0] == one + 1);
+    assert_true(cpu->vector[0].q[0] == one + 1);
 }
 
 static void environment_formats(void **state)
@@ -204,47 +220,47 @@ static void environment_formats(void **state)
     };
     for (size_t i = 0; i < array_size(cases); i++) {
         prepare(state);
-        x87_set_top(&cpu.x87, 7);
-        cpu.x87.tag = 0x80;
-        cpu.x87.st[0].mantissa = 1ull << 63;
-        cpu.x87.st[0].exponent = 0x3fff;
-        cpu.x87.instruction_pointer = 0x12345678;
-        cpu.x87.data_pointer = 0x9abcdef0;
-        cpu.x87.opcode = 0x123;
+        x87_set_top(&cpu->x87, 7);
+        cpu->x87.tag = 0x80;
+        cpu->x87.st[0].mantissa = 1ull << 63;
+        cpu->x87.st[0].exponent = 0x3fff;
+        cpu->x87.instruction_pointer = 0x12345678;
+        cpu->x87.data_pointer = 0x9abcdef0;
+        cpu->x87.opcode = 0x123;
         if (cases[i].real)
-            cpu.cr0 &= ~CR0_PE;
+            cpu->cr0 &= ~CR0_PE;
         assert_int_equal(run(cases[i].store, cases[i].size), NONE);
         assert_memory_equal(memory, cases[i].expected, cases[i].expected_size);
         assert_int_equal(memory[cases[i].expected_size], 0xa5);
-        x87_initialize(&cpu.x87);
+        x87_initialize(&cpu->x87);
         assert_int_equal(run(cases[i].load, cases[i].size), NONE);
-        assert_int_equal(cpu.x87.status, 0x3800);
-        assert_int_equal(cpu.x87.tag, 0x80);
-        assert_int_equal(cpu.x87.st[0].exponent, 0x3fff); /* the register it was, found through TOP again */
-        assert_true(cpu.x87.instruction_pointer == cases[i].ip && cpu.x87.data_pointer == cases[i].dp);
-        assert_int_equal(cpu.x87.opcode, cases[i].opcode);
+        assert_int_equal(cpu->x87.status, 0x3800);
+        assert_int_equal(cpu->x87.tag, 0x80);
+        assert_int_equal(cpu->x87.st[0].exponent, 0x3fff); /* the register it was, found through TOP again */
+        assert_true(cpu->x87.instruction_pointer == cases[i].ip && cpu->x87.data_pointer == cases[i].dp);
+        assert_int_equal(cpu->x87.opcode, cases[i].opcode);
     }
 }
 
 static void fxsave_outside_64_bit_mode_leaves_the_upper_registers(void **state)
 {
     (void)state;
-    cpu.mode = MODE_CS32 | MODE_PROTECTED;
-    memset(cpu.vector, 0x11, sizeof(cpu.vector));
+    cpu->mode = MODE_CS32 | MODE_PROTECTED;
+    memset(cpu->vector, 0x11, sizeof(cpu->vector));
     assert_int_equal(RUN(FXSAVE), NONE);
     assert_int_equal(memory[160], 0x11);
     assert_int_equal(memory[287], 0x11);
     assert_int_equal(memory[288], 0xa5);
     memset(memory + 160, 0x22, 256);
     assert_int_equal(RUN(FXRSTOR), NONE);
-    assert_int_equal(cpu.vector[7].b[15], 0x22);
-    assert_int_equal(cpu.vector[8].b[0], 0x11);
+    assert_int_equal(cpu->vector[7].b[15], 0x22);
+    assert_int_equal(cpu->vector[8].b[0], 0x11);
 }
 
 static void fxsave_area_is_aligned(void **state)
 {
     (void)state;
-    cpu.gpr[REG_RBX].q += 8;
+    cpu->gpr[REG_RBX].q += 8;
     assert_int_equal(RUN(FXSAVE), VECTOR_GP);
     assert_int_equal(RUN(FXRSTOR), VECTOR_GP);
 }
@@ -261,5 +277,5 @@ int main(void)
         cmocka_unit_test_setup(fxsave_outside_64_bit_mode_leaves_the_upper_registers, prepare),
         cmocka_unit_test_setup(fxsave_area_is_aligned, prepare),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, finish);
 }

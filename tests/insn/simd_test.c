@@ -51,8 +51,8 @@ static unsigned encode(const struct encoding *e, uint8_t *code)
 
 static bool has_reg_operand(const struct simd_case *c)
 {
-    for (unsigned i = 0; i < c->decoded.operand_count_visible; i++) {
-        if (c->operands[i].encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG)
+    for (unsigned i = 0; i < c->decoded.zydis.operand_count_visible; i++) {
+        if (c->decoded.operands[i].encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG)
             return true;
     }
     return false;
@@ -64,12 +64,12 @@ static void test_encoding(struct encoding *e, unsigned rounds)
     uint8_t code[16] = {0};
     for (unsigned variant = 0; variant < 8; variant++) {
         unsigned size = encode(e, code);
-        if (!simd_case_decode(&c, code, size) || c.decoded.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
+        if (!simd_case_decode(&c, code, size) || c.decoded.zydis.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
             return;
         e->any_reg = has_reg_operand(&c);
         if (e->any_reg && e->reg != 0) /* was covered with 0 */
             return;
-        seen_mnemonic[c.insn.mnemonic] = 1;
+        seen_mnemonic[c.decoded.insn.mnemonic] = 1;
         instructions++;
         if (!simd_case_compare(&c, rounds)) {
             failures++;

@@ -1,0 +1,72 @@
+#include "simd_soft.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "support/flat_cpu.h"
+
+enum { GUEST_CODE = 0x100000, GUEST_ARENA = 0x110000 };
+
+static struct flat_cpu *flat;
+static uint8_t *host_arena;
+static size_t arena_size;
+static uint64_t code_size;
+
+void simd_soft_init(uint8_t *arena, size_t size)
+{
+    flat = flat_create();
+    if (!flat)
+        abort();
+    host_arena = arena;
+    arena_size = size;
+    flat_long(flat, true, 3);
+    flat_map(flat, native_address(), GUEST_CODE, FLAT_READ);
+    for (size_t i = 0; i < size; i += PAGE_SIZE)
+        flat_map(flat, (uint64_t)arena + i, GUEST_ARENA + i, FLAT_WRITE);
+}
+
+void simd_soft_place(const uint8_t *code, size_t size)
+{
+    memcpy(flat->memory + GUEST_CODE, code, size);
+    code_size = size;
+    cpu_invalidate_code(flat->cpu, GUEST_CODE, PAGE_SIZE);
+}
+
+static void load(struct cpu *cpu, const struct native_state *state)
+{
+    memcpy(cpu->gpr, state->gpr, sizeof(cpu->gpr));
+    cpu_set_rflags(cpu, state->rflags | RFLAGS_IF);
+    memcpy(&cpu->x87, state->fxsave, 160);
+    memcpy(&cpu->mxcsr, state->fxsave + 24, 4);
+    for (unsigned i = 0; i < 16; i++) {
+        memset(&cpu->vector[i], 0x77, sizeof(cpu->vector[i]));
+        memcpy(&cpu->vector[i], state->fxsave + 160 + 16 * i, 16);
+    }
+    cpu->rip = native_address();
+}
+
+/* False: something changed that no instruction of these families changes. */
+static bool store(const struct cpu *cpu, struct native_state *state)
+{
+    bool ok = true;
+    memcpy(state->gpr, cpu->gpr, sizeof(cpu->gpr));
+    state->rflags = cpu_rflags(cpu);
+    memcpy(state->fxsave, &cpu->x87, 160);
+    memcpy(state->fxsave + 24, &cpu->mxcsr, 4);
+    for (unsigned i = 0; i < 16; i++) {
+        memcpy(state->fxsave + 160 + 16 * i, &cpu->vector[i], 16);
+        ok = ok && cpu->vector[i].q[2] == 0x7777777777777777 && cpu->vector[i].q[3] == 0x7777777777777777;
+    }
+    return ok && cpu->rip == native_address() + (state->fault == NATIVE_NO_FAULT ? code_size : 0);
+}
+
+void simd_soft_run(struct native_state *state)
+{
+    load(flat->cpu, state);
+    memcpy(flat->memory + GUEST_ARENA, host_arena, arena_size);
+    enum cpu_leave leave = cpu_step(flat->cpu);
+    state->fault = leave == LEAVE_NONE ? NATIVE_NO_FAULT : leave == LEAVE_FAULT ? flat->cpu->fault.vector : -2;
+    memcpy(host_arena, flat->memory + GUEST_ARENA, arena_size);
+    if (!store(flat->cpu, state))
+        state->fault = -2;
+}
