@@ -82,6 +82,12 @@ static const struct op *execute(struct cpu *cpu, const struct op *op, const stru
     cpu->next_rip = wrap_rip(cpu, cpu->rip + insn->length);
     switch (insn->exec(cpu, insn)) {
     case EXEC_NEXT:
+        /* Service asked for by the instruction itself, an exit that follows it for one, comes before the next. */
+        if (unlikely(atomic_load_explicit(&cpu->request, memory_order_relaxed) & REQUEST_SERVICE)) {
+            cpu->rip = cpu->next_rip;
+            cpu->leave = LEAVE_NONE;
+            return NULL;
+        }
         INTERPRET_GO(cpu, op + 1);
     case EXEC_END:
         cpu->rip = cpu->next_rip;
@@ -204,11 +210,13 @@ void cpu_interrupts_enabled(struct cpu *cpu)
 /* Interrupt shadow and single step (SDM 3B 17.3.1.4): one instruction, then the trap that TF asked for before it. */
 static enum cpu_leave run_attentive(struct cpu *cpu)
 {
-    bool trace = cpu->rflags & RFLAGS_TF;
+    bool trace = cpu->rflags & RFLAGS_TF, shadow = cpu->interrupt_shadow;
     enum cpu_leave leave;
 
     cpu->interrupt_shadow = cpu->trap_cancelled = false;
     leave = run_single(cpu);
+    if (leave == LEAVE_EXIT || leave == LEAVE_REQUEST)
+        cpu->interrupt_shadow = shadow; /* the instruction in the shadow has not happened */
     if (leave == LEAVE_NONE && trace && !cpu->interrupt_shadow && !cpu->trap_cancelled) {
         cpu->fault = (struct cpu_fault){.vector = VECTOR_DB, .is_trap = true, .debug = BIT64(14)};
         leave = LEAVE_FAULT;
