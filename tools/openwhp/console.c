@@ -43,14 +43,13 @@ static void on_deadly_signal(int number)
     raise(number); /* delivered when this handler returns */
 }
 
-/* Only signals nobody else handles: the library may have handlers of its own for memory faults. */
-static void catch_signals(void)
+void console_catch_signals(void)
 {
     struct sigaction action = {.sa_handler = on_deadly_signal};
     sigemptyset(&action.sa_mask);
     for (unsigned i = 0; i < DEADLY_SIGNALS; i++) {
         sigaction(deadly_signals[i], NULL, &earlier[i]);
-        if (!(earlier[i].sa_flags & SA_SIGINFO) && earlier[i].sa_handler == SIG_DFL)
+        if (!(earlier[i].sa_flags & SA_SIGINFO) && earlier[i].sa_handler == SIG_DFL) /* nohup ignores one */
             sigaction(deadly_signals[i], &action, NULL);
     }
 }
@@ -65,7 +64,6 @@ static void make_raw(struct console *console)
     if (!registered) {
         registered = true;
         atexit(restore_terminal);
-        catch_signals();
     }
     struct termios raw = original;
     cfmakeraw(&raw);

@@ -33,6 +33,12 @@ struct console {
 enum console_action { CONSOLE_PASS, CONSOLE_SWALLOW, CONSOLE_QUIT, CONSOLE_HELP };
 enum console_action console_filter(bool *escape, uint8_t key);
 
+/*
+ * Makes deadly signals restore the terminal first. To be called before the library is: what it installs for
+ * memory faults then passes on to us what is not its own.
+ */
+void console_catch_signals(void);
+
 /* Switches the terminal to raw mode and starts to read it. */
 int console_open(struct console *console);
 

@@ -91,6 +91,7 @@ static int run(int count, char **arguments)
 {
     struct options options;
     int status = EXIT_PROBLEM;
+    console_catch_signals();
     signal(SIGPIPE, SIG_IGN); /* a reader that goes away must not take the terminal's settings with it */
     if (options_parse(&options, count, arguments) != 0) {
         complain(problem_text());

@@ -158,8 +158,8 @@ void pci_shadow_state(const struct pci_bus *pci, unsigned piece, bool *readable,
 void pci_shadow_tables(struct pci_bus *pci)
 {
     uint8_t *pam = &pci->host_bridge.config[HOST_BRIDGE_PAM0];
+    memset(pam, PAM_READ << 4 | PAM_READ, 7);
     pam[0] = PAM_READ << 4;
-    pam[5] = pam[6] = PAM_READ << 4 | PAM_READ;
 }
 
 void pci_init(struct pci_bus *pci, void (*shadow_changed)(void *), void (*reset)(void *), void *context)

@@ -79,7 +79,10 @@ void pci_plug(struct pci_bus *pci, unsigned slot, struct pci_function *function,
  */
 void pci_shadow_state(const struct pci_bus *pci, unsigned piece, bool *readable, bool *writable);
 
-/* Sets all PAM registers so that [E0000, 100000) is RAM that reads but does not store. */
+/*
+ * Sets all PAM registers so that [C0000, 100000) is RAM that reads but does not store: for guests without firmware,
+ * which look there for tables and option ROMs.
+ */
 void pci_shadow_tables(struct pci_bus *pci);
 
 #endif
