@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "x86/cpu.h"
+#include "x86/exec_simd.h"
 
 enum { EAX, EBX, ECX, EDX };
 
@@ -43,6 +44,7 @@ void cpuid_init(struct cpuid_config *config)
         cpuid_set(config, FEATURE_RDRAND, false);
         cpuid_set(config, FEATURE_RDSEED, false);
     }
+    exec_simd_limit(config);
     if (!__get_cpuid(0, &a, &b, &c, &d))
         return;
     memcpy(config->vendor, &b, 4);

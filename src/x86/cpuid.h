@@ -66,15 +66,18 @@ enum cpuid_word {
     X(FSGSBASE,        CPUID_7_EBX,     0, 22)        /* exec_segment */                           \
     X(TSC_ADJUST,      CPUID_7_EBX,     1, 82)        /* msr */                                    \
     X(BMI1,            CPUID_7_EBX,     3, 25)        /* exec_integer */                           \
+    X(FDP_EXCPTN_ONLY, CPUID_7_EBX,     6, BANK_NONE) /* exec_x87: when the host does so */        \
     X(SMEP,            CPUID_7_EBX,     7, 23)        /* walk */                                   \
     X(BMI2,            CPUID_7_EBX,     8, 26)        /* exec_integer */                           \
     X(ERMS,            CPUID_7_EBX,     9, 24)        /* exec_string: by host string operations */ \
     X(INVPCID,         CPUID_7_EBX,    10, 43)        /* exec_control */                           \
+    X(NO_FCS_FDS,      CPUID_7_EBX,    13, 31)        /* exec_x87: FCS and FDS are zero */         \
     X(RDSEED,          CPUID_7_EBX,    18, 32)        /* exec_random */                            \
     X(ADX,             CPUID_7_EBX,    19, 33)        /* exec_integer */                           \
     X(SMAP,            CPUID_7_EBX,    20, 35)        /* walk, exec_system: STAC, CLAC */          \
     X(CLFLUSHOPT,      CPUID_7_EBX,    23, 39)        /* exec_misc */                              \
     X(CLWB,            CPUID_7_EBX,    24, 40)        /* exec_misc */                              \
+    X(SHA,             CPUID_7_EBX,    29, 41)        /* exec_simd */                              \
     X(UMIP,            CPUID_7_ECX,     2, 58)        /* exec_table */                             \
     X(RDPID,           CPUID_7_ECX,    22, 57)        /* exec_msr */                               \
     X(FSRM,            CPUID_7_EDX,     4, 49)        /* exec_string */                            \

@@ -9,72 +9,84 @@
 
 /* ---- what is there ---- */
 
-enum cpuid_register { LEAF1_ECX, LEAF1_EDX, LEAF7_EBX, LEAF7_ECX };
-
-/* One feature bit of CPUID and the instruction sets (as Zydis names them) it stands for. */
+/* A CPUID feature and the instruction sets (as Zydis names them) it stands for. */
 struct feature {
-    uint8_t where; /* enum cpuid_register */
-    uint8_t bit;
-    uint8_t sets[2]; /* ZydisISASet; 0: none */
+    uint16_t feature; /* enum cpu_feature */
+    bool is_optional; /* a partition may take it away */
+    uint8_t sets[2];  /* ZydisISASet; 0: none */
 };
 
 /* clang-format off */
 static const struct feature features[] = {
-    {LEAF1_EDX, 0,  {ZYDIS_ISA_SET_X87, ZYDIS_ISA_SET_FCMOV}},
-    {LEAF1_EDX, 23, {ZYDIS_ISA_SET_PENTIUMMMX}},
-    {LEAF1_EDX, 24, {ZYDIS_ISA_SET_FXSAVE, ZYDIS_ISA_SET_FXSAVE64}},
-    {LEAF1_EDX, 25, {ZYDIS_ISA_SET_SSE, ZYDIS_ISA_SET_SSEMXCSR}},
-    {LEAF1_EDX, 26, {ZYDIS_ISA_SET_SSE2, ZYDIS_ISA_SET_SSE2MMX}},
-    {LEAF1_ECX, 0,  {ZYDIS_ISA_SET_SSE3, ZYDIS_ISA_SET_SSE3X87}},
-    {LEAF1_ECX, 1,  {ZYDIS_ISA_SET_PCLMULQDQ}},
-    {LEAF1_ECX, 9,  {ZYDIS_ISA_SET_SSSE3, ZYDIS_ISA_SET_SSSE3MMX}},
-    {LEAF1_ECX, 19, {ZYDIS_ISA_SET_SSE4}},
-    {LEAF1_ECX, 20, {ZYDIS_ISA_SET_SSE42}},
-    {LEAF1_ECX, 25, {ZYDIS_ISA_SET_AES}},
-    {LEAF7_EBX, 29, {ZYDIS_ISA_SET_SHA}},
-    {LEAF7_ECX, 8,  {ZYDIS_ISA_SET_GFNI}},
+    {FEATURE_FPU,       false, {ZYDIS_ISA_SET_X87, ZYDIS_ISA_SET_FCMOV}},
+    {FEATURE_MMX,       false, {ZYDIS_ISA_SET_PENTIUMMMX}},
+    {FEATURE_FXSR,      false, {ZYDIS_ISA_SET_FXSAVE, ZYDIS_ISA_SET_FXSAVE64}},
+    {FEATURE_SSE,       false, {ZYDIS_ISA_SET_SSE, ZYDIS_ISA_SET_SSEMXCSR}},
+    {FEATURE_SSE2,      false, {ZYDIS_ISA_SET_SSE2, ZYDIS_ISA_SET_SSE2MMX}},
+    {FEATURE_SSE3,      true,  {ZYDIS_ISA_SET_SSE3, ZYDIS_ISA_SET_SSE3X87}},
+    {FEATURE_PCLMULQDQ, true,  {ZYDIS_ISA_SET_PCLMULQDQ}},
+    {FEATURE_SSSE3,     true,  {ZYDIS_ISA_SET_SSSE3, ZYDIS_ISA_SET_SSSE3MMX}},
+    {FEATURE_SSE4_1,    true,  {ZYDIS_ISA_SET_SSE4}},
+    {FEATURE_SSE4_2,    true,  {ZYDIS_ISA_SET_SSE42}},
+    {FEATURE_AES,       true,  {ZYDIS_ISA_SET_AES}},
+    {FEATURE_SHA,       true,  {ZYDIS_ISA_SET_SHA}},
 };
-
-/* Not in the table above because they name no instructions: x87 data pointer only on exceptions, no FCS and FDS. */
-#define LEAF7_EBX_FDP_EXCPTN_ONLY (1u << 6)
-#define LEAF7_EBX_NO_FCS_FDS      (1u << 13)
 /* clang-format on */
 
-static uint32_t shown_words[4]; /* by enum cpuid_register; set once: CPUID is slow on a virtual host */
-static bool host_has_fdp_exceptions_only;
+static uint32_t host_words[CPUID_WORDS]; /* of leaves 1 and 7; set once: CPUID is slow on a virtual host */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-static void find_features(void)
+static void ask_host(void)
 {
     unsigned leaf1[4] = {0}, leaf7[4] = {0};
     (void)__get_cpuid(1, &leaf1[0], &leaf1[1], &leaf1[2], &leaf1[3]);
     (void)__get_cpuid_count(7, 0, &leaf7[0], &leaf7[1], &leaf7[2], &leaf7[3]);
-    const uint32_t host[4] = {
-        [LEAF1_ECX] = leaf1[2], [LEAF1_EDX] = leaf1[3], [LEAF7_EBX] = leaf7[1], [LEAF7_ECX] = leaf7[2]};
-    for (size_t i = 0; i < array_size(features); i++)
-        shown_words[features[i].where] |= host[features[i].where] & 1u << features[i].bit;
-    host_has_fdp_exceptions_only = leaf7[1] & LEAF7_EBX_FDP_EXCPTN_ONLY;
+    host_words[CPUID_1_ECX] = leaf1[2];
+    host_words[CPUID_1_EDX] = leaf1[3];
+    host_words[CPUID_7_EBX] = leaf7[1];
 }
 
-void exec_simd_cpuid(uint32_t leaf, uint32_t *ebx, uint32_t *ecx, uint32_t *edx)
+static bool host_has(enum cpu_feature feature)
 {
-    pthread_once(&once, find_features);
-    *ebx = leaf == 7 ? shown_words[LEAF7_EBX] : 0;
-    *ecx = leaf == 7 ? shown_words[LEAF7_ECX] : leaf == 1 ? shown_words[LEAF1_ECX] : 0;
-    *edx = leaf == 1 ? shown_words[LEAF1_EDX] : 0;
-    if (leaf == 7)
-        *ebx |= LEAF7_EBX_NO_FCS_FDS | (host_has_fdp_exceptions_only ? LEAF7_EBX_FDP_EXCPTN_ONLY : 0);
+    pthread_once(&once, ask_host);
+    return host_words[feature >> 5] & 1u << (feature & 31);
 }
 
-bool exec_simd_allowed(const ZydisDecodedInstruction *decoded)
+void exec_simd_limit(struct cpuid_config *config)
 {
-    pthread_once(&once, find_features);
     for (size_t i = 0; i < array_size(features); i++) {
-        const struct feature *feature = &features[i];
-        if (decoded->meta.isa_set == feature->sets[0] || decoded->meta.isa_set == feature->sets[1])
-            return shown_words[feature->where] & 1u << feature->bit;
+        if (!host_has(features[i].feature))
+            cpuid_set(config, features[i].feature, false);
     }
-    return false;
+    if (!host_has(FEATURE_FDP_EXCPTN_ONLY))
+        cpuid_set(config, FEATURE_FDP_EXCPTN_ONLY, false);
+}
+
+static const struct feature *feature_of(const ZydisDecodedInstruction *decoded)
+{
+    for (size_t i = 0; i < array_size(features); i++) {
+        if (decoded->meta.isa_set == features[i].sets[0] || decoded->meta.isa_set == features[i].sets[1])
+            return &features[i];
+    }
+    return NULL;
+}
+
+/* Is it of an instruction set that is implemented here, and in the host? */
+static bool is_executable(const ZydisDecodedInstruction *decoded)
+{
+    const struct feature *feature = feature_of(decoded);
+    return feature && host_has(feature->feature);
+}
+
+uint8_t simd_feature_tag(const ZydisDecodedInstruction *decoded)
+{
+    const struct feature *feature = feature_of(decoded);
+    return feature && feature->is_optional ? (uint8_t)(feature - features + 1) : 0;
+}
+
+bool simd_has_feature_slow(struct cpu *cpu, uint8_t tag)
+{
+    return cpuid_has(&cpu->cpuid, features[tag - 1].feature) || raise_ud(cpu);
 }
 
 bool simd_usable_slow(struct cpu *cpu)
@@ -98,6 +110,7 @@ bool simd_load(struct cpu *cpu, const struct insn *insn, union simd_buffer *buff
     switch (size) {
     case 4: return mem_read32(cpu, linear, &buffer->d[0]);
     case 8: return mem_read64(cpu, linear, &buffer->q[0]);
+    case 16: return simd_read16(cpu, linear, buffer);
     default: return mem_read(cpu, linear, buffer, size, MEM_CURRENT);
     }
 }
@@ -119,10 +132,15 @@ static simd_stub *stub_of(const struct insn *insn)
     return (simd_stub *)(uintptr_t)insn->extra;
 }
 
+static always_inline bool may_run(struct cpu *cpu, const struct insn *insn)
+{
+    return simd_has_feature(cpu, insn->extra) && simd_usable(cpu);
+}
+
 /* Both operands in registers, or only the first (shifts by an immediate). */
 static enum exec_result exec_registers(struct cpu *cpu, const struct insn *insn)
 {
-    if (!simd_usable(cpu))
+    if (!may_run(cpu, insn))
         return EXEC_LEAVE;
     stub_of(insn)(simd_place(cpu, &insn->operand[0]), simd_place(cpu, &insn->operand[1]), cpu);
     return EXEC_NEXT;
@@ -130,7 +148,7 @@ static enum exec_result exec_registers(struct cpu *cpu, const struct insn *insn)
 
 static enum exec_result exec_registers_float(struct cpu *cpu, const struct insn *insn)
 {
-    if (!simd_usable(cpu))
+    if (!may_run(cpu, insn))
         return EXEC_LEAVE;
     size_t first_size = insn->operand[0].reg_class == CLASS_GPR ? 8 : 16;
     return exec_done(simd_run_float(cpu, stub_of(insn), simd_place(cpu, &insn->operand[0]), first_size,
@@ -140,7 +158,7 @@ static enum exec_result exec_registers_float(struct cpu *cpu, const struct insn 
 static always_inline enum exec_result load_and_run(struct cpu *cpu, const struct insn *insn, size_t size, bool aligned)
 {
     union simd_buffer buffer;
-    if (!simd_usable(cpu) || !simd_load(cpu, insn, &buffer, size, aligned))
+    if (!may_run(cpu, insn) || !simd_load(cpu, insn, &buffer, size, aligned))
         return EXEC_LEAVE;
     stub_of(insn)(simd_place(cpu, &insn->operand[0]), &buffer, cpu);
     return EXEC_NEXT;
@@ -149,7 +167,7 @@ static always_inline enum exec_result load_and_run(struct cpu *cpu, const struct
 static always_inline enum exec_result load_and_run_float(struct cpu *cpu, const struct insn *insn, size_t size, bool aligned)
 {
     union simd_buffer buffer;
-    if (!simd_usable(cpu) || !simd_load(cpu, insn, &buffer, size, aligned))
+    if (!may_run(cpu, insn) || !simd_load(cpu, insn, &buffer, size, aligned))
         return EXEC_LEAVE;
     size_t first_size = insn->operand[0].reg_class == CLASS_GPR ? 8 : 16;
     return exec_done(simd_run_float(cpu, stub_of(insn), simd_place(cpu, &insn->operand[0]), first_size, &buffer));
@@ -175,7 +193,7 @@ LOAD_SHAPE(load16_aligned, 16, true)
 static enum exec_result exec_store(struct cpu *cpu, const struct insn *insn)
 {
     union simd_buffer buffer;
-    if (!simd_usable(cpu))
+    if (!may_run(cpu, insn))
         return EXEC_LEAVE;
     stub_of(insn)(&buffer, simd_place(cpu, &insn->operand[1]), cpu);
     return exec_done(simd_store(cpu, insn, &buffer, insn->operand[0].size, false));
@@ -292,7 +310,7 @@ bool exec_simd_bind(struct insn *insn, const ZydisDecodedInstruction *decoded, c
 {
     if (decoded->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT ||
         decoded->meta.isa_set == ZYDIS_ISA_SET_FXSAVE || decoded->meta.isa_set == ZYDIS_ISA_SET_FXSAVE64 ||
-        is_foreign(decoded->mnemonic) || !exec_simd_allowed(decoded))
+        is_foreign(decoded->mnemonic) || !is_executable(decoded))
         return false;
     place_vectors(insn);
     insn->exec = special(decoded->mnemonic);

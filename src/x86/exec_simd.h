@@ -1,5 +1,5 @@
 /*
- * The MMX and SSE families, up to SSE4.2, AES, PCLMULQDQ, SHA and the legacy GFNI instructions.
+ * The MMX and SSE families, up to SSE4.2, AES, PCLMULQDQ and SHA.
  *
  * The host processor executes the guest's instruction itself, from a stub (x86/host_stub.h) whose operands
  * are renamed, so that one stub serves all registers:
@@ -14,19 +14,29 @@
 #ifndef OWHP_X86_EXEC_SIMD_H
 #define OWHP_X86_EXEC_SIMD_H
 
+#include "os/guarded.h"
 #include "x86/exec.h"
 #include "x86/exec_simd_trap.h"
-
-/* Is this instruction among those CPUID shows (exec_simd_cpuid)? What it does not show is #UD. */
-bool exec_simd_allowed(const ZydisDecodedInstruction *decoded);
+#include "x86/host_stub.h"
+#include "x86/tlb.h"
 
 /*
- * The CPUID feature bits of these families and of x87 that can be shown: implemented here and present in the
- * host. Leaf 1: *ecx, *edx. Leaf 7, subleaf 0: *ebx, *ecx. Other leaves give 0. Bits 6 and 13 of leaf
- * 7 EBX (x87 data pointer only on exceptions, no FCS and FDS) describe what the x87 family does and must be
- * shown as given here.
+ * Take out of `config` what the host's processor does not have of the features that are implemented by letting it
+ * execute the instruction: x87, MMX, SSE and so on.
  */
-void exec_simd_cpuid(uint32_t leaf, uint32_t *ebx, uint32_t *ecx, uint32_t *edx);
+void exec_simd_limit(struct cpuid_config *config);
+
+/*
+ * Features a partition may take away: instructions that need one are bound all the same (decoded code does not know
+ * the processor) and ask when they run. bind puts the feature into the stub's tag; 0: always there.
+ */
+uint8_t simd_feature_tag(const ZydisDecodedInstruction *decoded);
+must_check bool simd_has_feature_slow(struct cpu *cpu, uint8_t tag);
+must_check static inline bool simd_has_feature(struct cpu *cpu, const void *stub)
+{
+    uint8_t tag = host_stub_tag(stub);
+    return likely(tag == 0) || simd_has_feature_slow(cpu, tag);
+}
 
 /* May an SSE instruction run now? Raises #UD or #NM (SDM 3A 13.1, table "Action taken for combinations of EM, MP, TS"). */
 must_check bool simd_usable_slow(struct cpu *cpu);
@@ -43,6 +53,18 @@ union simd_buffer {
     uint64_t q[4];
     uint32_t d[8];
 } __attribute__((aligned(32)));
+
+/* 16 bytes of memory, the TLB inline; a failing read may have filled a part. */
+must_check static inline bool simd_read16(struct cpu *cpu, gva_t linear, union simd_buffer *buffer)
+{
+    const uint8_t *host = tlb_read(cpu, linear, 16);
+    return (likely(host) && likely(guarded_load128(host, buffer))) || mem_read(cpu, linear, buffer, 16, MEM_CURRENT);
+}
+must_check static inline bool simd_write16(struct cpu *cpu, gva_t linear, const void *from)
+{
+    uint8_t *host = tlb_write(cpu, linear, 16);
+    return (likely(host) && likely(guarded_store128(host, from))) || mem_write(cpu, linear, from, 16, MEM_CURRENT);
+}
 
 /* Read or write the memory operand of `size` bytes. With `aligned`: #GP(0) when it is not on a 16-byte boundary. */
 must_check bool simd_load(struct cpu *cpu, const struct insn *insn, union simd_buffer *buffer, size_t size, bool aligned);

@@ -49,7 +49,7 @@ static enum exec_result run(struct cpu *cpu, const struct insn *insn, bool is_ss
     union simd_buffer buffer[2] = {{{0}}, {{0}}};
     simd_stub *stub = (simd_stub *)(uintptr_t)insn->extra;
 
-    if (!mmx_usable(cpu, is_sse))
+    if (!simd_has_feature(cpu, insn->extra) || !mmx_usable(cpu, is_sse))
         return EXEC_LEAVE;
     if (second->kind == OPERAND_MEMORY && !simd_load(cpu, insn, &buffer[1], second->size, second->size == 16))
         return EXEC_LEAVE;

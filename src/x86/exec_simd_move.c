@@ -99,7 +99,7 @@ static always_inline enum exec_result load_vector(struct cpu *cpu, const struct 
         return EXEC_LEAVE;
     if (aligned && unlikely(linear & 15))
         return exec_done(raise_gp(cpu, 0));
-    if (!mem_read(cpu, linear, &buffer, 16, MEM_CURRENT))
+    if (!simd_read16(cpu, linear, &buffer))
         return EXEC_LEAVE;
     memcpy(vector_of(cpu, &insn->operand[0]), &buffer, 16);
     return EXEC_NEXT;
@@ -112,11 +112,19 @@ static always_inline enum exec_result store_vector(struct cpu *cpu, const struct
         return EXEC_LEAVE;
     if (aligned && unlikely(linear & 15))
         return exec_done(raise_gp(cpu, 0));
-    return exec_done(mem_write(cpu, linear, vector_of(cpu, &insn->operand[1]), 16, MEM_CURRENT));
+    return exec_done(simd_write16(cpu, linear, vector_of(cpu, &insn->operand[1])));
 }
 
 static enum exec_result load16(struct cpu *cpu, const struct insn *insn) { return load_vector(cpu, insn, false); }
 static enum exec_result load16_aligned(struct cpu *cpu, const struct insn *insn) { return load_vector(cpu, insn, true); }
+static enum exec_result load16_sse3(struct cpu *cpu, const struct insn *insn)
+{
+    return cpuid_has(&cpu->cpuid, FEATURE_SSE3) ? load16(cpu, insn) : exec_done(raise_ud(cpu));
+}
+static enum exec_result load16_sse4(struct cpu *cpu, const struct insn *insn)
+{
+    return cpuid_has(&cpu->cpuid, FEATURE_SSE4_1) ? load16_aligned(cpu, insn) : exec_done(raise_ud(cpu));
+}
 static enum exec_result store16(struct cpu *cpu, const struct insn *insn) { return store_vector(cpu, insn, false); }
 static enum exec_result store16_aligned(struct cpu *cpu, const struct insn *insn) { return store_vector(cpu, insn, true); }
 
@@ -209,8 +217,8 @@ static const struct plain_move plain_moves[] = {
     {ZYDIS_MNEMONIC_MOVAPS,   copy16, load16_aligned, store16_aligned},
     {ZYDIS_MNEMONIC_MOVAPD,   copy16, load16_aligned, store16_aligned},
     {ZYDIS_MNEMONIC_MOVDQA,   copy16, load16_aligned, store16_aligned},
-    {ZYDIS_MNEMONIC_LDDQU,    NULL, load16, NULL},
-    {ZYDIS_MNEMONIC_MOVNTDQA, NULL, load16_aligned, NULL},
+    {ZYDIS_MNEMONIC_LDDQU,    NULL, load16_sse3, NULL},
+    {ZYDIS_MNEMONIC_MOVNTDQA, NULL, load16_sse4, NULL},
     {ZYDIS_MNEMONIC_MOVNTPS,  NULL, NULL, store16_aligned},
     {ZYDIS_MNEMONIC_MOVNTPD,  NULL, NULL, store16_aligned},
     {ZYDIS_MNEMONIC_MOVNTDQ,  NULL, NULL, store16_aligned},

@@ -8,8 +8,6 @@
  */
 #include "x86/exec_simd.h"
 
-#include "x86/host_stub.h"
-
 static const unsigned gpr_of[2] = {HOST_RAX, HOST_RCX};
 static const unsigned place_of[2] = {HOST_RDI, HOST_RSI};
 
@@ -187,7 +185,7 @@ static bool emit_instruction(struct stub_code *code, const ZydisDecodedInstructi
 
 simd_stub *simd_stub_for(const ZydisDecodedInstruction *decoded, const ZydisDecodedOperand *operands)
 {
-    struct stub_code code = {.size = 0};
+    struct stub_code code = {.tag = simd_feature_tag(decoded)};
     struct implicit implicit = implicit_of(decoded, operands);
     unsigned explicit_count = decoded->operand_count_visible < 2 ? decoded->operand_count_visible : 2;
     bool uses_mmx = false;

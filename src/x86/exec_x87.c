@@ -149,7 +149,7 @@ static enum exec_result exec_arithmetic(struct cpu *cpu, const struct insn *insn
     union simd_buffer buffer;
     struct x87_image work = {0};
 
-    if (!x87_usable_waiting(cpu))
+    if (!simd_has_feature(cpu, insn->extra) || !x87_usable_waiting(cpu))
         return EXEC_LEAVE;
     if (is_memory && operand->is_read && !operand_read_bytes(cpu, insn, &buffer, operand->size))
         return EXEC_LEAVE;
@@ -178,9 +178,9 @@ static bool touches_flags(const ZydisDecodedInstruction *decoded, const ZydisDec
     return false;
 }
 
-static const void *make_stub(const struct insn *insn, bool flags)
+static const void *make_stub(const struct insn *insn, bool flags, uint8_t tag)
 {
-    struct stub_code code = {.size = 0};
+    struct stub_code code = {.tag = tag};
     stub_bytes(&code, restore_image, 4);
     if (flags) {
         stub_bytes(&code, "\x49\x89\xc8\x41\x8b", 5); /* mov r8, rcx; mov eax, [r8 + aflags] */
@@ -214,7 +214,7 @@ bool exec_x87_bind(struct insn *insn, const ZydisDecodedInstruction *decoded, co
         return true;
     if (!is_x87_opcode(decoded))
         return false;
-    insn->extra = make_stub(insn, touches_flags(decoded, operands));
+    insn->extra = make_stub(insn, touches_flags(decoded, operands), simd_feature_tag(decoded)); /* FISTTP came with SSE3 */
     insn->exec = exec_arithmetic;
     return insn->extra != NULL;
 }

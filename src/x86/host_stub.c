@@ -2,7 +2,7 @@
  * Host stubs: the memory they are in and the table that finds them.
  *
  * Memory comes in areas: one memory file, mapped twice. Stubs are appended to the current area, each
- * with its length in the byte before it. The table is open addressing over pointers into the executable
+ * with its tag and its length in the two bytes before it. The table is open addressing over pointers into the executable
  * view, so what is looked up is the code itself. Readers load a pointer with acquire order and compare bytes;
  * writers hold the lock, write the bytes, then publish the pointer. Nothing is ever changed or freed.
  *
@@ -123,9 +123,10 @@ static bool area_ready(size_t size)
 
 static const uint8_t *append(const struct stub_code *code)
 {
-    if (stub_count >= HOST_STUB_LIMIT || !area_ready(STUB_ALIGN + code->size))
+    if (stub_count >= HOST_STUB_LIMIT || !area_ready(1 + STUB_ALIGN + code->size))
         return NULL;
-    size_t start = (area.used + STUB_ALIGN) & ~(size_t)(STUB_ALIGN - 1); /* leaves the byte before it free */
+    size_t start = (area.used + 1 + STUB_ALIGN) & ~(size_t)(STUB_ALIGN - 1); /* leaves two bytes before it free */
+    area.writable[start - 2] = code->tag;
     area.writable[start - 1] = (uint8_t)code->size;
     memcpy(area.writable + start, code->bytes, code->size);
     area.used = start + code->size;

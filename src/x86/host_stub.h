@@ -21,6 +21,7 @@ struct stub_code {
     uint8_t bytes[HOST_STUB_MAX];
     unsigned size;
     bool overflow;
+    uint8_t tag; /* the owner's note on the code, see host_stub_tag; equal code has equal tags */
 };
 
 /* Registers as the encoding numbers them. */
@@ -38,6 +39,12 @@ void stub_modrm_memory(struct stub_code *code, unsigned reg, unsigned base, uint
  * than the families that use stubs can ask for, so a guest cannot get there).
  */
 const void *host_stub_get(const struct stub_code *code);
+
+/* The tag that the code was given. */
+static inline uint8_t host_stub_tag(const void *stub)
+{
+    return ((const uint8_t *)stub)[-2];
+}
 
 /* Can stubs be made at all? To be asked once, before a guest is promised instructions that need them. */
 must_check bool host_stub_available(void);

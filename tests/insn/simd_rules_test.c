@@ -132,6 +132,39 @@ static void control_register_bits_decide(void **state)
     }
 }
 
+/* What a partition takes out of CPUID is #UD, before anything else is looked at. */
+static void features_taken_away_are_undefined(void **state)
+{
+    static const struct {
+        enum cpu_feature feature;
+        const char *code;
+        size_t size;
+    } rows[] = {
+#define ROW(feature, code) {feature, code, sizeof(code) - 1}
+        ROW(FEATURE_SSE3, "\xf2\x0f\xf0\x03"),          /* LDDQU */
+        ROW(FEATURE_SSE3, "\xf2\x0f\x7c\xc1"),          /* HADDPS */
+        ROW(FEATURE_SSE3, "\xdd\x0b"),                  /* FISTTP */
+        ROW(FEATURE_SSSE3, "\x0f\x38\x00\xc1"),         /* PSHUFB, MMX */
+        ROW(FEATURE_SSSE3, "\x66\x0f\x38\x00\x03"),     /* PSHUFB */
+        ROW(FEATURE_SSE4_1, "\x66\x0f\x38\x2a\x03"),    /* MOVNTDQA */
+        ROW(FEATURE_SSE4_1, "\x66\x0f\x3a\x14\x03\x01"), /* PEXTRB to memory */
+        ROW(FEATURE_SSE4_1, "\x66\x0f\x3a\x08\xc1\x01"), /* ROUNDPS */
+        ROW(FEATURE_SSE4_2, "\x66\x0f\x38\x37\xc1"),    /* PCMPGTQ */
+        ROW(FEATURE_AES, "\x66\x0f\x38\xdc\xc1"),       /* AESENC */
+        ROW(FEATURE_PCLMULQDQ, "\x66\x0f\x3a\x44\xc1\x01"),
+#undef ROW
+    };
+    for (size_t i = 0; i < array_size(rows); i++) {
+        prepare(state);
+        x87_set_top(&cpu->x87, 7);
+        cpu->x87.tag = 0x80;
+        assert_int_equal(run(rows[i].code, rows[i].size), NONE);
+        cpuid_set(&cpu->cpuid, rows[i].feature, false);
+        assert_int_equal(run(rows[i].code, rows[i].size), VECTOR_UD);
+        cpuid_set(&cpu->cpuid, rows[i].feature, true);
+    }
+}
+
 static void wait_ignores_ts_without_mp(void **state)
 {
     (void)state;
@@ -269,6 +302,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(control_register_bits_decide, prepare),
+        cmocka_unit_test_setup(features_taken_away_are_undefined, prepare),
         cmocka_unit_test_setup(wait_ignores_ts_without_mp, prepare),
         cmocka_unit_test_setup(pending_exception_waits_for_a_waiting_instruction, prepare),
         cmocka_unit_test_setup(simd_exception_needs_osxmmexcpt, prepare),
