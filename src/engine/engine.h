@@ -52,6 +52,14 @@ struct vcpu_counters {
     uint64_t apic_mmio, apic_eoi, apic_tpr, apic_sent_ipi, apic_self_ipi;
 };
 
+/* One access of the instruction that the latest exit left unexecuted. */
+struct memory_access {
+    uint64_t gpa, gva, data;      /* data: write: what it stores; read: to be filled in */
+    uint8_t type;                 /* 0 read, 1 write */
+    uint8_t size;                 /* 1, 2, 4, 8 */
+    uint64_t exit_rip, exit_gpa;  /* of the exit that the run returned */
+};
+
 struct engine {
     const char *name; /* "soft", "kvm" */
 
@@ -81,9 +89,18 @@ struct engine {
     void (*kick)(struct engine_vcpu *vcpu); /* any thread; sticky until the run that it ends */
     void (*clear_kick)(struct engine_vcpu *vcpu);
 
-    /* All or nothing. Unknown name: STATUS_INVALID_VP_REGISTER_NAME. */
+    /* Unknown name: STATUS_INVALID_VP_REGISTER_NAME. set: all or nothing. get: on failure `values` is undefined. */
     enum status (*get_registers)(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, union vreg_value *values);
     enum status (*set_registers)(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values);
+
+    /*
+     * Completing an exit's memory access. get_access: the one that is due. complete_access: it is done, with the data of a
+     * read. *more: the instruction makes another access, which *access now is; else it is finished or, when something other
+     * than memory keeps it (a fault, a port, RFLAGS.TF), the next run sees to that with what it was given.
+     * STATUS_NOT_FOUND: none is due. STATUS_INVALID_ARGUMENT: not the one that is due. NULL functions: cannot.
+     */
+    enum status (*get_access)(struct engine_vcpu *vcpu, struct memory_access *access);
+    enum status (*complete_access)(struct engine_vcpu *vcpu, struct memory_access *access, bool *more);
 
     /* State blobs; *written is the needed size when the buffer is too small (STATUS_INSUFFICIENT_BUFFER). */
     enum status (*get_xsave)(struct engine_vcpu *vcpu, void *buffer, uint32_t size, uint32_t *written);

@@ -622,5 +622,6 @@ unsigned cpu_peek_code(struct cpu *cpu, uint8_t bytes[16])
         if (left < count)
             count = (size_t)left;
     }
-    return guarded_copy(bytes, host + (linear & ~PAGE_MASK), count) ? (unsigned)count : 0;
+    host += linear & ~PAGE_MASK;
+    return (count == 16 ? guarded_load128(host, bytes) : guarded_copy(bytes, host, count)) ? (unsigned)count : 0;
 }

@@ -7,6 +7,7 @@
  *   soft_run.c       the run loop: requests, events, leaving
  *   soft_port.c      the processor's port: memory, I/O, MSRs, CPUID
  *   soft_exit.c      filling exits
+ *   soft_completion.c finishing the instruction of a memory exit, access by access
  *   soft_registers.c registers from and to the API's names
  *   soft_state.c     XSAVE and APIC state
  */
@@ -19,6 +20,7 @@
 #include "engine/engine.h"
 #include "engine/soft/apic_bus.h"
 #include "engine/soft/clock.h"
+#include "engine/soft/completion.h"
 #include "engine/soft/lapic.h"
 #include "engine/soft/timer.h"
 #include "x86/cpu.h"
@@ -82,6 +84,7 @@ struct engine_vcpu {
     pthread_cond_t wake;
 
     bool halted, wait_for_sipi;
+    bool control_unchecked; /* registers were set from outside: do they fit together? */
     bool exit_pending;     /* `exit` was filled by an instruction that completed */
     struct vcpu_exit *exit;
     struct vcpu_exit stored_exit;
@@ -91,6 +94,7 @@ struct engine_vcpu {
     uint64_t pending_debug;         /* PendingDebugException */
     struct gpa_view view;           /* the mapping or hole looked up last */
     struct vcpu_counters counters;  /* written by the processor's thread */
+    struct completion completion;
 };
 
 extern const struct cpu_port soft_port;
@@ -124,6 +128,7 @@ bool soft_is_code(const struct engine_partition *partition, gpa_t page);
 
 /* soft_run.c */
 enum status soft_run(struct engine_vcpu *vcpu, struct vcpu_exit *exit);
+void soft_memory_work(struct engine_vcpu *vcpu); /* what others have queued: after soft_enter, before the guest runs */
 
 /* soft_exit.c: each fills vcpu->exit */
 void soft_exit_state(struct engine_vcpu *vcpu, struct vcpu_exit *exit);

@@ -14,30 +14,33 @@
 
 /* ---- plain members ---- */
 
-#define MEMBER(name, field) {name, offsetof(struct cpu, field)}
-static const struct plain {
-    uint32_t name;
-    size_t offset;
-} plain[] = {
-    MEMBER(VREG_RIP, rip),
-    MEMBER(VREG_CR0, cr0), MEMBER(VREG_CR2, cr2), MEMBER(VREG_CR3, cr3), MEMBER(VREG_CR4, cr4),
-    MEMBER(VREG_DR0, dr[0]), MEMBER(VREG_DR1, dr[1]), MEMBER(VREG_DR2, dr[2]), MEMBER(VREG_DR3, dr[3]),
-    MEMBER(VREG_DR6, dr6), MEMBER(VREG_DR7, dr7), MEMBER(VREG_XCR0, xcr0),
-    MEMBER(VREG_EFER, efer), MEMBER(VREG_KERNEL_GS_BASE, kernel_gs_base), MEMBER(VREG_PAT, pat),
-    MEMBER(VREG_SYSENTER_CS, sysenter_cs), MEMBER(VREG_SYSENTER_EIP, sysenter_eip), MEMBER(VREG_SYSENTER_ESP, sysenter_esp),
-    MEMBER(VREG_STAR, star), MEMBER(VREG_LSTAR, lstar), MEMBER(VREG_CSTAR, cstar), MEMBER(VREG_SFMASK, sfmask),
-    MEMBER(VREG_MTRR_DEF_TYPE, mtrr_def_type), MEMBER(VREG_TSC_AUX, tsc_aux), MEMBER(VREG_SPEC_CTRL, spec_ctrl),
-    MEMBER(VREG_XSS, xss), MEMBER(VREG_MISC_ENABLE, misc_enable),
+/*
+ * Offsets in struct cpu by name: names below 0x100 directly, 0x2000.. from entry 0x100 on. 0: not a plain register (no register
+ * but RAX is at offset 0, and RAX comes first).
+ */
+#define AT(name, field) [((name) & 0xff) | ((name) >= 0x2000 ? 0x100 : 0)] = offsetof(struct cpu, field)
+static const uint16_t plain_offset[0x200] = {
+    AT(VREG_RIP, rip),
+    AT(VREG_CR0, cr0), AT(VREG_CR2, cr2), AT(VREG_CR3, cr3), AT(VREG_CR4, cr4),
+    AT(VREG_DR0, dr[0]), AT(VREG_DR1, dr[1]), AT(VREG_DR2, dr[2]), AT(VREG_DR3, dr[3]),
+    AT(VREG_DR6, dr6), AT(VREG_DR7, dr7), AT(VREG_XCR0, xcr0),
+    AT(VREG_EFER, efer), AT(VREG_KERNEL_GS_BASE, kernel_gs_base), AT(VREG_PAT, pat),
+    AT(VREG_SYSENTER_CS, sysenter_cs), AT(VREG_SYSENTER_EIP, sysenter_eip), AT(VREG_SYSENTER_ESP, sysenter_esp),
+    AT(VREG_STAR, star), AT(VREG_LSTAR, lstar), AT(VREG_CSTAR, cstar), AT(VREG_SFMASK, sfmask),
+    AT(VREG_MTRR_DEF_TYPE, mtrr_def_type), AT(VREG_TSC_AUX, tsc_aux), AT(VREG_SPEC_CTRL, spec_ctrl),
+    AT(VREG_XSS, xss), AT(VREG_MISC_ENABLE, misc_enable),
 };
-#undef MEMBER
+#undef AT
 
 static uint64_t *plain_register(struct cpu *cpu, uint32_t name)
 {
-    for (size_t i = 0; i < array_size(plain); i++)
-        if (plain[i].name == name)
-            return (uint64_t *)(void *)((uint8_t *)cpu + plain[i].offset);
     if (name <= VREG_R15)
         return &cpu->gpr[name].q;
+    if (name < 0x100 || (name >= 0x2000 && name < 0x2100)) {
+        uint16_t offset = plain_offset[(name & 0xff) | (name >= 0x2000 ? 0x100 : 0)];
+        if (offset)
+            return (uint64_t *)(void *)((uint8_t *)cpu + offset);
+    }
     if (name >= VREG_MTRR_PHYS_BASE0 && name < VREG_MTRR_PHYS_BASE0 + 8)
         return &cpu->mtrr_base[name - VREG_MTRR_PHYS_BASE0];
     if (name >= VREG_MTRR_PHYS_MASK0 && name < VREG_MTRR_PHYS_MASK0 + 8)
@@ -319,15 +322,11 @@ static enum status get_register(struct engine_vcpu *vcpu, uint32_t name, union v
 
 enum status soft_get_registers(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, union vreg_value *values)
 {
-    union vreg_value scratch;
-
     for (uint32_t i = 0; i < count; i++) {
-        enum status status = get_register(vcpu, names[i], &scratch);
+        enum status status = get_register(vcpu, names[i], &values[i]);
         if (status != STATUS_OK)
             return status;
     }
-    for (uint32_t i = 0; i < count; i++)
-        (void)get_register(vcpu, names[i], &values[i]);
     return STATUS_OK;
 }
 
@@ -337,7 +336,11 @@ static enum status set_apic_register(struct engine_vcpu *vcpu, uint32_t name, co
 {
     if (!vcpu->lapic)
         return fail(STATUS_HV_INVALID_PARAMETER, "register 0x%x needs local APIC emulation", name);
-    return lapic_set_register(vcpu->lapic, name, v);
+    gpa_t page = lapic_page(vcpu->lapic);
+    enum status status = lapic_set_register(vcpu->lapic, name, v);
+    if (lapic_page(vcpu->lapic) != page)
+        cpu_drop_memory(vcpu->cpu, false);
+    return status;
 }
 
 static enum status set_cr8(struct engine_vcpu *vcpu, uint64_t value)
@@ -369,6 +372,8 @@ static enum status set_register(struct engine_vcpu *vcpu, uint32_t name, const u
         *table = (struct table_register){.base = v->table.base, .limit = v->table.limit};
     } else if (name == VREG_RFLAGS) {
         cpu_set_rflags(cpu, v->q[0]);
+        if (!(v->q[0] & RFLAGS_ONE))
+            cpu->rflags &= ~RFLAGS_ONE; /* refused at the next run */
     } else if (name == VREG_CR8) {
         status = set_cr8(vcpu, v->q[0]);
     } else if (is_apic_name(name)) {
@@ -396,10 +401,17 @@ static bool ends_shadow(const uint32_t *names, uint32_t count)
 static bool changes_control(const uint32_t *names, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++)
-        if ((names[i] >= VREG_ES && names[i] <= VREG_CR4) || names[i] == VREG_EFER || names[i] == VREG_RFLAGS || names[i] == VREG_DR7 ||
-            names[i] == VREG_XCR0)
+        if ((names[i] >= VREG_ES && names[i] <= VREG_CR4) || names[i] == VREG_EFER || names[i] == VREG_DR7 || names[i] == VREG_XCR0)
             return true;
     return false;
+}
+
+/* The privilege level is SS.DPL (SDM 3A 5.5; APM 2 4.8.1), in real mode 0, in virtual-8086 mode 3. */
+static uint8_t privilege_level(const struct cpu *cpu)
+{
+    if (cpu_is_real(cpu))
+        return 0;
+    return cpu_is_v86(cpu) ? 3 : (uint8_t)(cpu->segment[SEG_SS].attributes >> SEG_DPL_SHIFT & 3);
 }
 
 static enum status check_names(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values)
@@ -408,8 +420,9 @@ static enum status check_names(struct engine_vcpu *vcpu, const uint32_t *names, 
 
     for (uint32_t i = 0; i < count; i++) {
         enum status status = get_register(vcpu, names[i], &scratch);
-        if (status == STATUS_OK && vcpu->lapic && is_apic_name(names[i]))
-            status = lapic_check_register(vcpu->lapic, names[i], &values[i]);
+        if (status == STATUS_OK && is_apic_name(names[i]))
+            status = vcpu->lapic ? lapic_check_register(vcpu->lapic, names[i], &values[i])
+                                 : fail(STATUS_HV_INVALID_PARAMETER, "register 0x%x needs local APIC emulation", names[i]);
         if (status != STATUS_OK)
             return status;
     }
@@ -424,6 +437,14 @@ static void put_back(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t c
             (void)set_register(vcpu, names[count], &before[count]);
 }
 
+/* The APIC's registers were all checked before: they come last and cannot fail. */
+static void set_apic_registers(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (is_apic_name(names[i]))
+            (void)set_apic_register(vcpu, names[i], &values[i]);
+}
+
 enum { BATCH_LIMIT = 256 };
 
 static enum status set_batch(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values)
@@ -432,11 +453,15 @@ static enum status set_batch(struct engine_vcpu *vcpu, const uint32_t *names, ui
     enum status status = check_names(vcpu, names, count, values);
 
     for (uint32_t i = 0; i < count && status == STATUS_OK; i++) {
+        if (is_apic_name(names[i]))
+            continue;
         (void)get_register(vcpu, names[i], &before[i]);
         status = set_register(vcpu, names[i], &values[i]);
         if (status != STATUS_OK)
             put_back(vcpu, names, i, before);
     }
+    if (status == STATUS_OK)
+        set_apic_registers(vcpu, names, count, values);
     return status;
 }
 
@@ -451,12 +476,11 @@ enum status soft_set_registers(struct engine_vcpu *vcpu, const uint32_t *names, 
         return status;
     if (ends_shadow(names, count))
         vcpu->cpu->interrupt_shadow = false;
-    if (changes_control(names, count)) {
-        /* The privilege level is SS.DPL (SDM 3A 5.5; APM 2 4.8.1), in real mode 0, in virtual-8086 mode 3. */
-        struct cpu *cpu = vcpu->cpu;
-        cpu->cpl = cpu_is_v86(cpu) ? 3 : cpu_is_real(cpu) ? 0 : (uint8_t)(cpu->segment[SEG_SS].attributes >> SEG_DPL_SHIFT & 3);
-        cpu_control_changed(cpu);
+    if (changes_control(names, count) || vcpu->cpu->cpl != privilege_level(vcpu->cpu)) {
+        vcpu->cpu->cpl = privilege_level(vcpu->cpu);
+        cpu_control_changed(vcpu->cpu);
     }
+    vcpu->control_unchecked = true;
     cpu_interrupts_enabled(vcpu->cpu);
     atomic_fetch_or(&vcpu->cpu->request, REQUEST_INTERRUPT);
     return STATUS_OK;

@@ -19,6 +19,7 @@ static enum step inject(struct engine_vcpu *vcpu, struct event event)
 {
     struct cpu *cpu = vcpu->cpu;
 
+    completion_drop(vcpu);
     vcpu->halted = false;
     cpu->interrupt_shadow = false;
     cpu->memory_event = true;
@@ -168,7 +169,7 @@ static void startup(struct engine_vcpu *vcpu)
 
 /* ---- one boundary ---- */
 
-static void memory_work(struct engine_vcpu *vcpu)
+void soft_memory_work(struct engine_vcpu *vcpu)
 {
     uint32_t mask = PENDING_DROP_MEMORY | PENDING_DROP_WRITES | PENDING_VERIFY_CODE;
 
@@ -193,7 +194,8 @@ static enum step service(struct engine_vcpu *vcpu)
         soft_leave(vcpu);
         soft_enter(vcpu);
     }
-    memory_work(vcpu);
+    soft_memory_work(vcpu);
+    completion_boundary(vcpu);
     if (vcpu->exit_pending) {
         vcpu->exit_pending = false;
         *vcpu->exit = vcpu->stored_exit;
@@ -259,19 +261,23 @@ static enum step execute(struct engine_vcpu *vcpu)
 enum status soft_run(struct engine_vcpu *vcpu, struct vcpu_exit *exit)
 {
     struct engine_partition *p = vcpu->partition;
-    uint64_t begin = clock_tsc(&p->clock);
+    uint64_t begin = __builtin_ia32_rdtsc();
     enum step step = STEP_AGAIN;
 
     vcpu->exit = exit;
+    completion_begin_run(vcpu);
     if (clock_run(&p->clock))
         timer_queue_clock_changed(p->timers);
     if (vcpu->lapic)
         lapic_set_traps(vcpu->lapic, p->config->extended_exits);
     cpu_verify_code(vcpu->cpu); /* the host had its chance to change memory */
     soft_enter(vcpu);
-    if (cpu_control_problem(vcpu->cpu)) {
-        soft_exit_begin(vcpu, EXIT_INVALID_REGISTER_VALUE, false);
-        step = STEP_EXIT;
+    if (unlikely(vcpu->control_unchecked)) {
+        if (cpu_control_problem(vcpu->cpu)) {
+            soft_exit_begin(vcpu, EXIT_INVALID_REGISTER_VALUE, false);
+            step = STEP_EXIT;
+        }
+        vcpu->control_unchecked = step == STEP_EXIT;
     }
     while (step != STEP_EXIT) {
         step = service(vcpu);
@@ -280,6 +286,6 @@ enum status soft_run(struct engine_vcpu *vcpu, struct vcpu_exit *exit)
     }
     soft_exit_state(vcpu, exit);
     soft_leave(vcpu);
-    vcpu->counters.runtime_100ns += clock_scale(clock_tsc(&p->clock) - begin, 10000000, p->clock.frequency);
+    vcpu->counters.runtime_100ns += clock_scale(__builtin_ia32_rdtsc() - begin, 10000000, p->clock.frequency);
     return STATUS_OK;
 }

@@ -6,10 +6,13 @@
 
 /* ---- requests ---- */
 
+/* Work that a sleeping processor does before its next instruction anyway: not worth waking up for. */
+#define REQUEST_LAZY ((uint32_t)(REQUEST_FLUSH | REQUEST_HOLD | REQUEST_ATTENTION))
+
 void soft_vcpu_request(struct engine_vcpu *vcpu, uint32_t request)
 {
     atomic_fetch_or(&vcpu->cpu->request, request);
-    if (atomic_load(&vcpu->sleeping)) {
+    if ((request & ~REQUEST_LAZY) && atomic_load(&vcpu->sleeping)) {
         pthread_mutex_lock(&vcpu->sleep_lock);
         pthread_cond_signal(&vcpu->wake);
         pthread_mutex_unlock(&vcpu->sleep_lock);
@@ -33,12 +36,12 @@ void soft_pend_all(struct engine_partition *partition, const struct engine_vcpu 
     pthread_rwlock_unlock(&partition->members);
 }
 
-/* At a safe point, with no work: until a request comes. TLB work is not worth waking up for, but does no harm. */
+/* At a safe point, with no work: until a request comes. */
 void soft_vcpu_sleep(struct engine_vcpu *vcpu)
 {
     pthread_mutex_lock(&vcpu->sleep_lock);
     atomic_store(&vcpu->sleeping, true);
-    while (!(atomic_load(&vcpu->cpu->request) & ~(uint32_t)REQUEST_ATTENTION))
+    while (!(atomic_load(&vcpu->cpu->request) & ~REQUEST_LAZY))
         pthread_cond_wait(&vcpu->wake, &vcpu->sleep_lock);
     atomic_store(&vcpu->sleeping, false);
     pthread_mutex_unlock(&vcpu->sleep_lock);
@@ -64,6 +67,9 @@ static void on_notify(void *context)
 
 static void on_init(void *context)
 {
+    struct engine_vcpu *vcpu = context;
+
+    atomic_fetch_and(&vcpu->pending, ~(uint32_t)PENDING_SIPI); /* an older one is not heard after this INIT */
     soft_vcpu_pend(context, PENDING_INIT, REQUEST_SERVICE);
 }
 
