@@ -80,7 +80,7 @@ quietly() {
     if [ -t 1 ]; then
         "$@"
     elif ! "$@" >"$log" 2>&1; then
-        tail -n 60 "$log" >&2
+        grep -v '^\[[0-9]*/[0-9]*\] ' "$log" | tail -n 60 >&2
         return 1
     fi
 }
