@@ -107,7 +107,7 @@ OWHP_EXPORT HRESULT WINAPI WHvResetPartition(WHV_PARTITION_HANDLE Partition);
 /*
  * Ends a partition: its processors, mappings and settings are gone and the handle is invalid.
  * Host memory that was mapped stays the caller's; when the call has returned, the library does
- * not touch it any more. A processor that is running is cancelled first.
+ * not touch it any more. A run in progress ends; that call returns E_HANDLE.
  *
  * API page WHvDeletePartition.
  */
