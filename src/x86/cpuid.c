@@ -51,8 +51,10 @@ void cpuid_init(struct cpuid_config *config)
     memcpy(config->vendor + 4, &d, 4);
     memcpy(config->vendor + 8, &c, 4);
     config->is_amd = memcmp(config->vendor, "AuthenticAMD", 12) == 0 || memcmp(config->vendor, "HygonGenuine", 12) == 0;
-    if (config->is_amd)
+    if (config->is_amd) {
         cpuid_set(config, FEATURE_ARCH_CAPABILITIES, false);
+        cpuid_set(config, FEATURE_BHI_CTRL, false);
+    }
 }
 
 void cpuid_get_banks(const struct cpuid_config *config, uint64_t banks[2])
@@ -161,8 +163,11 @@ static void leaf_6(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint3
 static void leaf_7(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
     (void)leaf;
+    if (subleaf == 2)
+        out[EDX] = cpu->cpuid.word[CPUID_72_EDX];
     if (subleaf != 0)
         return;
+    out[EAX] = 2; /* the last subleaf */
     out[EBX] = cpu->cpuid.word[CPUID_7_EBX];
     out[ECX] = cpu->cpuid.word[CPUID_7_ECX];
     out[EDX] = cpu->cpuid.word[CPUID_7_EDX];

@@ -15,7 +15,7 @@ struct cpu;
 
 /* CPUID registers that hold feature bits. */
 enum cpuid_word {
-    CPUID_1_ECX, CPUID_1_EDX, CPUID_7_EBX, CPUID_7_ECX, CPUID_7_EDX,
+    CPUID_1_ECX, CPUID_1_EDX, CPUID_7_EBX, CPUID_7_ECX, CPUID_7_EDX, CPUID_72_EDX, /* 7.0, 7.2 */
     CPUID_81_ECX, CPUID_81_EDX, CPUID_87_EDX, CPUID_88_EBX, /* 0x8000000n */
     CPUID_ARCH_CAPABILITIES,                                /* bits of IA32_ARCH_CAPABILITIES, shown by RDMSR */
     CPUID_WORDS
@@ -84,6 +84,7 @@ enum cpuid_word {
     X(SPEC_CTRL,       CPUID_7_EDX,    26, 44)        /* msr: SPEC_CTRL, PRED_CMD */               \
     X(STIBP,           CPUID_7_EDX,    27, 45)        /* msr: SPEC_CTRL */                         \
     X(ARCH_CAPABILITIES, CPUID_7_EDX,  29, BANK_NONE) /* msr */                                    \
+    X(BHI_CTRL,        CPUID_72_EDX,    4, BANK_NONE) /* msr: SPEC_CTRL.BHI_DIS_S; spares guests a loop a system call */ \
     X(LAHF64,          CPUID_81_ECX,    0, 1)         /* exec_integer */                           \
     X(LZCNT,           CPUID_81_ECX,    5, 10)        /* exec_integer */                           \
     X(PREFETCHW,       CPUID_81_ECX,    8, 34)        /* exec_misc */                              \

@@ -247,7 +247,7 @@ static const struct row rows[] = {
     {MSR_APIC_BASE,         MSR_APIC_BASE,         FEATURE_APIC, STORED(apic_base), ANY, NULL, write_apic_base},
     {MSR_FEATURE_CONTROL,   MSR_FEATURE_CONTROL,   NO_FEATURE, 0, 0, read_feature_control, write_refused},
     {MSR_TSC_ADJUST,        MSR_TSC_ADJUST,        FEATURE_TSC_ADJUST, STORED(tsc_adjust), ANY, NULL, write_tsc_adjust},
-    {MSR_SPEC_CTRL,         MSR_SPEC_CTRL,         FEATURE_SPEC_CTRL, STORED(spec_ctrl), 3, NULL, NULL},
+    {MSR_SPEC_CTRL,         MSR_SPEC_CTRL,         FEATURE_SPEC_CTRL, STORED(spec_ctrl), 0x403, NULL, NULL},
     {MSR_PRED_CMD,          MSR_PRED_CMD,          FEATURE_SPEC_CTRL, 0, 0, read_refused, write_ignored},
     {MSR_MICROCODE_UPDATE,  MSR_MICROCODE_UPDATE,  NO_FEATURE, 0, 0, read_refused, write_ignored},
     {MSR_MICROCODE_REVISION, MSR_MICROCODE_REVISION, NO_FEATURE, 0, 0, read_microcode, write_ignored},
