@@ -24,32 +24,34 @@ static enum exec_result go(struct cpu *cpu, uint64_t target)
     return EXEC_END;
 }
 
-/* The target of operand 0: relative or absolute. */
+/* The target of operand 0, not checked yet: relative or absolute. */
 static bool read_target(struct cpu *cpu, const struct insn *insn, uint64_t *target)
 {
-    if (insn->operand[0].kind == OPERAND_IMMEDIATE)
-        *target = cpu->next_rip + insn->operand[0].immediate;
-    else if (!operand_read(cpu, insn, 0, target))
-        return false;
-    return branch_target(cpu, insn->operand_size, target);
+    if (insn->operand[0].kind != OPERAND_IMMEDIATE)
+        return operand_read(cpu, insn, 0, target);
+    *target = cpu->next_rip + insn->operand[0].immediate;
+    return true;
 }
 
 static enum exec_result exec_jmp(struct cpu *cpu, const struct insn *insn)
 {
     uint64_t target;
 
-    if (!read_target(cpu, insn, &target))
+    if (!read_target(cpu, insn, &target) || !branch_target(cpu, insn->operand_size, &target))
         return EXEC_LEAVE;
     return go(cpu, target);
 }
 
+/* The return address is stored before the target is checked, as on silicon; RSP moves last. */
 static enum exec_result exec_call(struct cpu *cpu, const struct insn *insn)
 {
+    const unsigned size = insn->operand_size;
     uint64_t target;
 
-    if (!read_target(cpu, insn, &target) ||
-        !stack_push(cpu, insn->operand_size, cpu->next_rip))
+    if (!read_target(cpu, insn, &target) || !stack_write(cpu, -(int64_t)size, size, cpu->next_rip) ||
+        !branch_target(cpu, size, &target))
         return EXEC_LEAVE;
+    stack_adjust(cpu, -(int64_t)size);
     return go(cpu, target);
 }
 
@@ -84,7 +86,7 @@ static enum exec_result exec_loop(struct cpu *cpu, const struct insn *insn)
 
     if (insn->opcode != 0xe2)
         taken = taken && cond_z(cpu->aflags) == (insn->opcode == 0xe1);
-    if (taken && !read_target(cpu, insn, &target))
+    if (taken && (!read_target(cpu, insn, &target) || !branch_target(cpu, insn->operand_size, &target)))
         return EXEC_LEAVE;
     gpr_write(cpu, REG_RCX, size, count);
     return go(cpu, target);

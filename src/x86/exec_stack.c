@@ -153,7 +153,7 @@ static bool enter_display(struct cpu *cpu, const struct insn *insn, unsigned lev
     return level == 0 || stack_write(cpu, -(int64_t)((level + 1) * size), size, frame);
 }
 
-/* c8 iw ib. The byte at the final stack pointer must be writable, too (SDM 2A ENTER). */
+/* c8 iw ib. An element at the final stack pointer must be writable, too (SDM 2A ENTER). */
 static enum exec_result exec_enter(struct cpu *cpu, const struct insn *insn)
 {
     const unsigned size = insn->operand_size, level = insn->operand[1].immediate & 31;
@@ -164,8 +164,8 @@ static enum exec_result exec_enter(struct cpu *cpu, const struct insn *insn)
 
     if (!stack_write(cpu, -(int64_t)size, size, gpr_read(cpu, REG_RBP, size)) ||
         !enter_display(cpu, insn, level, frame) ||
-        !seg_linear(cpu, SEG_SS, (rsp - (uint64_t)depth) & stack_mask(insn), 1, ACCESS_WRITE, &last) ||
-        !mem_probe(cpu, last, 1, ACCESS_WRITE, MEM_CURRENT))
+        !seg_linear(cpu, SEG_SS, (rsp - (uint64_t)depth) & stack_mask(insn), size, ACCESS_WRITE, &last) ||
+        !mem_probe(cpu, last, size, ACCESS_WRITE, MEM_CURRENT))
         return EXEC_LEAVE;
     gpr_write(cpu, REG_RBP, size, frame);
     stack_adjust(cpu, -depth);

@@ -14,7 +14,6 @@ struct silicon_code {
     uint8_t bytes[15];
     uint8_t length;
     bool is_32;
-    bool ignores_stores_of_faults; /* silicon stores before it finds the fault, we after */
     uint64_t ignored_flags; /* RFLAGS bits the manual leaves undefined and we do not take from the host */
 };
 
@@ -24,8 +23,8 @@ struct silicon_input {
     uint64_t rflags; /* arithmetic flags and DF */
 };
 
-/* 0: ready. 77: this host cannot (said on stderr). */
-int silicon_init(void);
+/* `direct`: our memory is host memory; else every access goes through the port. 0: ready. 77: this host cannot. */
+int silicon_init(bool direct);
 void silicon_fini(void);
 bool silicon_has_32(void);
 

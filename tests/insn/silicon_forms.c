@@ -11,6 +11,7 @@ static struct silicon_code code;
 static ZydisDecodedInstruction decoded;
 static ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
 static bool is_valid;
+static uint64_t fixed_index; /* an operand without base: its displacement was made for this index */
 
 static bool decode_code(void);
 
@@ -137,10 +138,13 @@ static uint64_t choose_stack(void)
 }
 
 /* Without a base register the displacement decides: change it in the encoding. */
-static void patch_displacement(const struct silicon_input *in, const ZydisDecodedOperand *o, uint64_t address)
+static void patch_displacement(const ZydisDecodedOperand *o, uint64_t address)
 {
-    uint64_t value = address - register_value(in, o->mem.index) * o->mem.scale;
+    uint64_t value;
 
+    /* Small: a displacement of 32 bits has to make up for it. */
+    fixed_index = is_gpr(o->mem.index) ? (silicon_random() & 0x1fffff) - 0x100000 : 0;
+    value = address - fixed_index * o->mem.scale;
     if (o->mem.base == ZYDIS_REGISTER_RIP || o->mem.base == ZYDIS_REGISTER_EIP)
         value = address - (NATIVE_AT + decoded.length);
     memcpy(code.bytes + decoded.raw.disp.offset, &value, decoded.raw.disp.size / 8);
@@ -152,8 +156,11 @@ static void steer(struct silicon_input *in, const ZydisDecodedOperand *o, uint64
     const ZydisRegister base = o->mem.base, index = o->mem.index;
     uint64_t rest = address - (uint64_t)o->mem.disp.value;
 
-    if (!is_gpr(base))
+    if (!is_gpr(base)) {
+        if (is_gpr(index))
+            in->gpr[ZydisRegisterGetId(index) & 15] = fixed_index;
         return;
+    }
     if (is_gpr(index) && ZydisRegisterGetId(index) == ZydisRegisterGetId(base))
         rest /= o->mem.scale + 1u;
     else if (is_gpr(index))
@@ -180,6 +187,12 @@ static bool uses_stack(void)
         if (operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY && operands[i].mem.segment == ZYDIS_REGISTER_SS)
             return true;
     return false;
+}
+
+/* PUSH [RSP + ..] and the like: RSP has to stay where the stack is. */
+static bool is_on_stack(const ZydisDecodedOperand *o)
+{
+    return uses_stack() && is_gpr(o->mem.base) && ZydisRegisterGetId(o->mem.base) == REG_RSP;
 }
 
 /* ---- values ---- */
@@ -209,13 +222,20 @@ static void divide_values(struct silicon_input *in)
         in->gpr[REG_RDX] = silicon_value() >> (r >> 16 & 63);
 }
 
-/* A bit offset that stays near: the register operand of BT with memory. */
-static void bit_offset(struct silicon_input *in)
+static bool is_same_register(ZydisRegister a, ZydisRegister b)
 {
-    const ZydisDecodedOperand *o = &operands[1];
+    return is_gpr(a) && is_gpr(b) && ZydisRegisterGetId(a) == ZydisRegisterGetId(b);
+}
 
-    if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && operands[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
-        in->gpr[ZydisRegisterGetId(o->reg.value) & 15] = (silicon_random() & 0x1fff) - 0x1000;
+/* A bit offset that stays near: the register operand of BT with memory. False: it is part of the address, too. */
+static bool bit_offset(struct silicon_input *in)
+{
+    const ZydisDecodedOperand *bit = &operands[1], *at = &operands[0];
+
+    if (bit->type != ZYDIS_OPERAND_TYPE_REGISTER || at->type != ZYDIS_OPERAND_TYPE_MEMORY)
+        return true;
+    in->gpr[ZydisRegisterGetId(bit->reg.value) & 15] = (silicon_random() & 0x1fff) - 0x1000;
+    return !is_same_register(bit->reg.value, at->mem.base) && !is_same_register(bit->reg.value, at->mem.index);
 }
 
 static void store_value(uint64_t address, uint64_t value)
@@ -259,7 +279,7 @@ static uint64_t operand_address(const struct silicon_input *in, const ZydisDecod
     return address;
 }
 
-/* Registers, flags and memory for one run. False: it would be a split lock. */
+/* Registers, flags and memory for one run. False: it would be a split lock, or go anywhere. */
 static bool prepare(const struct form_row *row, struct silicon_input *in)
 {
     uint64_t address = 0;
@@ -269,8 +289,8 @@ static bool prepare(const struct form_row *row, struct silicon_input *in)
     random_registers(in);
     if (row->flags & FORM_DIVIDE)
         divide_values(in);
-    if (row->flags & FORM_BIT_STRING)
-        bit_offset(in);
+    if ((row->flags & FORM_BIT_STRING) && !bit_offset(in))
+        return false;
     if (uses_stack())
         in->gpr[REG_RSP] = row->flags & FORM_WHOLE_STACK ? ARENA_STACK + 0x800 : choose_stack();
     if (row->flags & FORM_FRAME)
@@ -279,7 +299,11 @@ static bool prepare(const struct form_row *row, struct silicon_input *in)
         string_values(in);
     if (row->flags & FORM_INDIRECT && operands[0].type == ZYDIS_OPERAND_TYPE_REGISTER)
         in->gpr[ZydisRegisterGetId(operands[0].reg.value) & 15] = branch_target();
-    if (has_memory) {
+    if (has_memory && is_on_stack(&operands[memory])) {
+        if (is_gpr(operands[memory].mem.index))
+            in->gpr[ZydisRegisterGetId(operands[memory].mem.index) & 15] = silicon_random() & 15;
+        address = operand_address(in, &operands[memory]);
+    } else if (has_memory) {
         address = choose_address(operands[memory].size / 8);
         steer(in, &operands[memory], address);
     }
@@ -308,14 +332,15 @@ static void run_encoding(const struct form_row *row, unsigned sets)
 
     decode_built();
     code.ignored_flags = row->undefined;
-    /* CALL to a place that is not canonical: the return address is on the stack already. */
-    code.ignores_stores_of_faults = row->flags & FORM_INDIRECT;
     if (is_valid && (row->flags & FORM_BRANCH))
         patch_branch();
     if (is_valid && has_explicit_memory(&memory) && !is_gpr(operands[memory].mem.base)) {
-        /* The index register is set for the patched displacement: the same one in every set. */
-        random_registers(&in);
-        patch_displacement(&in, &operands[memory], choose_address(operands[memory].size / 8));
+        patch_displacement(&operands[memory], choose_address(operands[memory].size / 8));
+        check(decode_code());
+    }
+    if (is_valid && has_explicit_memory(&memory) && is_on_stack(&operands[memory]) && decoded.raw.disp.size == 32) {
+        const int32_t near = (int32_t)(silicon_random() & 127) - 64;
+        memcpy(code.bytes + decoded.raw.disp.offset, &near, sizeof(near));
         check(decode_code());
     }
     silicon_place(&code);

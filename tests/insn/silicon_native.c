@@ -32,7 +32,7 @@ void native_exit_2(void);
 
 /* clang-format off */
 __asm__(
-    ".text\n"
+    ".pushsection .text\n"
     ".macro native_load_registers\n"
     "   pushq native_block+128(%rip)\n popfq\n"
     "   movq native_block(%rip), %rax\n movq native_block+8(%rip), %rcx\n movq native_block+16(%rip), %rdx\n"
@@ -69,7 +69,8 @@ __asm__(
     "native_recover:\n"
     "   pushq $0x202\n popfq\n"
     "   popq %r15\n popq %r14\n popq %r13\n popq %r12\n popq %rbp\n popq %rbx\n"
-    "   ret\n");
+    "   ret\n"
+    ".popsection\n");
 /* clang-format on */
 
 static struct native_state *current;

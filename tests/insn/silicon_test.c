@@ -152,11 +152,11 @@ static void run_group(const struct group *g, bool has_32)
     }
 }
 
-/* One argument: the group to run. */
+/* Arguments: the group to run, and "port" for memory that is reached only through the port. */
 int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "";
-    int result = silicon_init();
+    int result = silicon_init(argc < 3 || strcmp(argv[2], "port") != 0);
 
     if (result != 0)
         return result;
