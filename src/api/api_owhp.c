@@ -174,35 +174,11 @@ HRESULT WINAPI OwhpEnumerateGpaRanges(WHV_PARTITION_HANDLE Partition, OWHP_GPA_R
 
 /* ---- later parts ---- */
 
-static enum status access_not_yet(struct vcpu *vcpu, const void *context, const void *access)
-{
-    enum status status = vcpu_lock_existing(vcpu);
-
-    if (status != STATUS_OK)
-        return status;
-    vcpu_unlock(vcpu);
-    status = require_pointer(context, "ExitContext");
-    if (status == STATUS_OK)
-        status = require_pointer(access, "Access");
-    return status == STATUS_OK ? fail(STATUS_NOT_SUPPORTED, "not available yet") : status;
-}
-
 static enum status not_yet(const void *pointer, const char *what)
 {
     enum status status = require_pointer(pointer, what);
 
     return status == STATUS_OK ? fail(STATUS_NOT_SUPPORTED, "not available yet") : status;
-}
-
-HRESULT WINAPI OwhpGetMemoryAccess(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex,
-                                   const WHV_RUN_VP_EXIT_CONTEXT *ExitContext, OWHP_MEMORY_ACCESS *Access)
-{
-    RETURN_ON_VCPU(Partition, VpIndex, access_not_yet(vcpu, ExitContext, Access));
-}
-
-HRESULT WINAPI OwhpCompleteMemoryAccess(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, OWHP_MEMORY_ACCESS *Access)
-{
-    RETURN_ON_VCPU(Partition, VpIndex, access_not_yet(vcpu, Access, Access));
 }
 
 HRESULT WINAPI OwhpOpenProcess(UINT32 ProcessId, HANDLE *Process)

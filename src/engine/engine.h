@@ -97,7 +97,7 @@ struct engine {
      * Completing an exit's memory access. get_access: the one that is due. complete_access: it is done, with the data of a
      * read. *more: the instruction makes another access, which *access now is; else it is finished or, when something other
      * than memory keeps it (a fault, a port, RFLAGS.TF), the next run sees to that with what it was given.
-     * STATUS_NOT_FOUND: none is due. STATUS_INVALID_ARGUMENT: not the one that is due. NULL functions: cannot.
+     * STATUS_INVALID_ARGUMENT: none is due, or another one. STATUS_NOT_SUPPORTED: one without data. NULL functions: cannot.
      */
     enum status (*get_access)(struct engine_vcpu *vcpu, struct memory_access *access);
     enum status (*complete_access)(struct engine_vcpu *vcpu, struct memory_access *access, bool *more);

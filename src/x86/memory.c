@@ -190,8 +190,11 @@ bool mem_write(struct cpu *cpu, gva_t linear, const void *from, size_t size, enu
 
 bool mem_probe(struct cpu *cpu, gva_t linear, size_t size, enum access_type type, enum mem_privilege privilege)
 {
+    unsigned mode = tlb_mode_for(cpu, privilege);
     struct split split;
 
+    if (mode != TLB_MODE_SLOW && size - 1 < PAGE_SIZE && tlb_find(cpu, linear, size, type, mode))
+        return true;
     return size == 0 || split_access(cpu, linear, size, type, privilege, &split);
 }
 
@@ -304,6 +307,61 @@ bool mem_cas(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, ui
 bool mem_cas_system(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, uint64_t desired, uint64_t *old, bool *equal)
 {
     return cas_slow(cpu, linear, size, expected, desired, old, equal, MEM_SYSTEM);
+}
+
+/* Across a page or on a device: read, compute, write while the other processors are held. */
+static bool modify_exclusive(struct cpu *cpu, const struct split *split, mem_compute *compute, void *context)
+{
+    uint64_t value = 0;
+    bool ok;
+
+    if (cpu->port->exclusive_begin && !cpu->port->exclusive_begin(cpu)) {
+        cpu->leave = LEAVE_REQUEST;
+        return false;
+    }
+    ok = transfer(cpu, split, (uint8_t *)&value, ACCESS_READ);
+    if (ok) {
+        value = compute(value, context);
+        ok = transfer(cpu, split, (uint8_t *)&value, ACCESS_WRITE);
+    }
+    if (cpu->port->exclusive_end)
+        cpu->port->exclusive_end(cpu);
+    return ok;
+}
+
+/* Compare-exchange until nobody came between. False: the host memory is not there any more. */
+static bool modify_host(uint8_t *host, unsigned size, mem_compute *compute, void *context)
+{
+    uint64_t old = 0, found;
+    bool equal = false;
+
+    if (!guarded_copy(&old, host, size))
+        return false;
+    while (!equal) {
+        found = old;
+        if (!cas_host(host, size, &found, compute(old, context), &equal))
+            return false;
+        old = found;
+    }
+    return true;
+}
+
+bool mem_modify_locked(struct cpu *cpu, gva_t linear, unsigned size, mem_compute *compute, void *context)
+{
+    uint8_t *host = tlb_write(cpu, linear, size);
+    struct split split;
+
+    if (likely(host) && modify_host(host, size, compute, context))
+        return true;
+    if (!split_access(cpu, linear, size, ACCESS_WRITE, MEM_CURRENT, &split))
+        return false;
+    const struct tlb_target *target = &split.piece[0].target;
+    if (split.count == 1 && target->host && modify_host(target->host, size, compute, context)) {
+        if (target->is_code)
+            code_stored(cpu, target->gpa, size);
+        return true;
+    }
+    return modify_exclusive(cpu, &split, compute, context);
 }
 
 bool mem_cas128(struct cpu *cpu, gva_t linear, uint64_t expected[2], const uint64_t desired[2], bool *equal)

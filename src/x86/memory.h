@@ -38,7 +38,13 @@ uint8_t *mem_direct(struct cpu *cpu, gva_t linear, enum access_type type);
 
 /* Atomic compare-exchange of 1, 2, 4, 8 bytes (16 through mem_cas128). *equal tells the outcome; *old is what was there. */
 must_check bool mem_cas(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, uint64_t desired, uint64_t *old, bool *equal);
-/* The same for the processor's own structures (accessed and busy bits of descriptors): MEM_SYSTEM. */
+/*
+ * Atomic read-modify-write of 1, 2, 4, 8 bytes: `compute` gets the old value and gives the new one; over memory it may run
+ * more than once, over a device there is one read and one write.
+ */
+typedef uint64_t mem_compute(uint64_t old, void *context);
+must_check bool mem_modify_locked(struct cpu *cpu, gva_t linear, unsigned size, mem_compute *compute, void *context);
+/* mem_cas for the processor's own structures (accessed and busy bits of descriptors): MEM_SYSTEM. */
 must_check bool mem_cas_system(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, uint64_t desired, uint64_t *old, bool *equal);
 must_check bool mem_cas128(struct cpu *cpu, gva_t linear, uint64_t expected[2], const uint64_t desired[2], bool *equal);
 

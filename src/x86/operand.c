@@ -124,23 +124,6 @@ bool operand_write_bytes(struct cpu *cpu, const struct insn *insn, const void *f
 
 /* ---- read-modify-write ---- */
 
-/* Locked: compare-exchange until nobody came between. */
-static bool modify_locked(struct cpu *cpu, gva_t linear, unsigned size, operand_compute *compute, void *context)
-{
-    uint64_t old, found;
-    bool equal;
-
-    if (!mem_probe(cpu, linear, size, ACCESS_WRITE, MEM_CURRENT) || !read_memory(cpu, linear, size, &old))
-        return false;
-    for (;;) {
-        if (!mem_cas(cpu, linear, size, old, truncate(compute(old, context), size), &found, &equal))
-            return false;
-        if (equal)
-            return true;
-        old = found;
-    }
-}
-
 bool operand_modify(struct cpu *cpu, const struct insn *insn, unsigned i, operand_compute *compute, void *context)
 {
     const struct operand *o = &insn->operand[i];
@@ -154,7 +137,7 @@ bool operand_modify(struct cpu *cpu, const struct insn *insn, unsigned i, operan
     if (!operand_linear(cpu, insn, o->size, ACCESS_WRITE, &linear))
         return false;
     if (insn->has_lock || insn->mnemonic == ZYDIS_MNEMONIC_XCHG)
-        return modify_locked(cpu, linear, o->size, compute, context);
+        return mem_modify_locked(cpu, linear, o->size, compute, context);
     /* The write's permission first: the page fault of a read-modify-write is a write fault (SDM 3A 4.7). */
     return mem_probe(cpu, linear, o->size, ACCESS_WRITE, MEM_CURRENT) && read_memory(cpu, linear, o->size, &value) &&
            write_memory(cpu, linear, o->size, compute(value, context));

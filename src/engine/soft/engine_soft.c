@@ -113,6 +113,7 @@ static enum status partition_reset(struct engine_partition *p)
         if (p->vcpus[i]) {
             soft_clear_kick(p->vcpus[i]);
             soft_vcpu_reset(p->vcpus[i]);
+            completion_drop(p->vcpus[i]);
         }
     clock_reset(&p->clock);
     clock_suspend(&p->clock); /* frozen until the next run */
@@ -167,6 +168,25 @@ static void vcpu_walk_state(struct engine_vcpu *vcpu, struct walk_state *state, 
     *cpl = cpu->cpl;
 }
 
+static enum status vcpu_set_registers(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count,
+                                      const union vreg_value *values)
+{
+    enum status status = soft_set_registers(vcpu, names, count, values);
+
+    if (status == STATUS_OK)
+        completion_registers_set(vcpu, names, count);
+    return status;
+}
+
+static enum status vcpu_set_xsave(struct engine_vcpu *vcpu, const void *buffer, uint32_t size)
+{
+    enum status status = soft_set_xsave(vcpu, buffer, size);
+
+    if (status == STATUS_OK)
+        completion_drop(vcpu);
+    return status;
+}
+
 static void vcpu_counters(struct engine_vcpu *vcpu, struct vcpu_counters *out)
 {
     soft_counters(vcpu, out);
@@ -190,9 +210,11 @@ const struct engine engine_soft = {
     .kick = soft_kick,
     .clear_kick = soft_clear_kick,
     .get_registers = soft_get_registers,
-    .set_registers = soft_set_registers,
+    .set_registers = vcpu_set_registers,
+    .get_access = completion_get,
+    .complete_access = completion_complete,
     .get_xsave = soft_get_xsave,
-    .set_xsave = soft_set_xsave,
+    .set_xsave = vcpu_set_xsave,
     .get_apic = soft_get_apic,
     .set_apic = soft_set_apic,
     .cpuid = vcpu_cpuid,

@@ -45,20 +45,6 @@ static bool port_page(struct cpu *cpu, gpa_t page, enum access_type type, struct
     return true;
 }
 
-/*
- * The right that was missing. A load comes here from readable memory only as the first half of a read-modify-write that may
- * not write (the store half is never reached) - or because host memory has vanished, which a look at it tells.
- */
-static enum access_type refused_type(const struct engine_vcpu *vcpu, const struct port_access *access)
-{
-    uint8_t byte;
-
-    if (access->type == ACCESS_READ && (vcpu->view.flags & (PAGE_READ | PAGE_WRITE)) == PAGE_READ && !vcpu->view.source &&
-        guarded_load8(gpa_view_host(&vcpu->view, access->gpa), &byte))
-        return ACCESS_WRITE;
-    return access->type;
-}
-
 /* Instruction bytes come with exits of unmapped addresses, not with refused ones (whp-facts 7.4). */
 static void memory_exit(struct engine_vcpu *vcpu, const struct port_access *access)
 {
@@ -68,7 +54,7 @@ static void memory_exit(struct engine_vcpu *vcpu, const struct port_access *acce
     exit->memory.gpa = access->gpa;
     exit->memory.gva = access->gva_valid ? access->gva : 0;
     exit->memory.gva_valid = access->gva_valid;
-    exit->memory.type = (uint8_t)(mapped ? refused_type(vcpu, access) : access->type);
+    exit->memory.type = (uint8_t)access->type;
     exit->memory.gpa_unmapped = !mapped;
     exit->memory.size = access->size;
     if (access->type == ACCESS_WRITE && access->data)
@@ -91,12 +77,26 @@ static enum port_result apic_access(struct engine_vcpu *vcpu, const struct port_
     return PORT_DONE;
 }
 
+/*
+ * Readable memory: the first half of a locked read-modify-write that may not write (the store half is what exits, with its
+ * data). Or host memory that has vanished, which the copy finds out.
+ */
+static bool read_directly(struct engine_vcpu *vcpu, const struct port_access *access)
+{
+    const struct gpa_view *view = &vcpu->view;
+
+    return access->type == ACCESS_READ && find_view(vcpu, access->gpa) && !view->source && (view->flags & PAGE_READ) &&
+           guarded_copy(access->data, gpa_view_host(view, access->gpa), access->size);
+}
+
 static enum port_result port_access(struct cpu *cpu, const struct port_access *access)
 {
     struct engine_vcpu *vcpu = vcpu_of(cpu);
 
     if (is_apic_page(vcpu, access->gpa & PAGE_MASK) && access->type != ACCESS_EXECUTE)
         return apic_access(vcpu, access);
+    if (read_directly(vcpu, access) || completion_access(vcpu, access) == PORT_DONE)
+        return PORT_DONE;
     memory_exit(vcpu, access);
     vcpu->counters.intercept[INTERCEPT_NESTED_PAGE_FAULT].count++;
     return PORT_EXIT;

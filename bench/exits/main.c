@@ -1,0 +1,52 @@
+/*
+ * exits [rounds [part-of-a-name]]: nanoseconds per exit, best of `rounds` measurements, and how it compares with OpenWHP's completion of a load.
+ * All in one run, on one machine: the ratios are what to look at.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "exits.h"
+
+#ifndef HAVE_UNICORN
+const struct bench unicorn_benches[] = {{0}};
+#endif
+
+/* Short windows, so that some of them are not interrupted by what else the machine does. */
+static double best_of(const struct bench *bench, unsigned rounds)
+{
+    unsigned count = 256;
+    double ns = bench->run(bench, count), best;
+
+    while (ns >= 0 && ns < 1e6 && count < 1u << 20) {
+        count *= 2;
+        ns = bench->run(bench, count);
+    }
+    best = ns;
+    for (unsigned i = 0; i < rounds && ns >= 0; i++) {
+        ns = bench->run(bench, count);
+        if (ns < best)
+            best = ns;
+    }
+    return best / count;
+}
+
+int main(int argc, char **argv)
+{
+    const struct bench *const tables[] = {openwhp_benches, kvm_benches, unicorn_benches};
+    unsigned rounds = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 0) : 30;
+    const char *part = argc > 2 ? argv[2] : "";
+    double reference = 0;
+
+    for (unsigned t = 0; t < sizeof(tables) / sizeof(tables[0]); t++)
+        for (const struct bench *b = tables[t]; b->name; b++) {
+            double ns = strstr(b->name, part) ? best_of(b, rounds) : -1;
+
+            if (ns < 0)
+                continue;
+            if (reference == 0)
+                reference = ns;
+            printf("%-40s %9.1f ns  %7.2f\n", b->name, ns, ns / reference);
+        }
+    return 0;
+}
