@@ -4,6 +4,7 @@
 
 #include <signal.h>
 #include <stdbool.h>
+#include <sys/mman.h>
 
 void check_hr(HRESULT actual, HRESULT expected, const char *what, const char *file, int line)
 {
@@ -12,6 +13,15 @@ void check_hr(HRESULT actual, HRESULT expected, const char *what, const char *fi
     print_error("%s\n  is %08x (%s)\n  not %08x\n", what, (unsigned)actual, FAILED(actual) ? OwhpGetLastErrorText() : "",
                 (unsigned)expected);
     _fail(file, line);
+}
+
+void *wild_pointer(void)
+{
+    static void *address;
+
+    if (!address)
+        address = mmap(NULL, 1 << 20, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return address;
 }
 
 /* Any call that writes to its caller makes the library install its handlers. */
