@@ -16,7 +16,7 @@ enum op_shift { OP_SHL, OP_SHR, OP_SAR, OP_ROL, OP_ROR, OP_SHIFT_COUNT };
 struct op_table {
     op_fn *alu[OP_ALU_COUNT][FORM_COUNT][4];
     op_fn *unary_r[OP_UNARY_COUNT][4], *unary_m[OP_UNARY_COUNT][4];
-    op_fn *shift_ri[OP_SHIFT_COUNT][4], *shift_rc[OP_SHIFT_COUNT][4];
+    op_fn *shift_ri[OP_SHIFT_COUNT][4], *shift_rc[OP_SHIFT_COUNT][4], *shift_mi[OP_SHIFT_COUNT][4], *shift_mc[OP_SHIFT_COUNT][4];
     /* widening: [source size][destination size] */
     op_fn *movzx_r[2][4], *movzx_m[2][4], *movsx_r[3][4], *movsx_m[3][4];
     op_fn *lea[4];

@@ -21,8 +21,10 @@
 
 #define REG(bits, at) (*(uint##bits##_t *)((uint8_t *)cpu + (at)))
 /* A write of 32 bits clears the upper half. */
-#define SET_8(at, v)  (REG(8, at) = (uint8_t)(v))
-#define SET_16(at, v) (REG(16, at) = (uint16_t)(v))
+/* Narrow writes store the whole register: a wide read soon after would otherwise wait for the store to leave the buffer.
+ * (AH..BH are no destinations of fast operations.) */
+#define SET_8(at, v)  (REG(64, at) = (REG(64, at) & ~(uint64_t)0xff) | (uint8_t)(v))
+#define SET_16(at, v) (REG(64, at) = (REG(64, at) & ~(uint64_t)0xffff) | (uint16_t)(v))
 #define SET_32(at, v) (REG(64, at) = (uint64_t)(uint32_t)(v))
 #define SET_64(at, v) (REG(64, at) = (uint64_t)(v))
 #define FLAGS (&cpu->aflags)
@@ -183,6 +185,32 @@ UNARY(inc) UNARY(dec) UNARY(neg) UNARY(not)
 #define SHIFT_SIZED(name, bits)                                                                     \
     HANDLER(name##bits##_ri) { SET_##bits(op->destination, alu_##name##_some##bits(REG(bits, op->destination), (uint8_t)op->immediate, FLAGS)); NEXT(); } \
     HANDLER(name##bits##_rc) { SET_##bits(op->destination, alu_##name##bits(REG(bits, op->destination), cpu->gpr[REG_RCX].b[0], FLAGS)); NEXT(); }
+#define SHIFT_MEMORY(name, kernel, bits, form, count)                                               \
+    HANDLER(name##bits##_##form)                                                                    \
+    {                                                                                               \
+        ADDRESS(bits / 8, write);                                                                   \
+        uint8_t *host = tlb_write(cpu, linear, bits / 8);                                           \
+        uint##bits##_t value;                                                                       \
+        if (unlikely(!host))                                                                        \
+            return interpret_miss_write(cpu, op, linear);                                           \
+        if (unlikely(!guarded_load##bits(host, &value)))                                            \
+            COLD();                                                                                 \
+        uint32_t flags = cpu->aflags;                                                               \
+        value = kernel(value, (uint8_t)(count), &flags);                                            \
+        if (unlikely(!guarded_store##bits(host, value)))                                            \
+            COLD();                                                                                 \
+        cpu->aflags = flags;                                                                        \
+        NEXT();                                                                                     \
+    }
+#define SHIFT_MEMORIES(name, bits)                                                                  \
+    SHIFT_MEMORY(name, alu_##name##_some##bits, bits, mi, op->immediate)                            \
+    SHIFT_MEMORY(name, alu_##name##bits, bits, mc, cpu->gpr[REG_RCX].b[0])
+SHIFT_MEMORIES(shl, 8) SHIFT_MEMORIES(shl, 16) SHIFT_MEMORIES(shl, 32) SHIFT_MEMORIES(shl, 64)
+SHIFT_MEMORIES(shr, 8) SHIFT_MEMORIES(shr, 16) SHIFT_MEMORIES(shr, 32) SHIFT_MEMORIES(shr, 64)
+SHIFT_MEMORIES(sar, 8) SHIFT_MEMORIES(sar, 16) SHIFT_MEMORIES(sar, 32) SHIFT_MEMORIES(sar, 64)
+SHIFT_MEMORIES(rol, 8) SHIFT_MEMORIES(rol, 16) SHIFT_MEMORIES(rol, 32) SHIFT_MEMORIES(rol, 64)
+SHIFT_MEMORIES(ror, 8) SHIFT_MEMORIES(ror, 16) SHIFT_MEMORIES(ror, 32) SHIFT_MEMORIES(ror, 64)
+
 #define SHIFT(name) SHIFT_SIZED(name, 8) SHIFT_SIZED(name, 16) SHIFT_SIZED(name, 32) SHIFT_SIZED(name, 64)
 SHIFT(shl) SHIFT(shr) SHIFT(sar) SHIFT(rol) SHIFT(ror)
 
@@ -371,7 +399,7 @@ HANDLER(leave_frame)
 #define CMOV(cc, bits)                                                                              \
     HANDLER(cmov##cc##bits##_r) { SET_##bits(op->destination, cond_##cc(cpu->aflags) ? REG(bits, op->source) : REG(bits, op->destination)); NEXT(); } \
     HANDLER(cmov##cc##bits##_m) { ADDRESS(bits / 8, read); LOAD(bits, v); SET_##bits(op->destination, cond_##cc(cpu->aflags) ? v : REG(bits, op->destination)); NEXT(); }
-#define CONDITIONAL(cc) CMOV(cc, 16) CMOV(cc, 32) CMOV(cc, 64) HANDLER(set##cc) { REG(8, op->destination) = cond_##cc(cpu->aflags); NEXT(); }
+#define CONDITIONAL(cc) CMOV(cc, 16) CMOV(cc, 32) CMOV(cc, 64) HANDLER(set##cc) { SET_8(op->destination, cond_##cc(cpu->aflags)); NEXT(); }
 CONDITIONAL(o) CONDITIONAL(no) CONDITIONAL(b) CONDITIONAL(nb) CONDITIONAL(z) CONDITIONAL(nz) CONDITIONAL(be) CONDITIONAL(nbe)
 CONDITIONAL(s) CONDITIONAL(ns) CONDITIONAL(p) CONDITIONAL(np) CONDITIONAL(l) CONDITIONAL(nl) CONDITIONAL(le) CONDITIONAL(nle)
 
@@ -380,7 +408,7 @@ EXCHANGE(8) EXCHANGE(16) EXCHANGE(32) EXCHANGE(64)
 
 HANDLER(bswap32) { SET_32(op->destination, __builtin_bswap32(REG(32, op->destination))); NEXT(); }
 HANDLER(bswap64) { SET_64(op->destination, __builtin_bswap64(REG(64, op->destination))); NEXT(); }
-HANDLER(cbw16) { cpu->gpr[REG_RAX].w = (uint16_t)(int8_t)cpu->gpr[REG_RAX].b[0]; NEXT(); }
+HANDLER(cbw16) { SET_16(offsetof(struct cpu, gpr), (int8_t)cpu->gpr[REG_RAX].b[0]); NEXT(); }
 HANDLER(cbw32) { SET_32(offsetof(struct cpu, gpr), (int16_t)cpu->gpr[REG_RAX].w); NEXT(); }
 HANDLER(cbw64) { cpu->gpr[REG_RAX].q = (uint64_t)(int32_t)cpu->gpr[REG_RAX].d; NEXT(); }
 HANDLER(cwd16) { cpu->gpr[REG_RDX].w = (uint16_t)((int16_t)cpu->gpr[REG_RAX].w >> 15); NEXT(); }
@@ -408,6 +436,8 @@ const struct op_table OPS_TABLE = {
     .unary_m = {[OP_INC] = SIZES(inc, m), [OP_DEC] = SIZES(dec, m), [OP_NEG] = SIZES(neg, m), [OP_NOT] = SIZES(not, m)},
     .shift_ri = {[OP_SHL] = SIZES(shl, ri), [OP_SHR] = SIZES(shr, ri), [OP_SAR] = SIZES(sar, ri), [OP_ROL] = SIZES(rol, ri), [OP_ROR] = SIZES(ror, ri)},
     .shift_rc = {[OP_SHL] = SIZES(shl, rc), [OP_SHR] = SIZES(shr, rc), [OP_SAR] = SIZES(sar, rc), [OP_ROL] = SIZES(rol, rc), [OP_ROR] = SIZES(ror, rc)},
+    .shift_mi = {[OP_SHL] = SIZES(shl, mi), [OP_SHR] = SIZES(shr, mi), [OP_SAR] = SIZES(sar, mi), [OP_ROL] = SIZES(rol, mi), [OP_ROR] = SIZES(ror, mi)},
+    .shift_mc = {[OP_SHL] = SIZES(shl, mc), [OP_SHR] = SIZES(shr, mc), [OP_SAR] = SIZES(sar, mc), [OP_ROL] = SIZES(rol, mc), [OP_ROR] = SIZES(ror, mc)},
     .movzx_r = {{NULL, movzx8_16_r, movzx8_32_r, movzx8_64_r}, {NULL, NULL, movzx16_32_r, movzx16_64_r}},
     .movzx_m = {{NULL, movzx8_16_m, movzx8_32_m, movzx8_64_m}, {NULL, NULL, movzx16_32_m, movzx16_64_m}},
     .movsx_r = {{NULL, movsx8_16_r, movsx8_32_r, movsx8_64_r}, {NULL, NULL, movsx16_32_r, movsx16_64_r}, {NULL, NULL, NULL, movsx32_64_r}},

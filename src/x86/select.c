@@ -123,7 +123,9 @@ static bool select_shift(const struct selection *s, unsigned which)
     const struct operand *to = &s->insn->operand[0], *count = &s->insn->operand[1];
     int size = size_index(to->size);
 
-    if (size < 0 || !is_gpr(to))
+    bool in_memory = to->kind == OPERAND_MEMORY;
+
+    if (size < 0 || !(in_memory ? set_memory(s, to->size) : is_gpr(to)))
         return false;
     s->op->destination = to->offset;
     if (count->kind == OPERAND_IMMEDIATE) {
@@ -131,9 +133,9 @@ static bool select_shift(const struct selection *s, unsigned which)
         if (!(count->immediate & (to->size == 8 ? 63 : 31)) || (to->size < 4 && (count->immediate & 31) >= to->size * 8u))
             return false;
         s->op->immediate = count->immediate;
-        return take(s, s->table->shift_ri[which][size]);
+        return take(s, (in_memory ? s->table->shift_mi : s->table->shift_ri)[which][size]);
     }
-    return is_gpr(count) && take(s, s->table->shift_rc[which][size]);
+    return is_gpr(count) && take(s, (in_memory ? s->table->shift_mc : s->table->shift_rc)[which][size]);
 }
 
 static bool select_widen(const struct selection *s, bool is_signed)
@@ -351,7 +353,7 @@ static bool select_xchg(const struct selection *s, unsigned unused)
     int size = size_index(a->size);
 
     (void)unused;
-    if (size < 0 || !is_gpr(a) || !is_gpr(b))
+    if (size < 0 || !is_gpr(a) || !is_gpr(b) || (b->offset & 1))
         return false;
     s->op->destination = a->offset;
     s->op->source = b->offset;
@@ -439,6 +441,8 @@ bool select_fast(uint32_t mode, const struct decoded *decoded, unsigned offset, 
                                 .offset = offset, .op = op, .ends = ends};
     unsigned row = row_of[decoded->insn.mnemonic];
 
+    if (decoded->insn.operand[0].kind == OPERAND_REGISTER && (decoded->insn.operand[0].offset & 1))
+        return false; /* AH..BH as destination */
     if (row && rows[row - 1].select(&s, rows[row - 1].argument))
         return true;
     *op = kept;
