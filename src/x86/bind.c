@@ -35,7 +35,7 @@ static bool is_vector_namesake(const ZydisDecodedInstruction *zydis)
            zydis->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT;
 }
 
-void bind(struct insn *insn, const ZydisDecodedInstruction *zydis, const ZydisDecodedOperand *operands)
+void insn_bind(struct insn *insn, const ZydisDecodedInstruction *zydis, const ZydisDecodedOperand *operands)
 {
     pthread_once(&once, join_tables);
     if (exec_system_bind(insn))

@@ -227,7 +227,7 @@ enum decode_status decode(uint32_t mode, const uint8_t *bytes, size_t available,
 
     if (ZYAN_SUCCESS(status)) {
         convert(mode, bytes, out);
-        bind(&out->insn, &out->zydis, out->operands);
+        insn_bind(&out->insn, &out->zydis, out->operands);
         return DECODE_OK;
     }
     if (status == ZYDIS_STATUS_NO_MORE_DATA)

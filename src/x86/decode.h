@@ -21,7 +21,7 @@ struct decoded {
 enum decode_status decode(uint32_t mode, const uint8_t *bytes, size_t available, struct decoded *out);
 
 /* Set insn->exec (and extra, ends_block); what nobody implements becomes #UD. */
-void bind(struct insn *insn, const ZydisDecodedInstruction *zydis, const ZydisDecodedOperand *operands);
+void insn_bind(struct insn *insn, const ZydisDecodedInstruction *zydis, const ZydisDecodedOperand *operands);
 
 /*
  * A fast operation for the instruction: fills op (run, operands) and returns true, or leaves it. `offset` is that of the
