@@ -394,6 +394,7 @@ static void enumerate(void **state)
     assert_ok(WHvMapGpaRange(partition, a, 0x1000, 0x4000, FLAGS(READ | WRITE | TRACK)));
     assert_ok(WHvMapGpaRange(partition, b, 0x10000, 0x2000, FLAGS(READ | EXECUTE)));
     assert_ok(WHvWriteGpaRange(partition, 0, 0x2000, plain, &value, 4));
+    a[0x2000] = a[0x3000] = 1;
     assert_ok(advise(partition, 0x3000, 0x2000, WHvAdviseGpaRangeCodePin, 0, 0));
     assert_refused(OwhpEnumerateGpaRanges(partition, ranges, 8, NULL), E_POINTER);
     assert_refused(OwhpEnumerateGpaRanges(partition, NULL, 8, &count), E_POINTER);
@@ -413,7 +414,7 @@ static void enumerate(void **state)
     assert_int_equal(ranges[0].Reserved, 0);
     assert_int_equal(ranges[0].DirtyPageCount, 1);
     assert_int_equal(ranges[0].PinnedPageCount, 2);
-    assert_int_equal(ranges[0].ResidentSizeInBytes, 0x3000); /* written, and two pinned */
+    assert_int_equal(ranges[0].ResidentSizeInBytes, 0x3000); /* written by one or the other */
     assert_int_equal(ranges[1].Flags, READ | EXECUTE);
     assert_int_equal(ranges[1].DirtyPageCount, 0);
     assert_ok(WHvDeletePartition(partition));
