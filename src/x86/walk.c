@@ -136,41 +136,40 @@ struct rights {
 };
 
 /* What this kind of access may do with the page (SDM 3A 4.6.1). */
-static always_inline struct rights page_rights(const struct descent *d)
+static always_inline struct rights page_rights(const struct walk_state *state, uint32_t flags, uint64_t all, uint64_t any,
+                                               uint8_t pkey)
 {
-    const struct walk_state *state = d->state;
-    const bool user_page = d->all & PTE_U;
-    const bool writable = d->all & PTE_W;
-    const bool no_execute = (state->efer & EFER_NXE) && (d->any & PTE_NX);
+    const bool user_page = all & PTE_U;
+    const bool writable = all & PTE_W;
+    const bool no_execute = (state->efer & EFER_NXE) && (any & PTE_NX);
     struct rights r = {.key_write = true};
 
-    if (is_user_access(d->flags)) {
+    if (is_user_access(flags)) {
         r.read = user_page;
         r.write = user_page && writable;
         r.execute = user_page && !no_execute;
     } else {
-        r.read = !(user_page && smap_forbids(state, d->flags));
+        r.read = !(user_page && smap_forbids(state, flags));
         r.write = r.read && (writable || !(state->cr0 & CR0_WP));
         r.execute = !no_execute && !(user_page && (state->cr4 & CR4_SMEP));
     }
     if (unlikely(state->cr4 & (CR4_PKE | CR4_PKS))) {
-        r.key = key_rights(state, user_page, d->result->pkey);
+        r.key = key_rights(state, user_page, pkey);
         /* Write-disable binds the supervisor only with CR0.WP. */
-        r.key_write = !r.key.no_access && !(r.key.no_write && (is_user_access(d->flags) ||
-                                                                (state->cr0 & CR0_WP)));
+        r.key_write = !r.key.no_access && !(r.key.no_write && (is_user_access(flags) || (state->cr0 & CR0_WP)));
     }
     return r;
 }
 
-static always_inline enum walk_status check_rights(const struct descent *d, const struct rights *r)
+static always_inline bool denied_by_rights(const struct rights *r, uint32_t flags)
 {
-    const uint32_t flags = d->flags;
-    bool denied = ((flags & WALK_READ) && !r->read) || ((flags & WALK_WRITE) && !r->write) ||
-                  ((flags & WALK_EXECUTE) && !r->execute);
-    bool by_key = ((flags & WALK_READ) && r->key.no_access) || ((flags & WALK_WRITE) && !r->key_write);
-    if (unlikely(denied || by_key))
-        return fault(d, WALK_PRIVILEGE, by_key ? PF_P | PF_PK : PF_P);
-    return WALK_OK;
+    return ((flags & WALK_READ) && !r->read) || ((flags & WALK_WRITE) && !r->write) ||
+           ((flags & WALK_EXECUTE) && !r->execute);
+}
+
+static always_inline bool denied_by_key(const struct rights *r, uint32_t flags)
+{
+    return ((flags & WALK_READ) && r->key.no_access) || ((flags & WALK_WRITE) && !r->key_write);
 }
 
 /* Set A on the way and, for a write, D in the leaf. *again: somebody else changed an entry. */
@@ -204,11 +203,13 @@ static always_inline enum walk_status arrive(struct descent *d, gva_t gva, gpa_t
                                              bool *again)
 {
     struct walk_result *result = d->result;
-    const struct rights rights = page_rights(d);
-    enum walk_status status = check_rights(d, &rights);
-    if (unlikely(status != WALK_OK))
-        return status;
+    const struct rights rights = page_rights(d->state, d->flags, d->all, d->any, result->pkey);
+    enum walk_status status;
 
+    if (denied_by_key(&rights, d->flags))
+        return fault(d, WALK_PRIVILEGE, PF_P | PF_PK);
+    if (denied_by_rights(&rights, d->flags))
+        return fault(d, WALK_PRIVILEGE, PF_P);
     if (d->flags & WALK_SET_BITS) {
         bool needs_dirty = (d->flags & WALK_WRITE) && !(leaf_of(d) & PTE_D);
         if (!(d->all & PTE_A) || needs_dirty) {
@@ -345,6 +346,54 @@ static enum walk_status walk_32(struct descent *d, gva_t gva, bool *again)
     return arrive(d, gva, leaf_of(d) & 0xfffff000u, PAGE_SIZE, again);
 }
 
+/*
+ * The walk that most walks are: four levels, everything present and allowed, accessed and dirty bits set already. It keeps
+ * what it gathers in registers, which the general one cannot. False: something is different, the general walk sees to it.
+ */
+static bool walk_common(const struct walk_state *state, const struct walk_memory *memory, gva_t gva, uint32_t flags,
+                        struct walk_result *result)
+{
+    const uint64_t address = address_mask(state);
+    const uint64_t no_execute = state->efer & EFER_NXE ? PTE_NX : 0;
+    const uint64_t reserved = ((BIT64(52) - 1) & PAGE_MASK & ~address) | (no_execute ^ PTE_NX);
+    uint64_t entry, all = ~0ull, any = 0;
+    unsigned shift = 48;
+    gpa_t table = state->cr3 & address;
+
+    if ((uint64_t)((int64_t)(gva << 16) >> 16) != gva)
+        return false;
+    do {
+        shift -= 9;
+        if (memory->load(memory->context, table | (((gva >> shift) & 511) << 3), 8, &entry) != WALK_OK ||
+            !(entry & PTE_P) || (entry & reserved))
+            return false;
+        all &= entry;
+        any |= entry;
+        table = entry & address;
+    } while (shift > 12 && !(entry & PTE_PS));
+    const uint64_t size = BIT64(shift);
+    if (shift > 30 || (table & (size - 1) & ~BIT64(12)))
+        return false; /* PS in a PML4E, reserved bits of a large page */
+
+    const uint8_t pkey = (entry >> 59) & 15;
+    const struct rights rights = page_rights(state, flags, all, any, pkey);
+    if (denied_by_rights(&rights, flags) || denied_by_key(&rights, flags))
+        return false;
+    if ((flags & WALK_SET_BITS) && (!(all & PTE_A) || ((flags & WALK_WRITE) && !(entry & PTE_D))))
+        return false;
+    *result = (struct walk_result){
+        .gpa = (table & ~(size - 1)) | (gva & (size - 1)),
+        .page_size = size,
+        .writable = rights.write && rights.key_write,
+        .user = all & PTE_U,
+        .executable = !(any & no_execute),
+        .dirty = entry & PTE_D,
+        .global = (entry & PTE_G) && (state->cr4 & CR4_PGE),
+        .pkey = pkey,
+    };
+    return true;
+}
+
 static enum walk_status no_walk(gva_t gva, struct walk_result *result)
 {
     *result = (struct walk_result){.gpa = (uint32_t)gva,
@@ -365,6 +414,8 @@ enum walk_status walk(const struct walk_state *state, const struct walk_memory *
 
     if (!(state->cr0 & CR0_PG))
         return no_walk(gva, result);
+    if ((state->efer & EFER_LMA) && !(state->cr4 & CR4_LA57) && likely(walk_common(state, memory, gva, flags, result)))
+        return WALK_OK;
     d.state = state;
     d.memory = memory;
     d.result = result;
