@@ -33,7 +33,8 @@ static const struct feature features[] = {
 };
 /* clang-format on */
 
-static uint32_t host_words[CPUID_WORDS]; /* of leaves 1 and 7; set once: CPUID is slow on a virtual host */
+static uint32_t
+    host_words[CPUID_WORDS]; /* of leaves 1 and 7; set once: CPUID is slow on a virtual host */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void ask_host(void)
@@ -65,7 +66,8 @@ void exec_simd_limit(struct cpuid_config *config)
 static const struct feature *feature_of(const ZydisDecodedInstruction *decoded)
 {
     for (size_t i = 0; i < array_size(features); i++) {
-        if (decoded->meta.isa_set == features[i].sets[0] || decoded->meta.isa_set == features[i].sets[1])
+        if (decoded->meta.isa_set == features[i].sets[0] ||
+            decoded->meta.isa_set == features[i].sets[1])
             return &features[i];
     }
     return NULL;
@@ -100,7 +102,8 @@ bool simd_usable_slow(struct cpu *cpu)
 
 /* ---- memory operands ---- */
 
-bool simd_load(struct cpu *cpu, const struct insn *insn, union simd_buffer *buffer, size_t size, bool aligned)
+bool simd_load(struct cpu *cpu, const struct insn *insn, union simd_buffer *buffer, size_t size,
+               bool aligned)
 {
     gva_t linear;
     if (!operand_linear(cpu, insn, size, ACCESS_READ, &linear))
@@ -108,14 +111,19 @@ bool simd_load(struct cpu *cpu, const struct insn *insn, union simd_buffer *buff
     if (aligned && (linear & 15))
         return raise_gp(cpu, 0);
     switch (size) {
-    case 4: return mem_read32(cpu, linear, &buffer->d[0]);
-    case 8: return mem_read64(cpu, linear, &buffer->q[0]);
-    case 16: return simd_read16(cpu, linear, buffer);
-    default: return mem_read(cpu, linear, buffer, size, MEM_CURRENT);
+    case 4:
+        return mem_read32(cpu, linear, &buffer->d[0]);
+    case 8:
+        return mem_read64(cpu, linear, &buffer->q[0]);
+    case 16:
+        return simd_read16(cpu, linear, buffer);
+    default:
+        return mem_read(cpu, linear, buffer, size, MEM_CURRENT);
     }
 }
 
-bool simd_store(struct cpu *cpu, const struct insn *insn, const void *from, size_t size, bool aligned)
+bool simd_store(struct cpu *cpu, const struct insn *insn, const void *from, size_t size,
+                bool aligned)
 {
     gva_t linear;
     if (!operand_linear(cpu, insn, size, ACCESS_WRITE, &linear))
@@ -151,11 +159,12 @@ static enum exec_result exec_registers_float(struct cpu *cpu, const struct insn 
     if (!may_run(cpu, insn))
         return EXEC_LEAVE;
     size_t first_size = insn->operand[0].reg_class == CLASS_GPR ? 8 : 16;
-    return exec_done(simd_run_float(cpu, stub_of(insn), simd_place(cpu, &insn->operand[0]), first_size,
-                                    simd_place(cpu, &insn->operand[1])));
+    return exec_done(simd_run_float(cpu, stub_of(insn), simd_place(cpu, &insn->operand[0]),
+                                    first_size, simd_place(cpu, &insn->operand[1])));
 }
 
-static always_inline enum exec_result load_and_run(struct cpu *cpu, const struct insn *insn, size_t size, bool aligned)
+static always_inline enum exec_result load_and_run(struct cpu *cpu, const struct insn *insn,
+                                                   size_t size, bool aligned)
 {
     union simd_buffer buffer;
     if (!may_run(cpu, insn) || !simd_load(cpu, insn, &buffer, size, aligned))
@@ -164,13 +173,15 @@ static always_inline enum exec_result load_and_run(struct cpu *cpu, const struct
     return EXEC_NEXT;
 }
 
-static always_inline enum exec_result load_and_run_float(struct cpu *cpu, const struct insn *insn, size_t size, bool aligned)
+static always_inline enum exec_result load_and_run_float(struct cpu *cpu, const struct insn *insn,
+                                                         size_t size, bool aligned)
 {
     union simd_buffer buffer;
     if (!may_run(cpu, insn) || !simd_load(cpu, insn, &buffer, size, aligned))
         return EXEC_LEAVE;
     size_t first_size = insn->operand[0].reg_class == CLASS_GPR ? 8 : 16;
-    return exec_done(simd_run_float(cpu, stub_of(insn), simd_place(cpu, &insn->operand[0]), first_size, &buffer));
+    return exec_done(simd_run_float(cpu, stub_of(insn), simd_place(cpu, &insn->operand[0]),
+                                    first_size, &buffer));
 }
 
 #define LOAD_SHAPE(name, size, aligned)                                                            \
@@ -211,8 +222,10 @@ static bool is_foreign(ZydisMnemonic mnemonic)
     case ZYDIS_MNEMONIC_MFENCE:
     case ZYDIS_MNEMONIC_SFENCE:
     case ZYDIS_MNEMONIC_PAUSE:
-    case ZYDIS_MNEMONIC_CLFLUSH: return true;
-    default: return false;
+    case ZYDIS_MNEMONIC_CLFLUSH:
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -220,16 +233,23 @@ static bool is_foreign(ZydisMnemonic mnemonic)
 static exec_fn *special(ZydisMnemonic mnemonic)
 {
     switch (mnemonic) {
-    case ZYDIS_MNEMONIC_EMMS: return exec_emms;
-    case ZYDIS_MNEMONIC_MASKMOVQ: return exec_maskmovq;
-    case ZYDIS_MNEMONIC_MASKMOVDQU: return exec_maskmovdqu;
-    case ZYDIS_MNEMONIC_LDMXCSR: return exec_ldmxcsr;
-    case ZYDIS_MNEMONIC_STMXCSR: return exec_stmxcsr;
-    default: return NULL;
+    case ZYDIS_MNEMONIC_EMMS:
+        return exec_emms;
+    case ZYDIS_MNEMONIC_MASKMOVQ:
+        return exec_maskmovq;
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+        return exec_maskmovdqu;
+    case ZYDIS_MNEMONIC_LDMXCSR:
+        return exec_ldmxcsr;
+    case ZYDIS_MNEMONIC_STMXCSR:
+        return exec_stmxcsr;
+    default:
+        return NULL;
     }
 }
 
-/* Does MXCSR govern it, may it raise #XM? Exception classes 2 and 3 (SDM 2A 2.4), and conversions with MMX registers. */
+/* Does MXCSR govern it, may it raise #XM? Exception classes 2 and 3 (SDM 2A 2.4), and conversions
+ * with MMX registers. */
 static bool uses_mxcsr(const ZydisDecodedInstruction *decoded)
 {
     switch (decoded->mnemonic) {
@@ -237,14 +257,16 @@ static bool uses_mxcsr(const ZydisDecodedInstruction *decoded)
     case ZYDIS_MNEMONIC_CVTPS2PI:
     case ZYDIS_MNEMONIC_CVTTPS2PI:
     case ZYDIS_MNEMONIC_CVTPD2PI:
-    case ZYDIS_MNEMONIC_CVTTPD2PI: return true;
+    case ZYDIS_MNEMONIC_CVTTPD2PI:
+        return true;
     default:
         return decoded->meta.exception_class == ZYDIS_EXCEPTION_CLASS_SSE2 ||
                decoded->meta.exception_class == ZYDIS_EXCEPTION_CLASS_SSE3;
     }
 }
 
-/* 16-byte memory operands are aligned, with these exceptions; conversions to MMX have no class in the tables. */
+/* 16-byte memory operands are aligned, with these exceptions; conversions to MMX have no class in
+ * the tables. */
 static bool needs_alignment(const ZydisDecodedInstruction *decoded)
 {
     switch (decoded->mnemonic) {
@@ -255,14 +277,17 @@ static bool needs_alignment(const ZydisDecodedInstruction *decoded)
     case ZYDIS_MNEMONIC_PCMPESTRI:
     case ZYDIS_MNEMONIC_PCMPESTRM:
     case ZYDIS_MNEMONIC_PCMPISTRI:
-    case ZYDIS_MNEMONIC_PCMPISTRM: return false;
-    default: return true;
+    case ZYDIS_MNEMONIC_PCMPISTRM:
+        return false;
+    default:
+        return true;
     }
 }
 
 static exec_fn *mmx_shape(const struct insn *insn, bool is_float)
 {
-    bool sse = insn->operand[0].reg_class == CLASS_XMM || insn->operand[1].reg_class == CLASS_XMM || is_float;
+    bool sse = insn->operand[0].reg_class == CLASS_XMM || insn->operand[1].reg_class == CLASS_XMM ||
+               is_float;
     if (sse)
         return is_float ? exec_mmx_sse_float : exec_mmx_sse;
     return exec_mmx;
@@ -271,13 +296,16 @@ static exec_fn *mmx_shape(const struct insn *insn, bool is_float)
 static exec_fn *load_shape(size_t size, bool aligned, bool is_float)
 {
     switch (size) {
-    case 4: return is_float ? exec_load4_float : exec_load4;
-    case 8: return is_float ? exec_load8_float : exec_load8;
+    case 4:
+        return is_float ? exec_load4_float : exec_load4;
+    case 8:
+        return is_float ? exec_load8_float : exec_load8;
     case 16:
         if (aligned)
             return is_float ? exec_load16_aligned_float : exec_load16_aligned;
         return is_float ? exec_load16_float : exec_load16;
-    default: return is_float ? exec_load_float : exec_load;
+    default:
+        return is_float ? exec_load_float : exec_load;
     }
 }
 
@@ -302,15 +330,19 @@ static void place_vectors(struct insn *insn)
     for (unsigned i = 0; i < array_size(insn->operand); i++) {
         struct operand *operand = &insn->operand[i];
         if (operand->kind == OPERAND_REGISTER && operand->reg_class == CLASS_XMM)
-            operand->offset = (uint16_t)(offsetof(struct cpu, vector) + operand->number * sizeof(union vector));
+            operand->offset =
+                (uint16_t)(offsetof(struct cpu, vector) + operand->number * sizeof(union vector));
     }
 }
 
-bool exec_simd_bind(struct insn *insn, const ZydisDecodedInstruction *decoded, const ZydisDecodedOperand *operands)
+bool exec_simd_bind(struct insn *insn, const ZydisDecodedInstruction *decoded,
+                    const ZydisDecodedOperand *operands)
 {
-    if (decoded->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT ||
-        decoded->meta.isa_set == ZYDIS_ISA_SET_FXSAVE || decoded->meta.isa_set == ZYDIS_ISA_SET_FXSAVE64 ||
-        is_foreign(decoded->mnemonic) || !is_executable(decoded))
+    if (decoded->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
+        decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT ||
+        decoded->meta.isa_set == ZYDIS_ISA_SET_FXSAVE ||
+        decoded->meta.isa_set == ZYDIS_ISA_SET_FXSAVE64 || is_foreign(decoded->mnemonic) ||
+        !is_executable(decoded))
         return false;
     place_vectors(insn);
     insn->exec = special(decoded->mnemonic);

@@ -1,15 +1,16 @@
 /*
  * The MMX and SSE families, up to SSE4.2, AES, PCLMULQDQ and SHA.
  *
- * The host processor executes the guest's instruction itself, from a stub (x86/host_stub.h) whose operands
- * are renamed, so that one stub serves all registers:
+ * The host processor executes the guest's instruction itself, from a stub (x86/host_stub.h) whose
+ * operands are renamed, so that one stub serves all registers:
  *
  *      void stub(void *first, void *second, struct cpu *cpu)
  *
- * `first` and `second` are the places of explicit operands 0 and 1: a register's bytes in struct cpu, or a
- * buffer with the bytes of the memory operand, aligned to 16. The stub loads register operands, executes,
- * stores the written ones back; implicit operands and arithmetic flags it finds in `cpu`. MMX registers come
- * in 8-byte copies (their place in the image depends on TOP). Plain moves need no stub: exec_simd_move.c.
+ * `first` and `second` are the places of explicit operands 0 and 1: a register's bytes in struct
+ * cpu, or a buffer with the bytes of the memory operand, aligned to 16. The stub loads register
+ * operands, executes, stores the written ones back; implicit operands and arithmetic flags it finds
+ * in `cpu`. MMX registers come in 8-byte copies (their place in the image depends on TOP). Plain
+ * moves need no stub: exec_simd_move.c.
  */
 #ifndef OWHP_X86_EXEC_SIMD_H
 #define OWHP_X86_EXEC_SIMD_H
@@ -21,14 +22,15 @@
 #include "x86/tlb.h"
 
 /*
- * Take out of `config` what the host's processor does not have of the features that are implemented by letting it
- * execute the instruction: x87, MMX, SSE and so on.
+ * Take out of `config` what the host's processor does not have of the features that are implemented
+ * by letting it execute the instruction: x87, MMX, SSE and so on.
  */
 void exec_simd_limit(struct cpuid_config *config);
 
 /*
- * Features a partition may take away: instructions that need one are bound all the same (decoded code does not know
- * the processor) and ask when they run. bind puts the feature into the stub's tag; 0: always there.
+ * Features a partition may take away: instructions that need one are bound all the same (decoded
+ * code does not know the processor) and ask when they run. bind puts the feature into the stub's
+ * tag; 0: always there.
  */
 uint8_t simd_feature_tag(const ZydisDecodedInstruction *decoded);
 must_check bool simd_has_feature_slow(struct cpu *cpu, uint8_t tag);
@@ -38,7 +40,8 @@ must_check static inline bool simd_has_feature(struct cpu *cpu, const void *stub
     return likely(tag == 0) || simd_has_feature_slow(cpu, tag);
 }
 
-/* May an SSE instruction run now? Raises #UD or #NM (SDM 3A 13.1, table "Action taken for combinations of EM, MP, TS"). */
+/* May an SSE instruction run now? Raises #UD or #NM (SDM 3A 13.1, table "Action taken for
+ * combinations of EM, MP, TS"). */
 must_check bool simd_usable_slow(struct cpu *cpu);
 must_check static inline bool simd_usable(struct cpu *cpu)
 {
@@ -58,35 +61,44 @@ union simd_buffer {
 must_check static inline bool simd_read16(struct cpu *cpu, gva_t linear, union simd_buffer *buffer)
 {
     const uint8_t *host = tlb_read(cpu, linear, 16);
-    return (likely(host) && likely(guarded_load128(host, buffer))) || mem_read(cpu, linear, buffer, 16, MEM_CURRENT);
+    return (likely(host) && likely(guarded_load128(host, buffer))) ||
+           mem_read(cpu, linear, buffer, 16, MEM_CURRENT);
 }
 must_check static inline bool simd_write16(struct cpu *cpu, gva_t linear, const void *from)
 {
     uint8_t *host = tlb_write(cpu, linear, 16);
-    return (likely(host) && likely(guarded_store128(host, from))) || mem_write(cpu, linear, from, 16, MEM_CURRENT);
+    return (likely(host) && likely(guarded_store128(host, from))) ||
+           mem_write(cpu, linear, from, 16, MEM_CURRENT);
 }
 
-/* Read or write the memory operand of `size` bytes. With `aligned`: #GP(0) when it is not on a 16-byte boundary. */
-must_check bool simd_load(struct cpu *cpu, const struct insn *insn, union simd_buffer *buffer, size_t size, bool aligned);
-must_check bool simd_store(struct cpu *cpu, const struct insn *insn, const void *from, size_t size, bool aligned);
+/* Read or write the memory operand of `size` bytes. With `aligned`: #GP(0) when it is not on a
+ * 16-byte boundary. */
+must_check bool simd_load(struct cpu *cpu, const struct insn *insn, union simd_buffer *buffer,
+                          size_t size, bool aligned);
+must_check bool simd_store(struct cpu *cpu, const struct insn *insn, const void *from, size_t size,
+                           bool aligned);
 
 /*
- * Run a stub under the guest's MXCSR. `first_size`: bytes of a register as operand 0 that it may write (to be
- * held back when an unmasked exception is raised). False: #XM (or #UD) was raised, flags are in MXCSR and
- * nothing else has changed.
+ * Run a stub under the guest's MXCSR. `first_size`: bytes of a register as operand 0 that it may
+ * write (to be held back when an unmasked exception is raised). False: #XM (or #UD) was raised,
+ * flags are in MXCSR and nothing else has changed.
  */
-must_check bool simd_run_float(struct cpu *cpu, simd_stub *stub, void *first, size_t first_size, void *second);
+must_check bool simd_run_float(struct cpu *cpu, simd_stub *stub, void *first, size_t first_size,
+                               void *second);
 
-/* Where a register operand is in struct cpu (bind has put the offset there for vector registers too). */
+/* Where a register operand is in struct cpu (bind has put the offset there for vector registers
+ * too). */
 static inline void *simd_place(struct cpu *cpu, const struct operand *operand)
 {
     return (char *)cpu + operand->offset;
 }
 
 /* exec_simd_stub.c: the stub for an instruction with operands at ModRM. NULL: none can be made. */
-simd_stub *simd_stub_for(const ZydisDecodedInstruction *decoded, const ZydisDecodedOperand *operands);
+simd_stub *simd_stub_for(const ZydisDecodedInstruction *decoded,
+                         const ZydisDecodedOperand *operands);
 
-/* exec_simd_move.c: plain moves between vector registers, and to and from memory. NULL: not a plain move. */
+/* exec_simd_move.c: plain moves between vector registers, and to and from memory. NULL: not a plain
+ * move. */
 exec_fn *simd_plain_move(const struct insn *insn);
 
 /* exec_simd_mmx.c */
@@ -94,7 +106,7 @@ exec_fn exec_mmx, exec_mmx_sse, exec_mmx_sse_float, exec_emms, exec_maskmovq;
 
 /* exec_simd_special.c */
 exec_fn exec_maskmovdqu, exec_ldmxcsr, exec_stmxcsr;
-must_check bool simd_store_masked(struct cpu *cpu, const struct insn *insn, const uint8_t *data, const uint8_t *mask,
-                                  unsigned size);
+must_check bool simd_store_masked(struct cpu *cpu, const struct insn *insn, const uint8_t *data,
+                                  const uint8_t *mask, unsigned size);
 
 #endif

@@ -1,16 +1,16 @@
 /*
  * Running a stub under the guest's MXCSR.
  *
- * All exceptions masked in the guest's MXCSR is the usual state, and usually the host's control bits are the
- * same: then nothing is loaded, the flags the instruction raises accumulate in the host's MXCSR and
- * are taken over from there. (The flags in the host's MXCSR are not preserved: the ABI says that no function
- * preserves them. Control bits always are.)
+ * All exceptions masked in the guest's MXCSR is the usual state, and usually the host's control
+ * bits are the same: then nothing is loaded, the flags the instruction raises accumulate in the
+ * host's MXCSR and are taken over from there. (The flags in the host's MXCSR are not preserved: the
+ * ABI says that no function preserves them. Control bits always are.)
  *
- * With unmasked exceptions the stub still runs with all of them masked, on a copy of the destination, and
- * the flags it raised tell whether one would have happened. Except that an unmasked underflow is raised for a tiny result even
- * when it is exact, while the masked response sets UE only when it is inexact (SDM 1 4.9.1.5): a
- * second run with flush-to-zero, where UE means tiny, tells. Which flags an exception leaves is then up to the host,
- * see exec_simd_trap.c.
+ * With unmasked exceptions the stub still runs with all of them masked, on a copy of the
+ * destination, and the flags it raised tell whether one would have happened. Except that an
+ * unmasked underflow is raised for a tiny result even when it is exact, while the masked response
+ * sets UE only when it is inexact (SDM 1 4.9.1.5): a second run with flush-to-zero, where UE means
+ * tiny, tells. Which flags an exception leaves is then up to the host, see exec_simd_trap.c.
  */
 #include "x86/exec_simd.h"
 
@@ -28,8 +28,10 @@ static inline void mxcsr_write(uint32_t value)
     __asm__ volatile("ldmxcsr %0" ::"m"(value) : "memory");
 }
 
-/* Flags raised by one run under `mxcsr` (masks set, flags clear), with the host's control bits put back. */
-static uint32_t run_under(uint32_t mxcsr, simd_stub *stub, void *first, void *second, struct cpu *cpu)
+/* Flags raised by one run under `mxcsr` (masks set, flags clear), with the host's control bits put
+ * back. */
+static uint32_t run_under(uint32_t mxcsr, simd_stub *stub, void *first, void *second,
+                          struct cpu *cpu)
 {
     uint32_t host = mxcsr_read();
     mxcsr_write(mxcsr);
@@ -44,7 +46,8 @@ static bool raise_xm(struct cpu *cpu)
     return cpu->cr4 & CR4_OSXMMEXCPT ? raise_fault(cpu, VECTOR_XM) : raise_ud(cpu);
 }
 
-static noinline bool run_unmasked(struct cpu *cpu, simd_stub *stub, void *first, size_t first_size, void *second)
+static noinline bool run_unmasked(struct cpu *cpu, simd_stub *stub, void *first, size_t first_size,
+                                  void *second)
 {
     uint32_t unmasked = ~cpu->mxcsr >> MXCSR_MASK_SHIFT & MXCSR_FLAGS;
     uint32_t control = (cpu->mxcsr & MXCSR_CONTROL) | MXCSR_MASKS;
@@ -59,7 +62,8 @@ static noinline bool run_unmasked(struct cpu *cpu, simd_stub *stub, void *first,
     }
     uint32_t raised = run_under(control, stub, &result, second, cpu);
     uint32_t flags_after = cpu->aflags;
-    bool is_tiny = (unmasked & MXCSR_UE) && (run_under(control | MXCSR_FTZ, stub, &again, second, cpu) & MXCSR_UE);
+    bool is_tiny = (unmasked & MXCSR_UE) &&
+                   (run_under(control | MXCSR_FTZ, stub, &again, second, cpu) & MXCSR_UE);
     if (!(raised & unmasked) && !is_tiny) {
         cpu->mxcsr |= raised;
         cpu->aflags = flags_after;

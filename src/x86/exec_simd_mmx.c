@@ -1,9 +1,10 @@
 /*
  * MMX: the registers are the mantissas of the physical x87 registers (SDM 1 9.2).
  *
- * Every MMX instruction but EMMS sets TOP to 0 and tags all registers valid; what it writes gets an exponent of
- * all ones (SDM 1 9.5.1). In the image ST(0) comes first, so MM(n) is at (n - TOP) modulo 8. A stub works on
- * 8-byte copies; the transition is committed when memory has been read or written.
+ * Every MMX instruction but EMMS sets TOP to 0 and tags all registers valid; what it writes gets an
+ * exponent of all ones (SDM 1 9.5.1). In the image ST(0) comes first, so MM(n) is at (n - TOP)
+ * modulo 8. A stub works on 8-byte copies; the transition is committed when memory has been read or
+ * written.
  */
 #include "x86/exec_simd.h"
 
@@ -51,12 +52,14 @@ static enum exec_result run(struct cpu *cpu, const struct insn *insn, bool is_ss
 
     if (!simd_has_feature(cpu, insn->extra) || !mmx_usable(cpu, is_sse))
         return EXEC_LEAVE;
-    if (second->kind == OPERAND_MEMORY && !simd_load(cpu, insn, &buffer[1], second->size, second->size == 16))
+    if (second->kind == OPERAND_MEMORY &&
+        !simd_load(cpu, insn, &buffer[1], second->size, second->size == 16))
         return EXEC_LEAVE;
     void *a = gather(cpu, insn, 0, &buffer[0]), *b = gather(cpu, insn, 1, &buffer[1]);
     if (is_float) {
         if (!simd_run_float(cpu, stub, a, first->reg_class == CLASS_XMM ? 16 : 8, b)) {
-            enter_mmx(cpu); /* processors have made the transition when they find a numeric exception */
+            enter_mmx(
+                cpu); /* processors have made the transition when they find a numeric exception */
             return EXEC_LEAVE;
         }
     } else {
@@ -72,9 +75,18 @@ static enum exec_result run(struct cpu *cpu, const struct insn *insn, bool is_ss
     return EXEC_NEXT;
 }
 
-enum exec_result exec_mmx(struct cpu *cpu, const struct insn *insn) { return run(cpu, insn, false, false); }
-enum exec_result exec_mmx_sse(struct cpu *cpu, const struct insn *insn) { return run(cpu, insn, true, false); }
-enum exec_result exec_mmx_sse_float(struct cpu *cpu, const struct insn *insn) { return run(cpu, insn, true, true); }
+enum exec_result exec_mmx(struct cpu *cpu, const struct insn *insn)
+{
+    return run(cpu, insn, false, false);
+}
+enum exec_result exec_mmx_sse(struct cpu *cpu, const struct insn *insn)
+{
+    return run(cpu, insn, true, false);
+}
+enum exec_result exec_mmx_sse_float(struct cpu *cpu, const struct insn *insn)
+{
+    return run(cpu, insn, true, true);
+}
 
 enum exec_result exec_emms(struct cpu *cpu, const struct insn *insn)
 {

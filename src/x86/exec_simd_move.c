@@ -1,8 +1,8 @@
 /*
  * Plain moves of vector registers, in C: most of what vector code does is copying.
  *
- * The functions are shapes; the table says which mnemonic has which shape with a register, as a load and as a
- * store. What is not here (or NULL) runs through a stub.
+ * The functions are shapes; the table says which mnemonic has which shape with a register, as a
+ * load and as a store. What is not here (or NULL) runs through a stub.
  */
 #include "x86/exec_simd.h"
 
@@ -67,7 +67,8 @@ static enum exec_result copy_low_to_high(struct cpu *cpu, const struct insn *ins
     return EXEC_NEXT;
 }
 
-/* MOVD/MOVQ from and to a general register; with 32 bits, the general register's upper half becomes zero. */
+/* MOVD/MOVQ from and to a general register; with 32 bits, the general register's upper half becomes
+ * zero. */
 static enum exec_result from_general(struct cpu *cpu, const struct insn *insn)
 {
     if (!simd_usable(cpu))
@@ -91,7 +92,8 @@ static enum exec_result to_general(struct cpu *cpu, const struct insn *insn)
 
 /* ---- memory ---- */
 
-static always_inline enum exec_result load_vector(struct cpu *cpu, const struct insn *insn, bool aligned)
+static always_inline enum exec_result load_vector(struct cpu *cpu, const struct insn *insn,
+                                                  bool aligned)
 {
     gva_t linear;
     union simd_buffer buffer; /* a failing read may have filled a part of it */
@@ -105,7 +107,8 @@ static always_inline enum exec_result load_vector(struct cpu *cpu, const struct 
     return EXEC_NEXT;
 }
 
-static always_inline enum exec_result store_vector(struct cpu *cpu, const struct insn *insn, bool aligned)
+static always_inline enum exec_result store_vector(struct cpu *cpu, const struct insn *insn,
+                                                   bool aligned)
 {
     gva_t linear;
     if (!simd_usable(cpu) || !operand_linear(cpu, insn, 16, ACCESS_WRITE, &linear))
@@ -115,24 +118,38 @@ static always_inline enum exec_result store_vector(struct cpu *cpu, const struct
     return exec_done(simd_write16(cpu, linear, vector_of(cpu, &insn->operand[1])));
 }
 
-static enum exec_result load16(struct cpu *cpu, const struct insn *insn) { return load_vector(cpu, insn, false); }
-static enum exec_result load16_aligned(struct cpu *cpu, const struct insn *insn) { return load_vector(cpu, insn, true); }
+static enum exec_result load16(struct cpu *cpu, const struct insn *insn)
+{
+    return load_vector(cpu, insn, false);
+}
+static enum exec_result load16_aligned(struct cpu *cpu, const struct insn *insn)
+{
+    return load_vector(cpu, insn, true);
+}
 static enum exec_result load16_sse3(struct cpu *cpu, const struct insn *insn)
 {
     return cpuid_has(&cpu->cpuid, FEATURE_SSE3) ? load16(cpu, insn) : exec_done(raise_ud(cpu));
 }
 static enum exec_result load16_sse4(struct cpu *cpu, const struct insn *insn)
 {
-    return cpuid_has(&cpu->cpuid, FEATURE_SSE4_1) ? load16_aligned(cpu, insn) : exec_done(raise_ud(cpu));
+    return cpuid_has(&cpu->cpuid, FEATURE_SSE4_1) ? load16_aligned(cpu, insn)
+                                                  : exec_done(raise_ud(cpu));
 }
-static enum exec_result store16(struct cpu *cpu, const struct insn *insn) { return store_vector(cpu, insn, false); }
-static enum exec_result store16_aligned(struct cpu *cpu, const struct insn *insn) { return store_vector(cpu, insn, true); }
+static enum exec_result store16(struct cpu *cpu, const struct insn *insn)
+{
+    return store_vector(cpu, insn, false);
+}
+static enum exec_result store16_aligned(struct cpu *cpu, const struct insn *insn)
+{
+    return store_vector(cpu, insn, true);
+}
 
 /* Eight bytes read into or written from q[half]. */
 static always_inline bool read8(struct cpu *cpu, const struct insn *insn, uint64_t *value)
 {
     gva_t linear;
-    return simd_usable(cpu) && operand_linear(cpu, insn, 8, ACCESS_READ, &linear) && mem_read64(cpu, linear, value);
+    return simd_usable(cpu) && operand_linear(cpu, insn, 8, ACCESS_READ, &linear) &&
+           mem_read64(cpu, linear, value);
 }
 
 static always_inline bool write8(struct cpu *cpu, const struct insn *insn, unsigned half)
@@ -170,14 +187,21 @@ static enum exec_result load8_high(struct cpu *cpu, const struct insn *insn)
     return EXEC_NEXT;
 }
 
-static enum exec_result store8_low(struct cpu *cpu, const struct insn *insn) { return exec_done(write8(cpu, insn, 0)); }
-static enum exec_result store8_high(struct cpu *cpu, const struct insn *insn) { return exec_done(write8(cpu, insn, 1)); }
+static enum exec_result store8_low(struct cpu *cpu, const struct insn *insn)
+{
+    return exec_done(write8(cpu, insn, 0));
+}
+static enum exec_result store8_high(struct cpu *cpu, const struct insn *insn)
+{
+    return exec_done(write8(cpu, insn, 1));
+}
 
 static enum exec_result load4_zero(struct cpu *cpu, const struct insn *insn)
 {
     gva_t linear;
     uint32_t value;
-    if (!simd_usable(cpu) || !operand_linear(cpu, insn, 4, ACCESS_READ, &linear) || !mem_read32(cpu, linear, &value))
+    if (!simd_usable(cpu) || !operand_linear(cpu, insn, 4, ACCESS_READ, &linear) ||
+        !mem_read32(cpu, linear, &value))
         return EXEC_LEAVE;
     vector_of(cpu, &insn->operand[0])->q[0] = value;
     vector_of(cpu, &insn->operand[0])->q[1] = 0;

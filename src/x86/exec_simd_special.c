@@ -2,10 +2,11 @@
 #include "x86/exec_simd.h"
 
 /*
- * The bytes whose mask has its top bit, to seg:[rDI]. The whole range must be writable, as on the processors of
- * today, even where the mask is zero.
+ * The bytes whose mask has its top bit, to seg:[rDI]. The whole range must be writable, as on the
+ * processors of today, even where the mask is zero.
  */
-bool simd_store_masked(struct cpu *cpu, const struct insn *insn, const uint8_t *data, const uint8_t *mask, unsigned size)
+bool simd_store_masked(struct cpu *cpu, const struct insn *insn, const uint8_t *data,
+                       const uint8_t *mask, unsigned size)
 {
     gva_t linear;
     if (!operand_linear(cpu, insn, size, ACCESS_WRITE, &linear) ||
@@ -26,7 +27,8 @@ enum exec_result exec_maskmovdqu(struct cpu *cpu, const struct insn *insn)
 {
     if (!simd_usable(cpu))
         return EXEC_LEAVE;
-    const union vector *data = simd_place(cpu, &insn->operand[0]), *mask = simd_place(cpu, &insn->operand[1]);
+    const union vector *data = simd_place(cpu, &insn->operand[0]),
+                       *mask = simd_place(cpu, &insn->operand[1]);
     return exec_done(simd_store_masked(cpu, insn, data->b, mask->b, 16));
 }
 

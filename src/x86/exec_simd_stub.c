@@ -1,10 +1,10 @@
 /*
  * Making the stub of an MMX or SSE instruction.
  *
- * Operands are renamed: explicit operand i becomes XMM(1+i), MM(i), RAX (i = 0) or RCX (i = 1), or memory
- * at [RDI] (i = 0) or [RSI] (i = 1); XMM0 stays free for the instructions that use it implicitly. Of the
- * prefixes only the mandatory one and REX.W remain: what else may stand there selects registers and addresses, or is
- * ignored by the processor.
+ * Operands are renamed: explicit operand i becomes XMM(1+i), MM(i), RAX (i = 0) or RCX (i = 1), or
+ * memory at [RDI] (i = 0) or [RSI] (i = 1); XMM0 stays free for the instructions that use it
+ * implicitly. Of the prefixes only the mandatory one and REX.W remain: what else may stand there
+ * selects registers and addresses, or is ignored by the processor.
  */
 #include "x86/exec_simd.h"
 
@@ -12,16 +12,17 @@ static const unsigned gpr_of[2] = {HOST_RAX, HOST_RCX};
 static const unsigned place_of[2] = {HOST_RDI, HOST_RSI};
 
 /* Offsets the stubs use of struct cpu, which is in R8 where it is needed. */
-#define OFFSET_GPR(n)  ((uint32_t)(offsetof(struct cpu, gpr) + (n) * sizeof(union gpr)))
-#define OFFSET_XMM0    ((uint32_t)offsetof(struct cpu, vector))
-#define OFFSET_AFLAGS  ((uint32_t)offsetof(struct cpu, aflags))
+#define OFFSET_GPR(n) ((uint32_t)(offsetof(struct cpu, gpr) + (n) * sizeof(union gpr)))
+#define OFFSET_XMM0   ((uint32_t)offsetof(struct cpu, vector))
+#define OFFSET_AFLAGS ((uint32_t)offsetof(struct cpu, aflags))
 
 /* Registers an instruction uses without naming them. */
 struct implicit {
     bool reads_xmm0, writes_xmm0, reads_rax_rdx, writes_rcx, writes_flags;
 };
 
-static struct implicit implicit_of(const ZydisDecodedInstruction *decoded, const ZydisDecodedOperand *operands)
+static struct implicit implicit_of(const ZydisDecodedInstruction *decoded,
+                                   const ZydisDecodedOperand *operands)
 {
     struct implicit implicit = {0};
     for (unsigned i = decoded->operand_count_visible; i < decoded->operand_count; i++) {
@@ -36,20 +37,28 @@ static struct implicit implicit_of(const ZydisDecodedInstruction *decoded, const
             implicit.writes_xmm0 |= written;
             break;
         case ZYDIS_REGISTER_EAX:
-        case ZYDIS_REGISTER_RAX: implicit.reads_rax_rdx = true; break;
+        case ZYDIS_REGISTER_RAX:
+            implicit.reads_rax_rdx = true;
+            break;
         case ZYDIS_REGISTER_ECX:
-        case ZYDIS_REGISTER_RCX: implicit.writes_rcx = true; break;
+        case ZYDIS_REGISTER_RCX:
+            implicit.writes_rcx = true;
+            break;
         case ZYDIS_REGISTER_FLAGS:
         case ZYDIS_REGISTER_EFLAGS:
-        case ZYDIS_REGISTER_RFLAGS: implicit.writes_flags = true; break;
-        default: break;
+        case ZYDIS_REGISTER_RFLAGS:
+            implicit.writes_flags = true;
+            break;
+        default:
+            break;
         }
     }
     return implicit;
 }
 
 /* Move explicit register operand i from or to its place. */
-static void emit_transfer(struct stub_code *code, const ZydisDecodedOperand *operand, unsigned i, bool store)
+static void emit_transfer(struct stub_code *code, const ZydisDecodedOperand *operand, unsigned i,
+                          bool store)
 {
     switch (ZydisRegisterGetClass(operand->reg.value)) {
     case ZYDIS_REGCLASS_XMM: /* MOVUPS */
@@ -73,16 +82,19 @@ static bool is_overwritten(const ZydisDecodedOperand *operand)
     if (operand->actions & ZYDIS_OPERAND_ACTION_MASK_READ)
         return false;
     switch (ZydisRegisterGetClass(operand->reg.value)) {
-    case ZYDIS_REGCLASS_XMM: return operand->size == 128;
-    case ZYDIS_REGCLASS_MMX: return operand->size == 64;
-    default: return true; /* no vector instruction writes less than 32 bits of a general register */
+    case ZYDIS_REGCLASS_XMM:
+        return operand->size == 128;
+    case ZYDIS_REGCLASS_MMX:
+        return operand->size == 64;
+    default:
+        return true; /* no vector instruction writes less than 32 bits of a general register */
     }
 }
 
 static void emit_implicit_loads(struct stub_code *code, const struct implicit *implicit)
 {
-    if (implicit->reads_xmm0 || implicit->writes_xmm0 || implicit->reads_rax_rdx || implicit->writes_rcx ||
-        implicit->writes_flags)
+    if (implicit->reads_xmm0 || implicit->writes_xmm0 || implicit->reads_rax_rdx ||
+        implicit->writes_rcx || implicit->writes_flags)
         stub_bytes(code, "\x49\x89\xd0", 3); /* mov r8, rdx */
     if (implicit->reads_xmm0) {
         stub_bytes(code, "\x41\x0f\x10", 3);
@@ -107,14 +119,15 @@ static void emit_implicit_stores(struct stub_code *code, const struct implicit *
         stub_modrm_memory(code, HOST_RCX, HOST_R8, OFFSET_GPR(REG_RCX));
     }
     if (implicit->writes_flags) {
-        stub_bytes(code, "\x9f\x0f\x90\xc0\x0f\xb7\xc0\x41\x89", 9); /* lahf; seto al; movzx eax, ax; mov */
+        stub_bytes(code, "\x9f\x0f\x90\xc0\x0f\xb7\xc0\x41\x89",
+                   9); /* lahf; seto al; movzx eax, ax; mov */
         stub_modrm_memory(code, HOST_RAX, HOST_R8, OFFSET_AFLAGS);
     }
 }
 
 static const ZydisDecodedOperand *operand_encoded(const ZydisDecodedInstruction *decoded,
-                                                  const ZydisDecodedOperand *operands, ZydisOperandEncoding encoding,
-                                                  unsigned *number)
+                                                  const ZydisDecodedOperand *operands,
+                                                  ZydisOperandEncoding encoding, unsigned *number)
 {
     for (unsigned i = 0; i < decoded->operand_count_visible && i < 2; i++) {
         if (operands[i].encoding == encoding) {
@@ -129,9 +142,12 @@ static const ZydisDecodedOperand *operand_encoded(const ZydisDecodedInstruction 
 static unsigned renamed(const ZydisDecodedOperand *operand, unsigned i)
 {
     switch (ZydisRegisterGetClass(operand->reg.value)) {
-    case ZYDIS_REGCLASS_XMM: return 1 + i;
-    case ZYDIS_REGCLASS_MMX: return i;
-    default: return gpr_of[i];
+    case ZYDIS_REGCLASS_XMM:
+        return 1 + i;
+    case ZYDIS_REGCLASS_MMX:
+        return i;
+    default:
+        return gpr_of[i];
     }
 }
 
@@ -161,17 +177,25 @@ static bool emit_instruction(struct stub_code *code, const ZydisDecodedInstructi
         stub_byte(code, 0x48);
     stub_byte(code, 0x0f);
     switch (decoded->opcode_map) {
-    case ZYDIS_OPCODE_MAP_0F: break;
-    case ZYDIS_OPCODE_MAP_0F38: stub_byte(code, 0x38); break;
-    case ZYDIS_OPCODE_MAP_0F3A: stub_byte(code, 0x3a); break;
-    default: return false;
+    case ZYDIS_OPCODE_MAP_0F:
+        break;
+    case ZYDIS_OPCODE_MAP_0F38:
+        stub_byte(code, 0x38);
+        break;
+    case ZYDIS_OPCODE_MAP_0F3A:
+        stub_byte(code, 0x3a);
+        break;
+    default:
+        return false;
     }
     stub_byte(code, decoded->opcode);
 
     unsigned i = 0;
-    const ZydisDecodedOperand *reg = operand_encoded(decoded, operands, ZYDIS_OPERAND_ENCODING_MODRM_REG, &i);
+    const ZydisDecodedOperand *reg =
+        operand_encoded(decoded, operands, ZYDIS_OPERAND_ENCODING_MODRM_REG, &i);
     unsigned reg_field = reg ? renamed(reg, i) : decoded->raw.modrm.reg;
-    const ZydisDecodedOperand *rm = operand_encoded(decoded, operands, ZYDIS_OPERAND_ENCODING_MODRM_RM, &i);
+    const ZydisDecodedOperand *rm =
+        operand_encoded(decoded, operands, ZYDIS_OPERAND_ENCODING_MODRM_RM, &i);
     if (!rm)
         return false;
     if (rm->type == ZYDIS_OPERAND_TYPE_MEMORY)
@@ -183,11 +207,13 @@ static bool emit_instruction(struct stub_code *code, const ZydisDecodedInstructi
     return true;
 }
 
-simd_stub *simd_stub_for(const ZydisDecodedInstruction *decoded, const ZydisDecodedOperand *operands)
+simd_stub *simd_stub_for(const ZydisDecodedInstruction *decoded,
+                         const ZydisDecodedOperand *operands)
 {
     struct stub_code code = {.tag = simd_feature_tag(decoded)};
     struct implicit implicit = implicit_of(decoded, operands);
-    unsigned explicit_count = decoded->operand_count_visible < 2 ? decoded->operand_count_visible : 2;
+    unsigned explicit_count =
+        decoded->operand_count_visible < 2 ? decoded->operand_count_visible : 2;
     bool uses_mmx = false;
 
     emit_implicit_loads(&code, &implicit);

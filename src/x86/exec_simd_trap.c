@@ -1,11 +1,12 @@
 /*
  * What exactly an unmasked SIMD exception leaves in MXCSR.
  *
- * When several flags are raised, which of them a processor has set by the time it takes the exception follows
- * from its arithmetic (an unmasked underflow reports precision against an unbounded exponent, DPPD stops
- * between its steps), so the host is let run into the exception, with SIGFPE caught. That happens only when the masked
- * run has shown that the guest will get #XM, which is rare: the handler is installed for that moment only, under a lock, and
- * the previous one is back before anything else happens.
+ * When several flags are raised, which of them a processor has set by the time it takes the
+ * exception follows from its arithmetic (an unmasked underflow reports precision against an
+ * unbounded exponent, DPPD stops between its steps), so the host is let run into the exception,
+ * with SIGFPE caught. That happens only when the masked run has shown that the guest will get #XM,
+ * which is rare: the handler is installed for that moment only, under a lock, and the previous one
+ * is back before anything else happens.
  */
 #include "x86/exec_simd_trap.h"
 
@@ -59,7 +60,8 @@ static void on_exception(int number, siginfo_t *info, void *context)
 }
 
 /* The stub under `mxcsr` with its unmasked exceptions; it has SIGFPE for itself. */
-static uint32_t run_into(uint32_t mxcsr, simd_stub *stub, void *first, void *second, struct cpu *cpu)
+static uint32_t run_into(uint32_t mxcsr, simd_stub *stub, void *first, void *second,
+                         struct cpu *cpu)
 {
     uint32_t host, after;
     __asm__ volatile("stmxcsr %0" : "=m"(host)::"memory");

@@ -1,11 +1,12 @@
 /*
  * The x87 unit: arithmetic, loads and stores, by the host's unit.
  *
- * A stub takes the guest's image with FXRSTOR64, executes the instruction with its memory operand at [RSI], and
- * leaves the new image with FXSAVE64. What the host's unit says about the instruction itself (its address FIP, its
- * operand's address FDP, its opcode FOP; SDM 1 8.1.8) is about the stub. Which of the three are updated, and
- * when, differs between processors (CPUID leaf 7 EBX bit 6, IA32_MISC_ENABLE bit 2); so the
- * stub starts with values that no instruction leaves, and what has changed is replaced by the guest's.
+ * A stub takes the guest's image with FXRSTOR64, executes the instruction with its memory operand
+ * at [RSI], and leaves the new image with FXSAVE64. What the host's unit says about the instruction
+ * itself (its address FIP, its operand's address FDP, its opcode FOP; SDM 1 8.1.8) is about the
+ * stub. Which of the three are updated, and when, differs between processors (CPUID leaf 7 EBX bit
+ * 6, IA32_MISC_ENABLE bit 2); so the stub starts with values that no instruction leaves, and what
+ * has changed is replaced by the guest's.
  */
 #include "x86/exec_x87.h"
 
@@ -14,7 +15,8 @@
 #include "x86/exec_simd.h"
 #include "x86/host_stub.h"
 
-/* Values that FIP, FDP and FOP never get from a stub (the buffer is aligned; DF FF is no instruction). */
+/* Values that FIP, FDP and FOP never get from a stub (the buffer is aligned; DF FF is no
+ * instruction). */
 #define UNTOUCHED_ADDRESS 1u
 #define UNTOUCHED_OPCODE  0x7ffu
 
@@ -90,7 +92,8 @@ uint8_t x87_abridged_tag(uint16_t full)
 
 /* ---- the host's unit ---- */
 
-void x87_run(x87_stub *stub, struct x87_image *in, void *buffer, struct x87_image *out, struct cpu *cpu)
+void x87_run(x87_stub *stub, struct x87_image *in, void *buffer, struct x87_image *out,
+             struct cpu *cpu)
 {
     uint16_t control;
     uint32_t mxcsr;
@@ -100,7 +103,7 @@ void x87_run(x87_stub *stub, struct x87_image *in, void *buffer, struct x87_imag
     __asm__ volatile("fninit\n\tfldcw %0" ::"m"(control) : "memory");
 }
 
-static const char restore_image[] = "\x48\x0f\xae\x0f"; /* fxrstor64 [rdi] */
+static const char restore_image[] = "\x48\x0f\xae\x0f";  /* fxrstor64 [rdi] */
 static const char save_image[] = "\x48\x0f\xae\x02\xc3"; /* fxsave64 [rdx]; ret */
 
 void x87_settle(struct x87_image *image)
@@ -120,22 +123,28 @@ void x87_settle(struct x87_image *image)
 
 /* ---- execution ---- */
 
-/* FIP, FDP and FOP that the instruction has changed become the guest's; the others keep their values. */
-static void replace_pointers(const struct cpu *cpu, const struct insn *insn, struct x87_image *image)
+/* FIP, FDP and FOP that the instruction has changed become the guest's; the others keep their
+ * values. */
+static void replace_pointers(const struct cpu *cpu, const struct insn *insn,
+                             struct x87_image *image)
 {
     uint64_t mask = cpu_is_64(cpu) ? UINT64_MAX : UINT32_MAX;
-    image->instruction_pointer = image->instruction_pointer == UNTOUCHED_ADDRESS ? cpu->x87.instruction_pointer
-                                                                                 : cpu->rip & mask;
+    image->instruction_pointer = image->instruction_pointer == UNTOUCHED_ADDRESS
+                                     ? cpu->x87.instruction_pointer
+                                     : cpu->rip & mask;
     image->data_pointer = image->data_pointer == UNTOUCHED_ADDRESS ? cpu->x87.data_pointer
-                          : insn->operand[0].kind == OPERAND_MEMORY ? operand_offset(cpu, insn) & mask
-                                                                    : 0;
-    image->opcode = image->opcode == UNTOUCHED_OPCODE ? cpu->x87.opcode
-                                                      : (uint16_t)((insn->opcode & 7u) << 8 | insn->modrm);
+                          : insn->operand[0].kind == OPERAND_MEMORY
+                              ? operand_offset(cpu, insn) & mask
+                              : 0;
+    image->opcode = image->opcode == UNTOUCHED_OPCODE
+                        ? cpu->x87.opcode
+                        : (uint16_t)((insn->opcode & 7u) << 8 | insn->modrm);
 }
 
 /*
- * Unmasked invalid operation, overflow and underflow suppress the store to memory, which is then not even looked at;
- * precision does not (SDM 1 8.5). Nothing unmasked was pending before, so what is now, was raised by this instruction.
+ * Unmasked invalid operation, overflow and underflow suppress the store to memory, which is then
+ * not even looked at; precision does not (SDM 1 8.5). Nothing unmasked was pending before, so what
+ * is now, was raised by this instruction.
  */
 static bool is_store_suppressed(const struct x87_image *image)
 {
@@ -168,7 +177,8 @@ static enum exec_result exec_arithmetic(struct cpu *cpu, const struct insn *insn
 /* ---- binding ---- */
 
 /* FCMOVcc reads the arithmetic flags, FCOMI and relatives write them. */
-static bool touches_flags(const ZydisDecodedInstruction *decoded, const ZydisDecodedOperand *operands)
+static bool touches_flags(const ZydisDecodedInstruction *decoded,
+                          const ZydisDecodedOperand *operands)
 {
     for (unsigned i = 0; i < decoded->operand_count; i++) {
         if (operands[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
@@ -193,7 +203,8 @@ static const void *make_stub(const struct insn *insn, bool flags, uint8_t tag)
     else
         stub_byte(&code, insn->modrm);
     if (flags) {
-        stub_bytes(&code, "\x9f\x0f\x90\xc0\x0f\xb7\xc0\x41\x89", 9); /* lahf; seto al; movzx eax, ax; mov */
+        stub_bytes(&code, "\x9f\x0f\x90\xc0\x0f\xb7\xc0\x41\x89",
+                   9); /* lahf; seto al; movzx eax, ax; mov */
         stub_modrm_memory(&code, HOST_RAX, HOST_R8, (uint32_t)offsetof(struct cpu, aflags));
     }
     stub_bytes(&code, save_image, 5);
@@ -206,15 +217,18 @@ static bool is_x87_opcode(const ZydisDecodedInstruction *decoded)
            decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (decoded->opcode & 0xf8) == 0xd8;
 }
 
-/* Zydis lists an implicit ST(0) among the visible operands; here operand 0 is the memory operand, if there is one. */
-bool exec_x87_bind(struct insn *insn, const ZydisDecodedInstruction *decoded, const ZydisDecodedOperand *operands)
+/* Zydis lists an implicit ST(0) among the visible operands; here operand 0 is the memory operand,
+ * if there is one. */
+bool exec_x87_bind(struct insn *insn, const ZydisDecodedInstruction *decoded,
+                   const ZydisDecodedOperand *operands)
 {
     insn->exec = x87_control_instruction(decoded->mnemonic);
     if (insn->exec)
         return true;
     if (!is_x87_opcode(decoded))
         return false;
-    insn->extra = make_stub(insn, touches_flags(decoded, operands), simd_feature_tag(decoded)); /* FISTTP came with SSE3 */
+    insn->extra = make_stub(insn, touches_flags(decoded, operands),
+                            simd_feature_tag(decoded)); /* FISTTP came with SSE3 */
     insn->exec = exec_arithmetic;
     return insn->extra != NULL;
 }

@@ -1,8 +1,9 @@
 /*
- * x87 instructions that move control and environment: FNINIT, FNCLEX, FWAIT, control and status word, FNSTENV,
- * FLDENV, FNSAVE, FRSTOR (SDM 1 8.1.8 to 8.1.10, 8.3.11).
+ * x87 instructions that move control and environment: FNINIT, FNCLEX, FWAIT, control and status
+ * word, FNSTENV, FLDENV, FNSAVE, FRSTOR (SDM 1 8.1.8 to 8.1.10, 8.3.11).
  *
- * FCS and FDS do not exist (CPUID leaf 7 EBX bit 13): they are stored as zero and ignored when loaded.
+ * FCS and FDS do not exist (CPUID leaf 7 EBX bit 13): they are stored as zero and ignored when
+ * loaded.
  */
 #include "x86/exec_x87.h"
 
@@ -20,8 +21,9 @@
  *      20      FDP 31-0                                FDP 15-0
  *      24      FDS                                     FDP 31-16 in 27-12
  *
- * In 16-bit format the same with 2 bytes each; protected mode has no FOP there, real mode has FOP in 10-0 and
- * address bits 19-16 in 15-12. What is reserved in a field of 4 bytes is stored as ones.
+ * In 16-bit format the same with 2 bytes each; protected mode has no FOP there, real mode has FOP
+ * in 10-0 and address bits 19-16 in 15-12. What is reserved in a field of 4 bytes is stored as
+ * ones.
  */
 enum { CONTROL, STATUS, TAG, IP, CS_OPCODE, DP, DS, ENVIRONMENT_FIELDS };
 
@@ -34,7 +36,8 @@ struct environment {
     };
 };
 
-#define SAVE_REGISTERS 80u /* bytes behind the environment in FNSAVE's image: ST(0) first, 10 each */
+#define SAVE_REGISTERS                                                                             \
+    80u /* bytes behind the environment in FNSAVE's image: ST(0) first, 10 each */
 
 static void environment_build(const struct cpu *cpu, bool is_32, struct environment *environment)
 {
@@ -42,8 +45,11 @@ static void environment_build(const struct cpu *cpu, bool is_32, struct environm
     uint32_t ip = (uint32_t)image->instruction_pointer, dp = (uint32_t)image->data_pointer;
     uint32_t opcode = image->opcode & 0x7ffu;
     bool is_real = !cpu_is_protected(cpu);
-    uint32_t field[ENVIRONMENT_FIELDS] = {
-        [CONTROL] = image->control, [STATUS] = image->status, [TAG] = x87_full_tag(image), [IP] = ip, [DP] = dp};
+    uint32_t field[ENVIRONMENT_FIELDS] = {[CONTROL] = image->control,
+                                          [STATUS] = image->status,
+                                          [TAG] = x87_full_tag(image),
+                                          [IP] = ip,
+                                          [DP] = dp};
 
     if (is_real) {
         field[CS_OPCODE] = (ip >> 16) << 12 | opcode;
@@ -70,7 +76,8 @@ static void environment_build(const struct cpu *cpu, bool is_32, struct environm
 }
 
 /* Take an environment over into the image; registers keep their order from ST(0) on. */
-static void environment_apply(const struct cpu *cpu, const struct environment *environment, struct x87_image *image)
+static void environment_apply(const struct cpu *cpu, const struct environment *environment,
+                              struct x87_image *image)
 {
     uint32_t field[ENVIRONMENT_FIELDS];
     bool is_32 = environment->size == 28;
@@ -106,16 +113,20 @@ static enum exec_result exec_fnstenv(struct cpu *cpu, const struct insn *insn)
     if (!operand_write_bytes(cpu, insn, environment.bytes, environment.size))
         return EXEC_LEAVE;
     cpu->x87.control |= X87_EXCEPTIONS; /* all masked from here on */
-    cpu->x87.status &= (uint16_t)~(X87_ES | X87_B);
+    cpu->x87.status &= (uint16_t) ~(X87_ES | X87_B);
     return EXEC_NEXT;
 }
 
 static enum exec_result exec_fldenv(struct cpu *cpu, const struct insn *insn)
 {
     struct environment environment = {.size = is_32_bit_format(insn) ? 28 : 14};
-    if (!x87_usable_waiting(cpu) || !operand_read_bytes(cpu, insn, environment.bytes, environment.size))
+    if (!x87_usable_waiting(cpu) ||
+        !operand_read_bytes(cpu, insn, environment.bytes, environment.size))
         return EXEC_LEAVE;
-    x87_set_top(&cpu->x87, (environment.size == 28 ? environment.d[STATUS] : environment.w[STATUS]) >> X87_TOP_SHIFT & 7);
+    x87_set_top(&cpu->x87,
+                (environment.size == 28 ? environment.d[STATUS] : environment.w[STATUS]) >>
+                        X87_TOP_SHIFT &
+                    7);
     environment_apply(cpu, &environment, &cpu->x87);
     x87_settle(&cpu->x87);
     return EXEC_NEXT;
@@ -141,7 +152,8 @@ static enum exec_result exec_frstor(struct cpu *cpu, const struct insn *insn)
 {
     struct environment environment = {.size = is_32_bit_format(insn) ? 28 : 14};
     uint8_t image[28 + SAVE_REGISTERS];
-    if (!x87_usable_waiting(cpu) || !operand_read_bytes(cpu, insn, image, environment.size + SAVE_REGISTERS))
+    if (!x87_usable_waiting(cpu) ||
+        !operand_read_bytes(cpu, insn, image, environment.size + SAVE_REGISTERS))
         return EXEC_LEAVE;
     memcpy(environment.bytes, image, environment.size);
     environment_apply(cpu, &environment, &cpu->x87);
@@ -189,7 +201,7 @@ static enum exec_result exec_fnclex(struct cpu *cpu, const struct insn *insn)
     (void)insn;
     if (!x87_usable(cpu))
         return EXEC_LEAVE;
-    cpu->x87.status &= (uint16_t)~(X87_EXCEPTIONS | X87_SF | X87_ES | X87_B);
+    cpu->x87.status &= (uint16_t) ~(X87_EXCEPTIONS | X87_SF | X87_ES | X87_B);
     return EXEC_NEXT;
 }
 
@@ -215,22 +227,14 @@ exec_fn *x87_control_instruction(ZydisMnemonic mnemonic)
         ZydisMnemonic mnemonic;
         exec_fn *exec;
     } table[] = {
-        {ZYDIS_MNEMONIC_FNINIT, exec_fninit},
-        {ZYDIS_MNEMONIC_FNCLEX, exec_fnclex},
-        {ZYDIS_MNEMONIC_FENI8087_NOP, exec_ancient},
-        {ZYDIS_MNEMONIC_FDISI8087_NOP, exec_ancient},
-        {ZYDIS_MNEMONIC_FSETPM287_NOP, exec_ancient},
-        {ZYDIS_MNEMONIC_FWAIT, exec_fwait},
-        {ZYDIS_MNEMONIC_FLDCW, exec_fldcw},
-        {ZYDIS_MNEMONIC_FNSTCW, exec_fnstcw},
-        {ZYDIS_MNEMONIC_FNSTSW, exec_fnstsw},
-        {ZYDIS_MNEMONIC_FNSTENV, exec_fnstenv},
-        {ZYDIS_MNEMONIC_FLDENV, exec_fldenv},
-        {ZYDIS_MNEMONIC_FNSAVE, exec_fnsave},
-        {ZYDIS_MNEMONIC_FRSTOR, exec_frstor},
-        {ZYDIS_MNEMONIC_FXSAVE, exec_fxsave},
-        {ZYDIS_MNEMONIC_FXSAVE64, exec_fxsave64},
-        {ZYDIS_MNEMONIC_FXRSTOR, exec_fxrstor},
+        {ZYDIS_MNEMONIC_FNINIT, exec_fninit},         {ZYDIS_MNEMONIC_FNCLEX, exec_fnclex},
+        {ZYDIS_MNEMONIC_FENI8087_NOP, exec_ancient},  {ZYDIS_MNEMONIC_FDISI8087_NOP, exec_ancient},
+        {ZYDIS_MNEMONIC_FSETPM287_NOP, exec_ancient}, {ZYDIS_MNEMONIC_FWAIT, exec_fwait},
+        {ZYDIS_MNEMONIC_FLDCW, exec_fldcw},           {ZYDIS_MNEMONIC_FNSTCW, exec_fnstcw},
+        {ZYDIS_MNEMONIC_FNSTSW, exec_fnstsw},         {ZYDIS_MNEMONIC_FNSTENV, exec_fnstenv},
+        {ZYDIS_MNEMONIC_FLDENV, exec_fldenv},         {ZYDIS_MNEMONIC_FNSAVE, exec_fnsave},
+        {ZYDIS_MNEMONIC_FRSTOR, exec_frstor},         {ZYDIS_MNEMONIC_FXSAVE, exec_fxsave},
+        {ZYDIS_MNEMONIC_FXSAVE64, exec_fxsave64},     {ZYDIS_MNEMONIC_FXRSTOR, exec_fxrstor},
         {ZYDIS_MNEMONIC_FXRSTOR64, exec_fxrstor64},
     };
     for (size_t i = 0; i < array_size(table); i++) {

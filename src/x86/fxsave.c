@@ -4,24 +4,27 @@
  *      0   control     2   status      4   tag (abridged)   6   opcode
  *      8   FIP: 8 bytes with REX.W, else 4, then FCS (2)    16  FDP and FDS likewise
  *      24  MXCSR       28  MXCSR_MASK  32  ST(0)..ST(7), 16 bytes each
- *      160 XMM0..XMM7  288 XMM8..XMM15 (64-bit mode only)   416 reserved   464 available to software
+ *      160 XMM0..XMM7  288 XMM8..XMM15 (64-bit mode only)   416 reserved   464 available to
+ * software
  *
- * FCS and FDS are always zero (CPUID leaf 7 EBX bit 13). XMM registers and MXCSR take part when CR4.OSFXSR
- * is set; without it the manual leaves it to the implementation.
+ * FCS and FDS are always zero (CPUID leaf 7 EBX bit 13). XMM registers and MXCSR take part when
+ * CR4.OSFXSR is set; without it the manual leaves it to the implementation.
  */
 #include "x86/exec_simd.h"
 #include "x86/exec_x87.h"
 
 #include <string.h>
 
-#define AREA_SIZE    512u
-#define OFFSET_ST    32u
-#define OFFSET_XMM   160u
-#define OFFSET_XMM8  288u
-#define OFFSET_END   416u
+#define AREA_SIZE   512u
+#define OFFSET_ST   32u
+#define OFFSET_XMM  160u
+#define OFFSET_XMM8 288u
+#define OFFSET_END  416u
 
-/* #NM, then alignment. The whole area must be accessible, though the tail is neither read nor written. */
-static bool area_linear(struct cpu *cpu, const struct insn *insn, enum access_type type, gva_t *linear)
+/* #NM, then alignment. The whole area must be accessible, though the tail is neither read nor
+ * written. */
+static bool area_linear(struct cpu *cpu, const struct insn *insn, enum access_type type,
+                        gva_t *linear)
 {
     if (!x87_usable(cpu) || !operand_linear(cpu, insn, AREA_SIZE, type, linear))
         return false;
@@ -68,7 +71,8 @@ static enum exec_result restore(struct cpu *cpu, const struct insn *insn, bool i
     gva_t linear;
     size_t used = area_used(cpu);
 
-    if (!area_linear(cpu, insn, ACCESS_READ, &linear) || !mem_read(cpu, linear, &area, used, MEM_CURRENT))
+    if (!area_linear(cpu, insn, ACCESS_READ, &linear) ||
+        !mem_read(cpu, linear, &area, used, MEM_CURRENT))
         return EXEC_LEAVE;
     if (cpu->cr4 & CR4_OSFXSR) {
         if (area.mxcsr & ~MXCSR_VALID)
@@ -88,7 +92,19 @@ static enum exec_result restore(struct cpu *cpu, const struct insn *insn, bool i
     return EXEC_NEXT;
 }
 
-enum exec_result exec_fxsave(struct cpu *cpu, const struct insn *insn) { return save(cpu, insn, false); }
-enum exec_result exec_fxsave64(struct cpu *cpu, const struct insn *insn) { return save(cpu, insn, true); }
-enum exec_result exec_fxrstor(struct cpu *cpu, const struct insn *insn) { return restore(cpu, insn, false); }
-enum exec_result exec_fxrstor64(struct cpu *cpu, const struct insn *insn) { return restore(cpu, insn, true); }
+enum exec_result exec_fxsave(struct cpu *cpu, const struct insn *insn)
+{
+    return save(cpu, insn, false);
+}
+enum exec_result exec_fxsave64(struct cpu *cpu, const struct insn *insn)
+{
+    return save(cpu, insn, true);
+}
+enum exec_result exec_fxrstor(struct cpu *cpu, const struct insn *insn)
+{
+    return restore(cpu, insn, false);
+}
+enum exec_result exec_fxrstor64(struct cpu *cpu, const struct insn *insn)
+{
+    return restore(cpu, insn, true);
+}

@@ -1,14 +1,15 @@
 /*
  * Host stubs: the memory they are in and the table that finds them.
  *
- * Memory comes in areas: one memory file, mapped twice. Stubs are appended to the current area, each
- * with its tag and its length in the two bytes before it. The table is open addressing over pointers into the executable
- * view, so what is looked up is the code itself. Readers load a pointer with acquire order and compare bytes;
- * writers hold the lock, write the bytes, then publish the pointer. Nothing is ever changed or freed.
+ * Memory comes in areas: one memory file, mapped twice. Stubs are appended to the current area,
+ * each with its tag and its length in the two bytes before it. The table is open addressing over
+ * pointers into the executable view, so what is looked up is the code itself. Readers load a
+ * pointer with acquire order and compare bytes; writers hold the lock, write the bytes, then
+ * publish the pointer. Nothing is ever changed or freed.
  *
- * The file is shared with children after fork(), the table is not: parent and child would append to the same
- * place. An area therefore belongs to the process that made it, and a child starts its own; what it inherited
- * stays executable.
+ * The file is shared with children after fork(), the table is not: parent and child would append to
+ * the same place. An area therefore belongs to the process that made it, and a child starts its
+ * own; what it inherited stays executable.
  */
 #include "x86/host_stub.h"
 
@@ -18,14 +19,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define AREA_SIZE ((size_t)4 << 20)
+#define AREA_SIZE  ((size_t)4 << 20)
 #define TABLE_SIZE 65536u
 /*
- * Normalized legacy SSE and MMX instructions: about 600 opcodes, of which some 70 have an immediate byte,
- * each with a register and a memory form: (70 * 256 + 600) * 2 = 37,000 stubs at the very most.
+ * Normalized legacy SSE and MMX instructions: about 600 opcodes, of which some 70 have an immediate
+ * byte, each with a register and a memory form: (70 * 256 + 600) * 2 = 37,000 stubs at the very
+ * most.
  */
 #define HOST_STUB_LIMIT 49152u
-#define STUB_ALIGN 16u
+#define STUB_ALIGN      16u
 
 #ifndef MFD_EXEC
 #define MFD_EXEC 0x0010u
@@ -39,9 +41,9 @@ struct area {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct area area;                             /* under lock */
-static unsigned stub_count;                          /* under lock */
-static const uint8_t *_Atomic table[TABLE_SIZE];     /* written under lock */
+static struct area area;                         /* under lock */
+static unsigned stub_count;                      /* under lock */
+static const uint8_t *_Atomic table[TABLE_SIZE]; /* written under lock */
 
 void stub_byte(struct stub_code *code, unsigned byte)
 {
@@ -125,7 +127,8 @@ static const uint8_t *append(const struct stub_code *code)
 {
     if (stub_count >= HOST_STUB_LIMIT || !area_ready(1 + STUB_ALIGN + code->size))
         return NULL;
-    size_t start = (area.used + 1 + STUB_ALIGN) & ~(size_t)(STUB_ALIGN - 1); /* leaves two bytes before it free */
+    size_t start = (area.used + 1 + STUB_ALIGN) &
+                   ~(size_t)(STUB_ALIGN - 1); /* leaves two bytes before it free */
     area.writable[start - 2] = code->tag;
     area.writable[start - 1] = (uint8_t)code->size;
     memcpy(area.writable + start, code->bytes, code->size);

@@ -22,7 +22,10 @@ uint64_t simd_random(void)
     return seed * 0x2545f4914f6cdd1dull;
 }
 
-static bool one_in(unsigned n) { return simd_random() % n == 0; }
+static bool one_in(unsigned n)
+{
+    return simd_random() % n == 0;
+}
 
 void simd_case_init(void)
 {
@@ -59,42 +62,91 @@ bool simd_case_decode(struct simd_case *c, const uint8_t *code, unsigned size)
 
 static uint32_t random_float(void)
 {
-    static const uint32_t pool[] = {0, 0x80000000, 1, 0x80000001, 0x007fffff, 0x00800000, 0x3f800000, 0xbf800000, 0x7f7fffff,
-                                    0x7f800000, 0xff800000, 0x7fc00000, 0x7f800001, 0xffc12345, 0x4f000000, 0xcf000000,
-                                    0x5f000000, 0x40490fdb, 0x3f000000, 0x00ffffff, 0x20000000, 0x1fffffff, 0x4effffff};
+    static const uint32_t pool[] = {0,          0x80000000, 1,          0x80000001, 0x007fffff,
+                                    0x00800000, 0x3f800000, 0xbf800000, 0x7f7fffff, 0x7f800000,
+                                    0xff800000, 0x7fc00000, 0x7f800001, 0xffc12345, 0x4f000000,
+                                    0xcf000000, 0x5f000000, 0x40490fdb, 0x3f000000, 0x00ffffff,
+                                    0x20000000, 0x1fffffff, 0x4effffff};
     return one_in(3) ? (uint32_t)simd_random() : pool[simd_random() % array_size(pool)];
 }
 
 static uint64_t random_double(void)
 {
-    static const uint64_t pool[] = {0, 1ull << 63, 1, (1ull << 63) | 1, 0x000fffffffffffff, 0x0010000000000000,
-                                    0x3ff0000000000000, 0xbff0000000000000, 0x7fefffffffffffff, 0x7ff0000000000000,
-                                    0xfff0000000000000, 0x7ff8000000000000, 0x7ff0000000000001, 0x41e0000000000000,
-                                    0xc1e0000000000000, 0x43e0000000000000, 0x400921fb54442d18, 0x3810000000000000,
-                                    0x380fffffe0000000, 0x47efffffe0000000, 0x2000000000000000, 0x3690000000000000};
+    static const uint64_t pool[] = {0,
+                                    1ull << 63,
+                                    1,
+                                    (1ull << 63) | 1,
+                                    0x000fffffffffffff,
+                                    0x0010000000000000,
+                                    0x3ff0000000000000,
+                                    0xbff0000000000000,
+                                    0x7fefffffffffffff,
+                                    0x7ff0000000000000,
+                                    0xfff0000000000000,
+                                    0x7ff8000000000000,
+                                    0x7ff0000000000001,
+                                    0x41e0000000000000,
+                                    0xc1e0000000000000,
+                                    0x43e0000000000000,
+                                    0x400921fb54442d18,
+                                    0x3810000000000000,
+                                    0x380fffffe0000000,
+                                    0x47efffffe0000000,
+                                    0x2000000000000000,
+                                    0x3690000000000000};
     return one_in(3) ? simd_random() : pool[simd_random() % array_size(pool)];
 }
 
 static uint64_t random_lane(void)
 {
     switch (simd_random() % 5) {
-    case 0: return simd_random();
-    case 1: return random_double();
-    case 2: return simd_random() % 40 | simd_random() % 40 << 32;
-    case 3: return simd_random() & simd_random() & 0x00ff00ff00ff00ffull;
-    default: return random_float() | (uint64_t)random_float() << 32;
+    case 0:
+        return simd_random();
+    case 1:
+        return random_double();
+    case 2:
+        return simd_random() % 40 | simd_random() % 40 << 32;
+    case 3:
+        return simd_random() & simd_random() & 0x00ff00ff00ff00ffull;
+    default:
+        return random_float() | (uint64_t)random_float() << 32;
     }
 }
 
 static void random_extended(uint8_t to[16])
 {
-    static const struct { uint64_t mantissa; uint16_t exponent; } pool[] = {
-        {0, 0}, {0, 0x8000}, {1ull << 63, 0x3fff}, {1ull << 63, 0xbfff}, {1ull << 63, 0x7fff}, {1ull << 63, 0xffff},
-        {0xc000000000000000, 0x7fff}, {0xc000000000000000, 0xffff}, {0x8000000000000001, 0x7fff}, {1, 0}, {1ull << 63, 0},
-        {~0ull, 0x7ffe}, {1ull << 63, 1}, {1ull << 62, 0x4000}, {0, 0x7fff}, {0x4000000000000000, 0x7fff}, {0, 0x3fff},
-        {0xc90fdaa22168c235, 0x4000}, {0xd000000000000000, 0x4005}, {1ull << 63, 0x401d}, {1ull << 63, 0xc01e},
-        {1ull << 63, 0x403d}, {0x8000000000000000, 0x3f80}, {0xfffffe0000000000, 0x3f80}, {0xffffffffffffffff, 0x403a},
-        {1ull << 63, 0x43ff}, {1ull << 63, 0x407f}, {1ull << 63, 0x3c00}, {0x9000000000000000, 0x3ffe}};
+    static const struct {
+        uint64_t mantissa;
+        uint16_t exponent;
+    } pool[] = {{0, 0},
+                {0, 0x8000},
+                {1ull << 63, 0x3fff},
+                {1ull << 63, 0xbfff},
+                {1ull << 63, 0x7fff},
+                {1ull << 63, 0xffff},
+                {0xc000000000000000, 0x7fff},
+                {0xc000000000000000, 0xffff},
+                {0x8000000000000001, 0x7fff},
+                {1, 0},
+                {1ull << 63, 0},
+                {~0ull, 0x7ffe},
+                {1ull << 63, 1},
+                {1ull << 62, 0x4000},
+                {0, 0x7fff},
+                {0x4000000000000000, 0x7fff},
+                {0, 0x3fff},
+                {0xc90fdaa22168c235, 0x4000},
+                {0xd000000000000000, 0x4005},
+                {1ull << 63, 0x401d},
+                {1ull << 63, 0xc01e},
+                {1ull << 63, 0x403d},
+                {0x8000000000000000, 0x3f80},
+                {0xfffffe0000000000, 0x3f80},
+                {0xffffffffffffffff, 0x403a},
+                {1ull << 63, 0x43ff},
+                {1ull << 63, 0x407f},
+                {1ull << 63, 0x3c00},
+                {0x9000000000000000, 0x3ffe}};
     uint64_t mantissa = simd_random() | 1ull << 63;
     uint16_t exponent = (uint16_t)(0x3fff + (simd_random() % 130) - 65) | (one_in(2) ? 0x8000 : 0);
     if (one_in(2)) {
@@ -131,13 +183,13 @@ static void random_x87(uint8_t *image)
     if (one_in(2))
         control = (uint16_t)((control & 0xf0ffu) | (simd_random() & 0xf00u));
     if (one_in(3))
-        control &= (uint16_t)~(simd_random() & 0x3f);
+        control &= (uint16_t) ~(simd_random() & 0x3f);
     if (one_in(2))
         status = (uint16_t)(simd_random() & 0x7fff);
     else if (one_in(2))
         status = (uint16_t)(simd_random() & 0x7f40);
     if (!one_in(8)) /* mostly nothing pending */
-        status &= (uint16_t)~(~control & 0x3f);
+        status &= (uint16_t) ~(~control & 0x3f);
     status &= (uint16_t)~0x8080; /* ES and B follow from the rest */
     if (status & ~control & 0x3f)
         status |= 0x8080;
@@ -158,7 +210,8 @@ static uint64_t operand_address(void)
     if (one_in(8))
         return base + simd_random() % 16;
     if (one_in(24)) /* across the end of memory, or behind it */
-        return (uint64_t)arena + ARENA - 16 * (simd_random() % 40) + (one_in(2) ? simd_random() % 16 : 0);
+        return (uint64_t)arena + ARENA - 16 * (simd_random() % 40) +
+               (one_in(2) ? simd_random() % 16 : 0);
     return base;
 }
 
@@ -170,7 +223,8 @@ static void random_state(const struct simd_case *c, struct native_state *state)
         state->gpr[i] = one_in(3) ? simd_random() % 24 : random_lane();
     state->gpr[REG_RSP] = 0;
     state->gpr[REG_RBX] = operand_address();
-    if (c->decoded.insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU || c->decoded.insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ)
+    if (c->decoded.insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
+        c->decoded.insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ)
         state->gpr[REG_RDI] = operand_address();
     state->rflags = 0x202 | (simd_random() & RFLAGS_ARITHMETIC);
     random_x87(state->fxsave);
@@ -182,7 +236,8 @@ static void random_state(const struct simd_case *c, struct native_state *state)
     }
 }
 
-/* Memory around the operand: lanes, extended numbers, and for the state loads an image that is mostly valid. */
+/* Memory around the operand: lanes, extended numbers, and for the state loads an image that is
+ * mostly valid. */
 static void random_memory(const struct simd_case *c)
 {
     for (unsigned i = 0; i < ARENA / 8; i++) {
@@ -219,20 +274,23 @@ static void prepare_loads(const struct simd_case *c, uint64_t address)
         mxcsr = (uint32_t)simd_random() & (one_in(8) ? ~0u : 0xffffu);
         memcpy(at + 24, &mxcsr, 4);
         break;
-    default: break;
+    default:
+        break;
     }
 }
 
 /* ---- comparison ---- */
 
 /*
- * An MMX store that faults on memory leaves TOP zero on some processors, though the instruction starts again. The soft
- * processor changes nothing.
+ * An MMX store that faults on memory leaves TOP zero on some processors, though the instruction
+ * starts again. The soft processor changes nothing.
  */
 static bool may_differ_in_top(const struct simd_case *c, int fault)
 {
-    const struct operand *first = &c->decoded.insn.operand[0], *second = &c->decoded.insn.operand[1];
-    bool stores = first->kind == OPERAND_MEMORY || c->decoded.insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
+    const struct operand *first = &c->decoded.insn.operand[0],
+                         *second = &c->decoded.insn.operand[1];
+    bool stores =
+        first->kind == OPERAND_MEMORY || c->decoded.insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
     return stores && second->kind == OPERAND_REGISTER && second->reg_class == CLASS_MMX &&
            (fault == VECTOR_PF || fault == VECTOR_GP);
 }
@@ -245,7 +303,8 @@ static void print_bytes(const char *what, const uint8_t *bytes, size_t size)
     fputc('\n', stderr);
 }
 
-/* Set aside what is not state: RSP, reserved bytes, the status word's ES and B that follow from the rest. */
+/* Set aside what is not state: RSP, reserved bytes, the status word's ES and B that follow from the
+ * rest. */
 static void normalize(struct native_state *state)
 {
     static const uint32_t mask = 0xffff;
@@ -263,12 +322,13 @@ static void describe(const struct simd_case *c, const struct native_state *befor
     ZydisFormatter formatter;
     char text[128] = "?";
     ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-    ZydisFormatterFormatInstruction(&formatter, &c->decoded.zydis, c->decoded.operands, c->decoded.zydis.operand_count_visible, text,
-                                    sizeof(text), 0, NULL);
+    ZydisFormatterFormatInstruction(&formatter, &c->decoded.zydis, c->decoded.operands,
+                                    c->decoded.zydis.operand_count_visible, text, sizeof(text), 0,
+                                    NULL);
     fprintf(stderr, "DIFFERENCE: %s\n", text);
     print_bytes("code", c->code, c->size);
-    fprintf(stderr, "  before: rbx %016llx mxcsr %02x%02x\n", (unsigned long long)before->gpr[REG_RBX], before->fxsave[25],
-            before->fxsave[24]);
+    fprintf(stderr, "  before: rbx %016llx mxcsr %02x%02x\n",
+            (unsigned long long)before->gpr[REG_RBX], before->fxsave[25], before->fxsave[24]);
     print_bytes("x87 head", before->fxsave, 32);
     for (unsigned i = 0; i < 2 && i < c->decoded.zydis.operand_count_visible; i++) {
         const struct operand *operand = &c->decoded.insn.operand[i];
@@ -281,22 +341,25 @@ static void describe(const struct simd_case *c, const struct native_state *befor
     print_bytes("st(1)", before->fxsave + 48, 10);
 }
 
-static bool compare(const struct simd_case *c, const struct native_state *before, const struct native_state *soft,
-                    const struct native_state *host, const uint8_t *soft_memory)
+static bool compare(const struct simd_case *c, const struct native_state *before,
+                    const struct native_state *soft, const struct native_state *host,
+                    const uint8_t *soft_memory)
 {
-    if (soft->fault == host->fault && !memcmp(soft->gpr, host->gpr, sizeof(host->gpr)) && soft->rflags == host->rflags &&
-        !memcmp(soft->fxsave, host->fxsave, 512) && !memcmp(soft_memory, arena, ARENA))
+    if (soft->fault == host->fault && !memcmp(soft->gpr, host->gpr, sizeof(host->gpr)) &&
+        soft->rflags == host->rflags && !memcmp(soft->fxsave, host->fxsave, 512) &&
+        !memcmp(soft_memory, arena, ARENA))
         return true;
     describe(c, before);
     if (soft->fault != host->fault)
         fprintf(stderr, "  exception: soft %d, host %d\n", soft->fault, host->fault);
     for (unsigned i = 0; i < 16; i++) {
         if (soft->gpr[i] != host->gpr[i])
-            fprintf(stderr, "  gpr %u: soft %016llx host %016llx\n", i, (unsigned long long)soft->gpr[i],
-                    (unsigned long long)host->gpr[i]);
+            fprintf(stderr, "  gpr %u: soft %016llx host %016llx\n", i,
+                    (unsigned long long)soft->gpr[i], (unsigned long long)host->gpr[i]);
     }
     if (soft->rflags != host->rflags)
-        fprintf(stderr, "  flags: soft %llx host %llx\n", (unsigned long long)soft->rflags, (unsigned long long)host->rflags);
+        fprintf(stderr, "  flags: soft %llx host %llx\n", (unsigned long long)soft->rflags,
+                (unsigned long long)host->rflags);
     for (unsigned i = 0; i < 512; i += 16) {
         if (memcmp(soft->fxsave + i, host->fxsave + i, 16)) {
             fprintf(stderr, "  fxsave + %u\n", i);
@@ -337,7 +400,8 @@ static bool run_one(struct simd_case *c)
     if (soft.fault == host.fault && may_differ_in_top(c, host.fault))
         memcpy(host.fxsave, soft.fxsave, 160);
     if (soft.fault == VECTOR_PF && host.fault == VECTOR_PF)
-        memcpy(arena, before_memory, ARENA); /* FBSTP writes its first 8 bytes; the soft processor nothing */
+        memcpy(arena, before_memory,
+               ARENA); /* FBSTP writes its first 8 bytes; the soft processor nothing */
     return compare(c, &before, &soft, &host, soft_memory);
 }
 

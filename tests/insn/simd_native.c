@@ -1,4 +1,5 @@
-/* The host processor as oracle: a trampoline that loads all state, falls into the instruction, and stores all state. */
+/* The host processor as oracle: a trampoline that loads all state, falls into the instruction, and
+ * stores all state. */
 #include "simd_native.h"
 
 #include <signal.h>
@@ -79,14 +80,18 @@ void native_init(void)
     static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 
     if (!native_code)
-        native_code = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        native_code = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
+                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (native_code == MAP_FAILED || sigaltstack(&alternative, NULL) != 0)
         abort();
     for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
         sigaction(signals[i], &action, NULL);
 }
 
-uint64_t native_address(void) { return (uint64_t)native_code; }
+uint64_t native_address(void)
+{
+    return (uint64_t)native_code;
+}
 
 void native_run(struct native_state *state, const uint8_t *code, size_t size)
 {
@@ -102,5 +107,6 @@ void native_run(struct native_state *state, const uint8_t *code, size_t size)
     native_current = state;
     __asm__ volatile("fnstcw %0\n\tstmxcsr %1" : "=m"(control), "=m"(mxcsr));
     native_enter();
-    __asm__ volatile("fninit\n\tfldcw %0\n\tldmxcsr %1\n\tcld" ::"m"(control), "m"(mxcsr) : "memory");
+    __asm__ volatile("fninit\n\tfldcw %0\n\tldmxcsr %1\n\tcld" ::"m"(control), "m"(mxcsr)
+                     : "memory");
 }

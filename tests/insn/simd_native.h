@@ -1,8 +1,9 @@
 /*
- * One instruction on the host processor itself: the oracle for the families that the soft processor also
- * runs on the host, but there through stubs with renamed operands.
+ * One instruction on the host processor itself: the oracle for the families that the soft processor
+ * also runs on the host, but there through stubs with renamed operands.
  *
- * The instruction's bytes run unchanged, with all of the state loaded before and stored after. One thread only.
+ * The instruction's bytes run unchanged, with all of the state loaded before and stored after. One
+ * thread only.
  */
 #ifndef TESTS_INSN_SIMD_NATIVE_H
 #define TESTS_INSN_SIMD_NATIVE_H
@@ -27,7 +28,8 @@ void native_init(void);
 /* The address at which native_run will put the next instruction. */
 uint64_t native_address(void);
 
-/* Execute `code` with the state and put the result there; on a fault the state as the exception found it. */
+/* Execute `code` with the state and put the result there; on a fault the state as the exception
+ * found it. */
 void native_run(struct native_state *state, const uint8_t *code, size_t size);
 
 #endif

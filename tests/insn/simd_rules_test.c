@@ -1,6 +1,6 @@
 /*
- * Rules of the SIMD and x87 families that a host process cannot be brought into: control register bits,
- * other modes, and the state of the host's own units.
+ * Rules of the SIMD and x87 families that a host process cannot be brought into: control register
+ * bits, other modes, and the state of the host's own units.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,7 +17,7 @@
 #define NONE (-1)
 
 /* Where the operands are: guest address and physical address. */
-#define OPERAND 0x10000u
+#define OPERAND  0x10000u
 #define PHYSICAL 0x100000u
 
 static struct flat_cpu *flat;
@@ -51,7 +51,8 @@ static int finish(void **state)
     return 0;
 }
 
-/* The vector raised, or NONE. The instruction is executed by itself, so that control bits can be any. */
+/* The vector raised, or NONE. The instruction is executed by itself, so that control bits can be
+ * any. */
 static int run(const char *code, size_t size)
 {
     struct decoded decoded;
@@ -126,7 +127,8 @@ static void control_register_bits_decide(void **state)
         cpu->cr0 &= ~CR0_EM;
         assert_int_equal(run(code, size), control_rules[i].ts);
         cpu->cr0 &= ~CR0_TS;
-        memcpy(memory, &valid_mxcsr, 4); /* LDMXCSR's operand, which FXSAVE and the store have overwritten */
+        memcpy(memory, &valid_mxcsr,
+               4); /* LDMXCSR's operand, which FXSAVE and the store have overwritten */
         cpu->cr4 &= ~CR4_OSFXSR;
         assert_int_equal(run(code, size), control_rules[i].no_osfxsr);
     }
@@ -141,16 +143,16 @@ static void features_taken_away_are_undefined(void **state)
         size_t size;
     } rows[] = {
 #define ROW(feature, code) {feature, code, sizeof(code) - 1}
-        ROW(FEATURE_SSE3, "\xf2\x0f\xf0\x03"),          /* LDDQU */
-        ROW(FEATURE_SSE3, "\xf2\x0f\x7c\xc1"),          /* HADDPS */
-        ROW(FEATURE_SSE3, "\xdd\x0b"),                  /* FISTTP */
-        ROW(FEATURE_SSSE3, "\x0f\x38\x00\xc1"),         /* PSHUFB, MMX */
-        ROW(FEATURE_SSSE3, "\x66\x0f\x38\x00\x03"),     /* PSHUFB */
-        ROW(FEATURE_SSE4_1, "\x66\x0f\x38\x2a\x03"),    /* MOVNTDQA */
+        ROW(FEATURE_SSE3, "\xf2\x0f\xf0\x03"),           /* LDDQU */
+        ROW(FEATURE_SSE3, "\xf2\x0f\x7c\xc1"),           /* HADDPS */
+        ROW(FEATURE_SSE3, "\xdd\x0b"),                   /* FISTTP */
+        ROW(FEATURE_SSSE3, "\x0f\x38\x00\xc1"),          /* PSHUFB, MMX */
+        ROW(FEATURE_SSSE3, "\x66\x0f\x38\x00\x03"),      /* PSHUFB */
+        ROW(FEATURE_SSE4_1, "\x66\x0f\x38\x2a\x03"),     /* MOVNTDQA */
         ROW(FEATURE_SSE4_1, "\x66\x0f\x3a\x14\x03\x01"), /* PEXTRB to memory */
         ROW(FEATURE_SSE4_1, "\x66\x0f\x3a\x08\xc1\x01"), /* ROUNDPS */
-        ROW(FEATURE_SSE4_2, "\x66\x0f\x38\x37\xc1"),    /* PCMPGTQ */
-        ROW(FEATURE_AES, "\x66\x0f\x38\xdc\xc1"),       /* AESENC */
+        ROW(FEATURE_SSE4_2, "\x66\x0f\x38\x37\xc1"),     /* PCMPGTQ */
+        ROW(FEATURE_AES, "\x66\x0f\x38\xdc\xc1"),        /* AESENC */
         ROW(FEATURE_PCLMULQDQ, "\x66\x0f\x3a\x44\xc1\x01"),
 #undef ROW
     };
@@ -207,13 +209,16 @@ static void simd_exception_needs_osxmmexcpt(void **state)
 /* The host's control words stay as they were, also when they are not the usual ones. */
 static void host_control_words_are_kept(void **state)
 {
-    uint16_t control = 0x0c7f, after = 0; /* round to zero, single precision */
+    uint16_t control = 0x0c7f, after = 0;                  /* round to zero, single precision */
     uint32_t mxcsr = 0x7fc0, after_mxcsr = 0, saved_mxcsr; /* round to zero, DAZ */
     uint64_t one = 0x3ff0000000000000;
     (void)state;
-    __asm__ volatile("stmxcsr %0\n\tldmxcsr %1\n\tfldcw %2" : "=m"(saved_mxcsr) : "m"(mxcsr), "m"(control));
+    __asm__ volatile("stmxcsr %0\n\tldmxcsr %1\n\tfldcw %2"
+                     : "=m"(saved_mxcsr)
+                     : "m"(mxcsr), "m"(control));
     cpu->mxcsr = 0x1f80;
-    int add = RUN(ADDPS), load = RUN(FLD1), mmx = RUN(PADDB_MM), save = RUN(FNSAVE), restore = RUN(FRSTOR);
+    int add = RUN(ADDPS), load = RUN(FLD1), mmx = RUN(PADDB_MM), save = RUN(FNSAVE),
+        restore = RUN(FRSTOR);
     cpu->mxcsr = 0x1f80 & ~0x200u;
     cpu->vector[0].d[0] = 0x3f800000;
     int divide = RUN(DIVSS);
@@ -222,8 +227,10 @@ static void host_control_words_are_kept(void **state)
                      : "m"(saved_mxcsr));
     assert_int_equal(after, control);
     assert_int_equal(after_mxcsr & MXCSR_CONTROL, mxcsr & MXCSR_CONTROL);
-    assert_true(add == NONE && load == NONE && mmx == NONE && save == NONE && restore == NONE && divide == VECTOR_XM);
-    /* and the guest's arithmetic did not follow them: 1 + 2^-53 rounds to nearest, up with the next bit */
+    assert_true(add == NONE && load == NONE && mmx == NONE && save == NONE && restore == NONE &&
+                divide == VECTOR_XM);
+    /* and the guest's arithmetic did not follow them: 1 + 2^-53 rounds to nearest, up with the next
+     * bit */
     cpu->vector[0].q[0] = one;
     cpu->vector[1].q[0] = 0x3ca8000000000000; /* 1.5 * 2^-53 */
     cpu->mxcsr = 0x1f80;
@@ -234,9 +241,11 @@ static void host_control_words_are_kept(void **state)
 static void environment_formats(void **state)
 {
     static const uint16_t protected_16[7] = {0x037f, 0x3800, 0x3fff, 0x5678, 0, 0xdef0, 0};
-    static const uint32_t protected_32[7] = {0xffff037f, 0xffff3800, 0xffff3fff, 0x12345678, 0x01230000, 0x9abcdef0, 0xffff0000};
+    static const uint32_t protected_32[7] = {0xffff037f, 0xffff3800, 0xffff3fff, 0x12345678,
+                                             0x01230000, 0x9abcdef0, 0xffff0000};
     static const uint16_t real_16[7] = {0x037f, 0x3800, 0x3fff, 0x5678, 0x4123, 0xdef0, 0xc000};
-    static const uint32_t real_32[7] = {0xffff037f, 0xffff3800, 0xffff3fff, 0xffff5678, 0x01234123, 0xffffdef0, 0x09abc000};
+    static const uint32_t real_32[7] = {0xffff037f, 0xffff3800, 0xffff3fff, 0xffff5678,
+                                        0x01234123, 0xffffdef0, 0x09abc000};
     const struct {
         const char *store, *load;
         size_t size;
@@ -269,8 +278,10 @@ static void environment_formats(void **state)
         assert_int_equal(run(cases[i].load, cases[i].size), NONE);
         assert_int_equal(cpu->x87.status, 0x3800);
         assert_int_equal(cpu->x87.tag, 0x80);
-        assert_int_equal(cpu->x87.st[0].exponent, 0x3fff); /* the register it was, found through TOP again */
-        assert_true(cpu->x87.instruction_pointer == cases[i].ip && cpu->x87.data_pointer == cases[i].dp);
+        assert_int_equal(cpu->x87.st[0].exponent,
+                         0x3fff); /* the register it was, found through TOP again */
+        assert_true(cpu->x87.instruction_pointer == cases[i].ip &&
+                    cpu->x87.data_pointer == cases[i].dp);
         assert_int_equal(cpu->x87.opcode, cases[i].opcode);
     }
 }
@@ -288,6 +299,27 @@ static void fxsave_outside_64_bit_mode_leaves_the_upper_registers(void **state)
     assert_int_equal(RUN(FXRSTOR), NONE);
     assert_int_equal(cpu->vector[7].b[15], 0x22);
     assert_int_equal(cpu->vector[8].b[0], 0x11);
+}
+
+/* 32-bit code: no REX prefixes (40..4F are INC and DEC), 32-bit addresses and general registers. */
+static void protected_mode_executes_the_same(void **state)
+{
+    (void)state;
+    cpu->mode = MODE_CS32 | MODE_SS32 | MODE_PROTECTED;
+    cpu->gpr[REG_RAX].q = 0x12345678;
+    assert_int_equal(RUN("\x66\x0f\x6e\xc8"), NONE); /* MOVD XMM1, EAX */
+    assert_int_equal(RUN("\x66\x0f\xfe\xc9"), NONE); /* PADDD XMM1, XMM1 */
+    assert_int_equal(RUN("\x66\x0f\x7e\xca"), NONE); /* MOVD EDX, XMM1 */
+    assert_true(cpu->gpr[REG_RDX].q == 0x2468acf0);
+    assert_int_equal(RUN("\x66\x0f\x7f\x43\x10"), NONE); /* MOVDQA [EBX + 10h], XMM0 */
+    assert_int_equal(memory[0x10] | memory[0x1f], 0);
+    assert_int_equal(memory[0x20], 0xa5);
+    cpu->gpr[REG_RSI].q = 0x40;
+    assert_int_equal(RUN("\x66\x0f\x3a\x14\x0c\x33\x01"), NONE); /* PEXTRB [EBX + ESI], XMM1, 1 */
+    assert_int_equal(memory[0x40], 0xac);
+    assert_int_equal(RUN("\xf2\x0f\x2a\xd2"), NONE); /* CVTSI2SD XMM2, EDX */
+    assert_int_equal(RUN("\xdd\x43\x10"), NONE);     /* FLD QWORD [EBX + 10h] */
+    assert_int_equal(cpu->x87.tag, 0x80);
 }
 
 static void fxsave_area_is_aligned(void **state)
@@ -309,6 +341,7 @@ int main(void)
         cmocka_unit_test_setup(host_control_words_are_kept, prepare),
         cmocka_unit_test_setup(environment_formats, prepare),
         cmocka_unit_test_setup(fxsave_outside_64_bit_mode_leaves_the_upper_registers, prepare),
+        cmocka_unit_test_setup(protected_mode_executes_the_same, prepare),
         cmocka_unit_test_setup(fxsave_area_is_aligned, prepare),
     };
     return cmocka_run_group_tests(tests, NULL, finish);

@@ -55,7 +55,8 @@ static bool store(const struct cpu *cpu, struct native_state *state)
     memcpy(state->fxsave + 24, &cpu->mxcsr, 4);
     for (unsigned i = 0; i < 16; i++) {
         memcpy(state->fxsave + 160 + 16 * i, &cpu->vector[i], 16);
-        ok = ok && cpu->vector[i].q[2] == 0x7777777777777777 && cpu->vector[i].q[3] == 0x7777777777777777;
+        ok = ok && cpu->vector[i].q[2] == 0x7777777777777777 &&
+             cpu->vector[i].q[3] == 0x7777777777777777;
     }
     return ok && cpu->rip == native_address() + (state->fault == NATIVE_NO_FAULT ? code_size : 0);
 }
@@ -65,7 +66,9 @@ void simd_soft_run(struct native_state *state)
     load(flat->cpu, state);
     memcpy(flat->memory + GUEST_ARENA, host_arena, arena_size);
     enum cpu_leave leave = cpu_step(flat->cpu);
-    state->fault = leave == LEAVE_NONE ? NATIVE_NO_FAULT : leave == LEAVE_FAULT ? flat->cpu->fault.vector : -2;
+    state->fault = leave == LEAVE_NONE    ? NATIVE_NO_FAULT
+                   : leave == LEAVE_FAULT ? flat->cpu->fault.vector
+                                          : -2;
     memcpy(host_arena, flat->memory + GUEST_ARENA, arena_size);
     if (!store(flat->cpu, state))
         state->fault = -2;

@@ -19,7 +19,10 @@ static const void *constant_stub(unsigned value)
     return host_stub_get(&code);
 }
 
-static unsigned call(const void *stub) { return ((unsigned (*)(void))(uintptr_t)stub)(); }
+static unsigned call(const void *stub)
+{
+    return ((unsigned (*)(void))(uintptr_t)stub)();
+}
 
 static void equal_code_is_one_stub(void **state)
 {

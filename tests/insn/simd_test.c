@@ -1,6 +1,7 @@
 /*
- * MMX and SSE against the host: every encoding of maps 0F, 0F38 and 0F3A with every mandatory prefix that the
- * family binds, register and memory forms, with REX.W and extended registers, in random states.
+ * MMX and SSE against the host: every encoding of maps 0F, 0F38 and 0F3A with every mandatory
+ * prefix that the family binds, register and memory forms, with REX.W and extended registers, in
+ * random states.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -22,7 +23,8 @@ struct encoding {
     bool any_reg; /* it is an operand */
 };
 
-/* One encoding of it with random registers and immediate; memory is [RBX]. Register 4, which may be RSP, is not used. */
+/* One encoding of it with random registers and immediate; memory is [RBX]. Register 4, which may be
+ * RSP, is not used. */
 static unsigned encode(const struct encoding *e, uint8_t *code)
 {
     unsigned n = 0, reg = e->reg, rm = 3, rex = e->wide ? 0x48 : 0x40;
@@ -64,7 +66,8 @@ static void test_encoding(struct encoding *e, unsigned rounds)
     uint8_t code[16] = {0};
     for (unsigned variant = 0; variant < 8; variant++) {
         unsigned size = encode(e, code);
-        if (!simd_case_decode(&c, code, size) || c.decoded.zydis.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
+        if (!simd_case_decode(&c, code, size) ||
+            c.decoded.zydis.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
             return;
         e->any_reg = has_reg_operand(&c);
         if (e->any_reg && e->reg != 0) /* was covered with 0 */
@@ -90,7 +93,9 @@ static void every_encoding_agrees_with_the_host(void **state)
                 continue;
             for (unsigned p = 0; p < 4; p++)
                 for (unsigned form = 0; form < 32; form++) {
-                    struct encoding e = {prefixes[p], maps[map], (uint8_t)opcode, form & 1, form & 2, (uint8_t)(form >> 2), false};
+                    struct encoding e = {prefixes[p], maps[map], (uint8_t)opcode,
+                                         form & 1,    form & 2,  (uint8_t)(form >> 2),
+                                         false};
                     test_encoding(&e, rounds);
                 }
         }

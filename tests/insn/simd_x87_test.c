@@ -1,6 +1,7 @@
 /*
- * x87 against the host: every encoding of D8..DF, with and without operand-size prefix, FXSAVE and FXRSTOR, in
- * random states (stack depth, tags, special values, precision and rounding, unmasked and pending exceptions).
+ * x87 against the host: every encoding of D8..DF, with and without operand-size prefix, FXSAVE and
+ * FXRSTOR, in random states (stack depth, tags, special values, precision and rounding, unmasked
+ * and pending exceptions).
  */
 #include <setjmp.h>
 #include <stdarg.h>
