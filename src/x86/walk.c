@@ -348,10 +348,11 @@ static enum walk_status walk_32(struct descent *d, gva_t gva, bool *again)
 
 /*
  * The walk that most walks are: four levels, everything present and allowed, accessed and dirty bits set already. It keeps
- * what it gathers in registers, which the general one cannot. False: something is different, the general walk sees to it.
+ * what it gathers in registers, which the general one cannot. False: something is different, the general walk sees to it; but
+ * a table that cannot be read is not asked for twice: *status tells.
  */
 static bool walk_common(const struct walk_state *state, const struct walk_memory *memory, gva_t gva, uint32_t flags,
-                        struct walk_result *result)
+                        struct walk_result *result, enum walk_status *status)
 {
     const uint64_t address = address_mask(state);
     const uint64_t no_execute = state->efer & EFER_NXE ? PTE_NX : 0;
@@ -364,8 +365,13 @@ static bool walk_common(const struct walk_state *state, const struct walk_memory
         return false;
     do {
         shift -= 9;
-        if (memory->load(memory->context, table | (((gva >> shift) & 511) << 3), 8, &entry) != WALK_OK ||
-            !(entry & PTE_P) || (entry & reserved))
+        const gpa_t gpa = table | (((gva >> shift) & 511) << 3);
+        *status = memory->load(memory->context, gpa, 8, &entry);
+        if (unlikely(*status != WALK_OK)) {
+            *result = (struct walk_result){.gpa = gpa};
+            return true;
+        }
+        if (unlikely(!(entry & PTE_P) || (entry & reserved)))
             return false;
         all &= entry;
         any |= entry;
@@ -414,8 +420,8 @@ enum walk_status walk(const struct walk_state *state, const struct walk_memory *
 
     if (!(state->cr0 & CR0_PG))
         return no_walk(gva, result);
-    if ((state->efer & EFER_LMA) && !(state->cr4 & CR4_LA57) && likely(walk_common(state, memory, gva, flags, result)))
-        return WALK_OK;
+    if ((state->efer & EFER_LMA) && !(state->cr4 & CR4_LA57) && likely(walk_common(state, memory, gva, flags, result, &status)))
+        return status;
     d.state = state;
     d.memory = memory;
     d.result = result;
