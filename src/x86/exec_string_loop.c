@@ -64,7 +64,7 @@ static void commit(struct cpu *cpu, struct string *s, unsigned moves, uint64_t d
     s->cost += COST_STEP + (unsigned)(done * s->size / 64);
 }
 
-/* Flags of the last comparison; a fault leaves those from before the instruction (SDM 2B REP). */
+/* Flags of the last comparison, at the end; a fault on the way leaves those from before the instruction (SDM 2B REP). */
 static void commit_flags(struct cpu *cpu, const struct string *s)
 {
     if (!s->has_compared)
@@ -101,7 +101,8 @@ enum exec_result string_run(struct cpu *cpu, const struct insn *insn, string_ste
             return EXEC_LEAVE;
         commit(cpu, &s, moves, done);
     } while (s.count && !s.stop && s.cost < COST_LIMIT && !one_by_one);
-    commit_flags(cpu, &s);
+    if (s.count == 0 || s.stop || one_by_one)
+        commit_flags(cpu, &s);
     if (s.count == 0 || s.stop)
         return EXEC_NEXT;
     cpu->next_rip = cpu->rip;

@@ -12,11 +12,10 @@ static bool flat_page(struct cpu *cpu, gpa_t page_address, enum access_type type
 {
     struct flat_cpu *flat = flat_of(cpu);
 
-    (void)type;
-    if (!flat->direct || page_address >= FLAT_SIZE)
+    if ((!flat->direct && type != ACCESS_EXECUTE) || page_address >= FLAT_SIZE)
         return false;
     page->host = flat->memory + page_address;
-    page->rights = PAGE_READ | PAGE_WRITE | PAGE_EXECUTE;
+    page->rights = flat->direct ? PAGE_READ | PAGE_WRITE | PAGE_EXECUTE : PAGE_EXECUTE;
     return true;
 }
 

@@ -18,7 +18,7 @@ enum flat_rights { FLAT_READ = 0, FLAT_WRITE = 1, FLAT_NO_EXECUTE = 2, FLAT_SUPE
 struct flat_cpu {
     struct cpu *cpu;
     uint8_t *memory;       /* FLAT_SIZE bytes, page aligned */
-    bool direct;           /* page() gives host memory; false: every access goes through access() */
+    bool direct;           /* page() gives host memory; false: all but code goes through access() */
     gpa_t next_table;      /* page tables are taken from here */
     uint32_t io_value;     /* what IN reads */
     struct port_io last_io;
