@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "simd_case.h"
+#include "x86/host_stub.h"
 
 static unsigned failures, instructions;
 static uint8_t seen_mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1];
@@ -107,8 +108,56 @@ static void every_encoding_agrees_with_the_host(void **state)
     assert_in_range(mnemonics, 250, 1000); /* the loop above really finds the families */
 }
 
+/* One encoding with every immediate: all of them get their stub. */
+static void bind_all_immediates(const struct encoding *e)
+{
+    struct decoded decoded;
+    uint8_t code[16] = {0};
+    unsigned n = 0;
+    if (e->prefix)
+        code[n++] = e->prefix;
+    if (e->wide)
+        code[n++] = 0x48;
+    code[n++] = 0x0f;
+    if (e->map)
+        code[n++] = e->map;
+    code[n++] = e->opcode;
+    code[n++] = (uint8_t)((e->memory ? 3 : 0xc1) | e->reg << 3);
+    bool uses_vector = false;
+    for (unsigned immediate = 0; immediate < 256; immediate++) {
+        code[n] = (uint8_t)immediate;
+        if (decode(MODE_64 | MODE_PROTECTED, code, 15, &decoded) != DECODE_OK)
+            return;
+        if (immediate == 0)
+            uses_vector = decoded.insn.uses_vector;
+        assert_int_equal(decoded.insn.uses_vector, uses_vector);
+        if (decoded.zydis.raw.imm[0].size == 0)
+            return;
+    }
+}
+
+/* No guest can use up the room for stubs: here is everything it could ask for, and then still more
+ * is there. */
+static void all_stubs_have_room(void **state)
+{
+    static const uint8_t prefixes[] = {0, 0x66, 0xf3, 0xf2}, maps[] = {0, 0x38, 0x3a};
+    (void)state;
+    for (unsigned map = 0; map < 3; map++)
+        for (unsigned opcode = 0; opcode < 256; opcode++)
+            for (unsigned p = 0; p < 4; p++)
+                for (unsigned form = 0; form < 32; form++) {
+                    struct encoding e = {prefixes[p], maps[map], (uint8_t)opcode,
+                                         form & 1,    form & 2,  (uint8_t)(form >> 2),
+                                         false};
+                    bind_all_immediates(&e);
+                }
+    struct stub_code code = {.bytes = {0x90, 0xc3}, .size = 2};
+    assert_non_null(host_stub_get(&code));
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_encoding_agrees_with_the_host)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_encoding_agrees_with_the_host),
+                                       cmocka_unit_test(all_stubs_have_room)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
