@@ -18,7 +18,8 @@
 #include "x86/alu_lock.h"
 #include "x86/event.h"
 
-enum { ROUNDS = 20000, COUNTER = 0x8000, LOCK = 0x8040, CODE = 0x10000 };
+/* Enough for the two to be scheduled at the same time. */
+enum { ROUNDS = 1000000, COUNTER = 0x8000, LOCK = 0x8040, CODE = 0x10000 };
 
 /* 32-bit registers in real mode: RCX rounds, RBX the counter, RDX = 1, HLT at the end. */
 struct program {
@@ -46,11 +47,14 @@ static const struct program programs[] = {
 };
 /* clang-format on */
 
+static pthread_barrier_t together;
+
 static void *run_to_halt(void *argument)
 {
     struct flat_cpu *f = argument;
     struct event event;
 
+    pthread_barrier_wait(&together);
     return (void *)(uintptr_t)cpu_run(f->cpu, &event);
 }
 
@@ -116,6 +120,7 @@ static void *count(void *argument)
     bool good = true;
 
     (void)argument;
+    pthread_barrier_wait(&together);
     for (unsigned i = 0; i < ROUNDS; i++) {
         uint16_t v = 1;
         good = alu_lock_add32(&shared[0], 1, &flags) && good;
@@ -199,5 +204,7 @@ int main(void)
         cmocka_unit_test(processors_count_together),
     };
 
+    if (pthread_barrier_init(&together, NULL, 2) != 0)
+        return 1;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
