@@ -1,9 +1,10 @@
 /*
  * Hardware task switching; the contract is in task.h, the rules in SDM 3A 7.3 and tables 7-1, 7-2.
  *
- * Order: everything about the two TSSs that can fault is checked first, against the old task. Then the old TSS is written and
- * the new one's registers are loaded, selectors without hidden parts; from there on faults belong to the new task. Last come
- * LDTR, CS, SS and the data segments with their checks, and the error code of the event that caused the switch.
+ * Order: everything about the two TSSs that can fault is checked first, against the old task. Then the old TSS and the link
+ * are written (again, should the switch have to be repeated: that does no harm) and the new task's registers are loaded,
+ * segments with their checks; a fault from there on belongs to the new task. The busy bits come last. An exit at any
+ * point takes the registers back to where they were, so that the instruction or event can be tried again.
  */
 #include "x86/task.h"
 
@@ -274,10 +275,73 @@ static bool enter_task(struct cpu *cpu, const struct task_request *request, cons
 
 /* ---- the switch ---- */
 
+/* What a switch changes in the processor. */
+struct registers {
+    union gpr gpr[16];
+    struct segment segment[SEG_COUNT];
+    uint64_t rip, next_rip, rflags, cr0, cr3, dr7, pdpte[4];
+    uint8_t cpl;
+    bool interrupt_shadow;
+};
+
+static void remember(const struct cpu *cpu, struct registers *r)
+{
+    memcpy(r->gpr, cpu->gpr, sizeof(r->gpr));
+    memcpy(r->segment, cpu->segment, sizeof(r->segment));
+    memcpy(r->pdpte, cpu->pdpte, sizeof(r->pdpte));
+    r->rip = cpu->rip, r->next_rip = cpu->next_rip, r->rflags = cpu_rflags(cpu);
+    r->cr0 = cpu->cr0, r->cr3 = cpu->cr3, r->dr7 = cpu->dr7;
+    r->cpl = cpu->cpl, r->interrupt_shadow = cpu->interrupt_shadow;
+}
+
+static void take_back(struct cpu *cpu, const struct registers *r)
+{
+    memcpy(cpu->gpr, r->gpr, sizeof(r->gpr));
+    memcpy(cpu->segment, r->segment, sizeof(r->segment));
+    memcpy(cpu->pdpte, r->pdpte, sizeof(r->pdpte));
+    cpu->rip = r->rip, cpu->next_rip = r->next_rip;
+    cpu->cr0 = r->cr0, cpu->dr7 = r->dr7;
+    cpu->cpl = r->cpl, cpu->interrupt_shadow = r->interrupt_shadow;
+    if (cpu->cr3 != r->cr3) {
+        cpu->cr3 = r->cr3;
+        cpu_flush_tlb(cpu, true);
+    }
+    cpu_set_rflags(cpu, r->rflags);
+    cpu_update_mode(cpu);
+}
+
+/* The new task's registers; false with LEAVE_FAULT: the switch has happened, the fault is the new task's. */
+static bool load_task(struct cpu *cpu, const struct task_request *request, const struct tss *new, const struct state *state,
+                      bool nests)
+{
+    cpu->segment[SEG_TR] = new->segment;
+    cpu->segment[SEG_TR].attributes |= 2; /* busy */
+    cpu->cr0 |= CR0_TS;
+    load_registers(cpu, state, nests ? state->eflags | (uint32_t)RFLAGS_NT : state->eflags);
+    cpu->dr7 &= ~0x155ull; /* local breakpoints */
+    cpu->interrupt_shadow = false;
+    if (new->is_32 && (cpu->cr0 & CR0_PG) && !cpu_set_cr3(cpu, state->cr3)) {
+        cpu_update_mode(cpu);
+        return false;
+    }
+    return enter_task(cpu, request, new, state);
+}
+
+static bool set_busy_bits(struct cpu *cpu, const struct task_request *request, const struct tss *old, const struct tss *new,
+                          bool nests)
+{
+    struct descriptor d = {0};
+
+    if (!nests && !descriptor_set_busy(cpu, old->selector, false, &d))
+        return false;
+    return request->reason == TASK_IRET || descriptor_set_busy(cpu, new->selector, true, &d);
+}
+
 bool task_switch(struct cpu *cpu, const struct task_request *request)
 {
     const bool nests = request->reason == TASK_CALL || request->reason == TASK_EVENT;
     uint32_t old_flags = (uint32_t)cpu_rflags(cpu);
+    struct registers before;
     struct tss old, new;
     struct state state;
 
@@ -286,25 +350,20 @@ bool task_switch(struct cpu *cpu, const struct task_request *request)
         return false;
     if (request->reason == TASK_IRET)
         old_flags &= ~(uint32_t)RFLAGS_NT;
-
-    /* From here nothing is expected to fail: every page has been looked at. */
-    if (!nests && !descriptor_set_busy(cpu, old.selector, false, &(struct descriptor){0}))
-        return false;
     if (!save_state(cpu, &old, (uint32_t)request->return_rip, old_flags))
         return false;
     if (nests && !mem_write(cpu, new.segment.base, &old.selector, 2, MEM_SYSTEM))
         return false;
-    if (request->reason != TASK_IRET && !descriptor_set_busy(cpu, new.selector, true, &new.descriptor))
-        return false;
 
-    descriptor_to_segment(&new.descriptor, new.selector, &cpu->segment[SEG_TR]);
-    cpu->cr0 |= CR0_TS;
-    load_registers(cpu, &state, nests ? state.eflags | (uint32_t)RFLAGS_NT : state.eflags);
-    cpu->dr7 &= ~0x155ull; /* local breakpoints */
-    cpu->interrupt_shadow = false;
-    if (new.is_32 && (cpu->cr0 & CR0_PG) && !cpu_set_cr3(cpu, state.cr3)) {
-        cpu_update_mode(cpu);
+    remember(cpu, &before);
+    const bool loaded = load_task(cpu, request, &new, &state, nests);
+    const uint32_t leave = cpu->leave;
+    const struct cpu_fault fault = cpu->fault;
+    if ((!loaded && leave == LEAVE_EXIT) || !set_busy_bits(cpu, request, &old, &new, nests)) {
+        take_back(cpu, &before);
         return false;
     }
-    return enter_task(cpu, request, &new, &state);
+    cpu->leave = leave;
+    cpu->fault = fault;
+    return loaded;
 }

@@ -22,10 +22,22 @@ static bool guest_page(struct cpu *cpu, gpa_t page_address, enum access_type typ
     return true;
 }
 
+static bool wants_exit(struct guest *guest)
+{
+    if (!guest->exit_one_in)
+        return false;
+    guest->exit_random = guest->exit_random * 6364136223846793005u + 1442695040888963407u;
+    return (guest->exit_random >> 33) % guest->exit_one_in == 0;
+}
+
 static enum port_result guest_access(struct cpu *cpu, const struct port_access *access)
 {
     struct guest *guest = guest_of(cpu);
 
+    if (wants_exit(guest)) {
+        guest->exits++;
+        return PORT_EXIT;
+    }
     if (access->gpa >= GUEST_MEMORY || access->size > GUEST_MEMORY - access->gpa) {
         guest->device_accesses++;
         if (access->type == ACCESS_READ)
@@ -164,6 +176,16 @@ static enum cpu_leave step(struct guest *guest, struct event *pending)
     return event_dispatch(cpu, pending);
 }
 
+/* After an exit: nothing of the instruction has happened, or the event is still to be delivered. */
+static enum cpu_leave resume(struct guest *guest, struct event *pending)
+{
+    enum cpu_leave leave = LEAVE_NONE;
+
+    while (guest->cpu->memory_event && (leave = event_dispatch(guest->cpu, pending)) == LEAVE_EXIT)
+        ;
+    return leave;
+}
+
 static enum cpu_leave run(struct guest *guest, bool trace)
 {
     struct event pending = {0};
@@ -175,6 +197,8 @@ static enum cpu_leave run(struct guest *guest, bool trace)
             return leave;
         if (leave == LEAVE_REQUEST || (leave == LEAVE_HALT && guest->pending_vector >= 0 && (guest->cpu->rflags & RFLAGS_IF)))
             leave = interrupt(guest, &pending);
+        if (leave == LEAVE_EXIT && guest->exit_one_in)
+            leave = resume(guest, &pending);
         if (leave != LEAVE_NONE)
             return leave;
     }

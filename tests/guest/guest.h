@@ -26,6 +26,9 @@ struct guest {
     size_t output_length;
     int pending_vector;      /* -1: none */
     unsigned device_accesses; /* outside the array */
+    unsigned exit_one_in;    /* not 0: one in so many accesses exits instead, and is tried again when the processor runs again */
+    uint64_t exit_random;
+    unsigned exits;
 };
 
 bool guest_create(struct guest *guest, const char *path, bool direct);
