@@ -52,7 +52,7 @@ static enum status check_bitmap(gpa_t gpa, uint64_t size, const uint64_t *bitmap
     return STATUS_OK;
 }
 
-/* Every page of the range must be mapped and tracked. Under either lock. */
+/* Every page of the range must be mapped and tracked. Under `change` or in a read section. */
 static enum status check_tracked(const struct gpa_space *space, gpa_t gpa, uint64_t size)
 {
     uint64_t good = gpa_space_covered(space, gpa, size, GPA_TRACK_DIRTY);

@@ -23,18 +23,19 @@
  *                                two instructions, with no pointer into guest memory in hand. Those
  *                                that sleep, or whose thread is in the client, are safe already and
  *                                are kept from starting
- *     lock `lock` exclusively    threads that are not processors have left their read sections
+ *     close `gate`               threads that are not processors have left their read sections
  *     change                     plain stores; cannot fail
- *     unlock `lock`
+ *     open `gate`
  *     release(change) each       the engine drops what it derived from the range, then lets go
  *     unlock `change`
  *
  * A running processor therefore reads the mappings without a lock: it is stopped while they change.
  * The price is paid by the change: with nothing running it is a few uncontended locks.
  *
- * Order of locks: `change`, then the engine's (inside hold and release), then `lock`. A processor
- * never takes `change` or `lock` while it counts as running, or hold would wait for it for ever.
- * Readers do not nest: the lock prefers writers, so that a busy reader cannot keep a change out.
+ * Order of locks: `change`, then the engine's (inside hold and release), then `gate`. A processor
+ * never takes `change` or enters a read section while it counts as running, or hold would wait for
+ * it for ever. Read sections do not nest: a gate that is being closed lets nobody in, so that busy
+ * readers cannot keep a change out.
  *
  * Harvesting dirty bits is a change too, because of invariant W (gpa_dirty.c): clearing a bit while
  * a processor has a write-TLB entry for the page would lose its next store. A range that has no
@@ -53,17 +54,6 @@
 
 /* ---- life ---- */
 
-static bool init_lock(pthread_rwlock_t *lock)
-{
-    pthread_rwlockattr_t attributes;
-    if (pthread_rwlockattr_init(&attributes) != 0)
-        return false;
-    pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-    bool done = pthread_rwlock_init(lock, &attributes) == 0;
-    pthread_rwlockattr_destroy(&attributes);
-    return done;
-}
-
 struct gpa_space *gpa_space_create(unsigned physical_address_bits)
 {
     if (physical_address_bits < 32 || physical_address_bits > 52)
@@ -73,11 +63,11 @@ struct gpa_space *gpa_space_create(unsigned physical_address_bits)
         return NULL;
     space->limit = (gpa_t)1 << physical_address_bits;
     space->dirty = gpa_dirty_create(pages_of(space->limit));
-    if (!space->dirty || !init_lock(&space->lock)) {
-        gpa_dirty_destroy(space->dirty);
+    if (!space->dirty) {
         free(space);
         return NULL;
     }
+    read_gate_init(&space->gate);
     pthread_mutex_init(&space->change, NULL);
     return space;
 }
@@ -90,7 +80,7 @@ void gpa_space_destroy(struct gpa_space *space)
     extent_tree_fini(&space->pins);
     extent_tree_fini(&space->mappings);
     gpa_dirty_destroy(space->dirty);
-    pthread_rwlock_destroy(&space->lock);
+    read_gate_fini(&space->gate);
     pthread_mutex_destroy(&space->change);
     free(space);
 }
@@ -105,23 +95,23 @@ gpa_t gpa_space_limit(const struct gpa_space *space)
 void gpa_space_add_listener(struct gpa_space *space, struct gpa_listener *listener)
 {
     pthread_mutex_lock(&space->change);
-    pthread_rwlock_wrlock(&space->lock);
+    read_gate_close(&space->gate);
     listener->next = space->listeners;
     space->listeners = listener;
-    pthread_rwlock_unlock(&space->lock);
+    read_gate_open(&space->gate);
     pthread_mutex_unlock(&space->change);
 }
 
 void gpa_space_remove_listener(struct gpa_space *space, struct gpa_listener *listener)
 {
     pthread_mutex_lock(&space->change);
-    pthread_rwlock_wrlock(&space->lock);
+    read_gate_close(&space->gate);
     struct gpa_listener **link = &space->listeners;
     while (*link && *link != listener)
         link = &(*link)->next;
     if (*link)
         *link = listener->next;
-    pthread_rwlock_unlock(&space->lock);
+    read_gate_open(&space->gate);
     pthread_mutex_unlock(&space->change);
 }
 
@@ -129,12 +119,12 @@ void gpa_space_hold(struct gpa_space *space)
 {
     for (struct gpa_listener *l = space->listeners; l; l = l->next)
         l->hold(l->ctx);
-    pthread_rwlock_wrlock(&space->lock);
+    read_gate_close(&space->gate);
 }
 
 void gpa_space_release(struct gpa_space *space, const struct gpa_change *change)
 {
-    pthread_rwlock_unlock(&space->lock);
+    read_gate_open(&space->gate);
     for (struct gpa_listener *l = space->listeners; l; l = l->next)
         l->release(l->ctx, change);
 }
@@ -148,12 +138,12 @@ void gpa_space_wrote(const struct gpa_space *space, gpa_t gpa, uint64_t size)
 
 void gpa_space_read_begin(struct gpa_space *space)
 {
-    pthread_rwlock_rdlock(&space->lock);
+    read_section_begin(&space->gate);
 }
 
 void gpa_space_read_end(struct gpa_space *space)
 {
-    pthread_rwlock_unlock(&space->lock);
+    read_section_end(&space->gate);
 }
 
 /* ---- argument rules ---- */

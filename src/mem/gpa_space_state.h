@@ -6,6 +6,7 @@
 
 #include "mem/extent_tree.h"
 #include "mem/gpa_space.h"
+#include "os/read_section.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -13,15 +14,15 @@
 struct gpa_space {
     gpa_t limit; /* fixed after create */
 
-    /* Serializes everything that changes the space. Taken before `lock`, and before any listener's
+    /* Serializes everything that changes the space. Taken before any listener's
      * own locks. */
     pthread_mutex_t change;
 
     /* Keeps the mappings still for threads that are not processors. */
-    pthread_rwlock_t lock;
+    struct read_gate gate;
 
-    /* Written with `change` and `lock` (exclusive) held and all processors held; so either lock, or
-     * being a running processor, is enough to read. Extents: target is the host address, owner the
+    /* Written with `change` held, `gate` closed and all processors held; so holding `change`, being in
+     * a read section, or being a running processor is enough to read. Extents: target is the host address, owner the
      * process_source, attributes the flags. */
     struct extent_tree mappings;
     struct gpa_dirty *dirty;
@@ -30,7 +31,7 @@ struct gpa_space {
      * the number of pins. */
     struct extent_tree pins;
 
-    struct gpa_listener *listeners; /* written with both locks, read with either */
+    struct gpa_listener *listeners; /* written under `change` with `gate` closed */
 };
 
 /* How every complaint about a range begins; takes gpa and size. */
@@ -44,7 +45,7 @@ must_check enum status gpa_space_check_bytes(const struct gpa_space *space, gpa_
                                              uint64_t size);
 
 /* The bytes from start on that are mapped without a hole, with all of the flags (0: any); no more
- * than size. Under either lock. */
+ * than size. Under `change` or in a read section. */
 uint64_t gpa_space_covered(const struct gpa_space *space, gpa_t start, uint64_t size,
                            uint32_t flags);
 

@@ -1,0 +1,207 @@
+/*
+ * Read sections: registration of threads, and the changer's side.
+ *
+ * Why no reader is missed. A reader that the changer does not see in its walk over the words has not yet stored its word
+ * when the changer's barrier ran on its processor; so its load of `closed` comes after the barrier and finds it set. A thread
+ * that registers is put on the list before it stores its word, by a sequentially consistent exchange: the changer, which
+ * set `closed` before it read the list, either finds it there or is seen. Without other registered threads the barrier is
+ * spared. The same holds at the end: a reader that leaves a gate either is seen to have left, or sees the gate closed and
+ * wakes whoever waits.
+ *
+ * Words are never freed: a thread that ends gives its word back for the next one.
+ */
+#include "os/read_section.h"
+
+#include <linux/membarrier.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+_Thread_local struct read_slot *read_slot_mine;
+bool read_barrier_is_remote;
+
+static _Atomic(struct read_slot *) slots;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_key_t key;
+static bool has_key;
+
+/* ---- threads ---- */
+
+static void thread_ends(void *slot_of_thread)
+{
+    struct read_slot *slot = slot_of_thread;
+
+    read_slot_mine = NULL;
+    atomic_store(&slot->used, false);
+}
+
+static void init(void)
+{
+    has_key = pthread_key_create(&key, thread_ends) == 0;
+    read_barrier_is_remote = syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+}
+
+static struct read_slot *reuse_slot(void)
+{
+    for (struct read_slot *slot = atomic_load(&slots); slot; slot = slot->next) {
+        bool used = false;
+        if (atomic_compare_exchange_strong(&slot->used, &used, true))
+            return slot;
+    }
+    return NULL;
+}
+
+static struct read_slot *new_slot(void)
+{
+    /* On a cache line of its own. */
+    struct read_slot *slot = aligned_alloc(64, 64);
+
+    _Static_assert(sizeof(*slot) <= 64, "a slot is a cache line");
+    if (!slot)
+        return NULL;
+    atomic_init(&slot->gate, NULL);
+    atomic_init(&slot->used, true);
+    slot->next = atomic_load(&slots);
+    while (!atomic_compare_exchange_weak(&slots, &slot->next, slot))
+        continue;
+    return slot;
+}
+
+/* Without memory, or without a way to learn of the thread's end, it goes without a word. */
+static struct read_slot *register_thread(void)
+{
+    struct read_slot *slot = has_key ? reuse_slot() : NULL;
+
+    if (!slot && has_key)
+        slot = new_slot();
+    if (slot && pthread_setspecific(key, slot) != 0) {
+        atomic_store(&slot->used, false);
+        slot = NULL;
+    }
+    read_slot_mine = slot;
+    return slot;
+}
+
+/* ---- readers ---- */
+
+static void signal_changed(struct read_gate *gate)
+{
+    pthread_mutex_lock(&gate->lock);
+    pthread_cond_broadcast(&gate->changed);
+    pthread_mutex_unlock(&gate->lock);
+}
+
+static void announce(struct read_slot *slot, struct read_gate *gate)
+{
+    if (slot)
+        atomic_store(&slot->gate, gate);
+    else
+        atomic_fetch_add(&gate->anonymous, 1);
+}
+
+static void withdraw(struct read_slot *slot, struct read_gate *gate)
+{
+    if (slot)
+        atomic_store(&slot->gate, NULL);
+    else
+        atomic_fetch_sub(&gate->anonymous, 1);
+}
+
+void read_section_begin_slow(struct read_gate *gate)
+{
+    struct read_slot *slot = read_slot_mine ? read_slot_mine : register_thread();
+
+    for (;;) {
+        announce(slot, gate);
+        if (!atomic_load(&gate->closed))
+            return;
+        withdraw(slot, gate);
+        atomic_fetch_add(&gate->waiting, 1);
+        pthread_mutex_lock(&gate->lock);
+        pthread_cond_broadcast(&gate->changed); /* the changer may have seen the word meanwhile */
+        while (atomic_load(&gate->closed))
+            pthread_cond_wait(&gate->changed, &gate->lock);
+        pthread_mutex_unlock(&gate->lock);
+        atomic_fetch_sub(&gate->waiting, 1);
+    }
+}
+
+void read_section_end_slow(struct read_gate *gate)
+{
+    if (!read_slot_mine)
+        withdraw(NULL, gate);
+    if (atomic_load(&gate->closed))
+        signal_changed(gate);
+}
+
+/* ---- the changer ---- */
+
+void read_gate_init(struct read_gate *gate)
+{
+    pthread_once(&once, init);
+    atomic_init(&gate->closed, 0);
+    atomic_init(&gate->anonymous, 0);
+    atomic_init(&gate->waiting, 0);
+    pthread_mutex_init(&gate->lock, NULL);
+    pthread_cond_init(&gate->changed, NULL);
+}
+
+void read_gate_fini(struct read_gate *gate)
+{
+    pthread_cond_destroy(&gate->changed);
+    pthread_mutex_destroy(&gate->lock);
+}
+
+static bool has_other_threads(void)
+{
+    for (struct read_slot *slot = atomic_load(&slots); slot; slot = slot->next)
+        if (slot != read_slot_mine && atomic_load(&slot->used))
+            return true;
+    return false;
+}
+
+static bool is_inside(const struct read_slot *slot, const struct read_gate *gate)
+{
+    return atomic_load(&slot->gate) == gate;
+}
+
+static void wait_for(const struct read_slot *slot, struct read_gate *gate)
+{
+    for (unsigned spin = 0; spin < 500 && is_inside(slot, gate); spin++)
+        __builtin_ia32_pause();
+    if (!is_inside(slot, gate))
+        return;
+    pthread_mutex_lock(&gate->lock);
+    while (is_inside(slot, gate))
+        pthread_cond_wait(&gate->changed, &gate->lock);
+    pthread_mutex_unlock(&gate->lock);
+}
+
+static void wait_for_anonymous(struct read_gate *gate)
+{
+    pthread_mutex_lock(&gate->lock);
+    while (atomic_load(&gate->anonymous))
+        pthread_cond_wait(&gate->changed, &gate->lock);
+    pthread_mutex_unlock(&gate->lock);
+}
+
+void read_gate_close(struct read_gate *gate)
+{
+    atomic_exchange(&gate->closed, 1);
+    if (has_other_threads()) {
+        if (read_barrier_is_remote)
+            syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+        for (struct read_slot *slot = atomic_load(&slots); slot; slot = slot->next)
+            if (is_inside(slot, gate))
+                wait_for(slot, gate);
+    }
+    if (unlikely(atomic_load(&gate->anonymous)))
+        wait_for_anonymous(gate);
+}
+
+void read_gate_open(struct read_gate *gate)
+{
+    atomic_store(&gate->closed, 0);
+    if (unlikely(atomic_load(&gate->waiting)))
+        signal_changed(gate);
+}

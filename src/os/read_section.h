@@ -1,0 +1,90 @@
+/*
+ * A lock for what is read millions of times a second and changed a few thousand times: readers announce themselves in a
+ * word of their own thread and touch nothing that others write, so they neither wait for nor slow down each other.
+ *
+ *      reader                            changer
+ *      my word = gate                    closed = 1
+ *      (compiler barrier)                barrier on all processors (membarrier)
+ *      closed? then step back            wait until no thread's word is this gate
+ *      ... read ...                      ... change ...
+ *      my word = none                    closed = 0
+ *
+ * The barrier between the reader's store and its load, which is what costs in other locks, is made by the changer for
+ * everybody. Where the kernel does not offer that, readers make it themselves.
+ *
+ * Sections are short, do not nest (also not of different gates), and a thread in one must not close that gate. Changers of one
+ * gate are serialized by their caller.
+ */
+#ifndef OWHP_OS_READ_SECTION_H
+#define OWHP_OS_READ_SECTION_H
+
+#include "util/compiler.h"
+#include "util/types.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct read_gate {
+    _Atomic uint32_t closed;
+    _Atomic uint32_t anonymous; /* readers in the section whose threads have no word */
+    _Atomic uint32_t waiting;   /* readers before the closed gate */
+    pthread_mutex_t lock;       /* of those who sleep */
+    pthread_cond_t changed;     /* a reader left a closed gate; the gate was opened */
+};
+
+/* A thread's word; private to the section functions. */
+struct read_slot {
+    _Atomic(struct read_gate *) gate; /* NULL: outside */
+    _Atomic bool used;
+    struct read_slot *next;
+};
+
+extern _Thread_local struct read_slot *read_slot_mine __attribute__((tls_model("initial-exec")));
+extern bool read_barrier_is_remote; /* fixed before the first section */
+
+void read_gate_init(struct read_gate *gate);
+void read_gate_fini(struct read_gate *gate);
+
+/* From close on nobody is in a section of the gate, and who comes waits, until open. */
+void read_gate_close(struct read_gate *gate);
+void read_gate_open(struct read_gate *gate);
+
+/* The slow parts of what follows. */
+void read_section_begin_slow(struct read_gate *gate);
+void read_section_end_slow(struct read_gate *gate);
+
+static always_inline void read_section_begin(struct read_gate *gate)
+{
+    struct read_slot *slot = read_slot_mine;
+
+    if (unlikely(!slot)) {
+        read_section_begin_slow(gate);
+        return;
+    }
+    atomic_store_explicit(&slot->gate, gate, memory_order_relaxed);
+    if (likely(read_barrier_is_remote))
+        atomic_signal_fence(memory_order_seq_cst);
+    else
+        atomic_exchange(&slot->gate, gate);
+    if (unlikely(atomic_load_explicit(&gate->closed, memory_order_acquire)))
+        read_section_begin_slow(gate);
+}
+
+static always_inline void read_section_end(struct read_gate *gate)
+{
+    struct read_slot *slot = read_slot_mine;
+
+    if (unlikely(!slot)) {
+        read_section_end_slow(gate);
+        return;
+    }
+    atomic_store_explicit(&slot->gate, NULL, memory_order_release);
+    if (likely(read_barrier_is_remote))
+        atomic_signal_fence(memory_order_seq_cst);
+    else
+        atomic_exchange(&slot->gate, NULL);
+    if (unlikely(atomic_load_explicit(&gate->closed, memory_order_relaxed)))
+        read_section_end_slow(gate);
+}
+
+#endif
