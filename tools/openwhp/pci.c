@@ -136,23 +136,20 @@ void pci_plug(struct pci_bus *pci, unsigned slot, struct pci_function *function,
     update_io(pci, function);
 }
 
-static const uint8_t *pam_register(const struct pci_bus *pci, unsigned piece, unsigned *shift)
+/* C0000 to EFFFF: two pieces a register from PAM1 on; F0000 to FFFFF: the high half of PAM0. */
+static unsigned pam_bits(const struct pci_bus *pci, unsigned piece)
 {
-    /* C0000 to EFFFF: two pieces a register from PAM1 on; F0000 to FFFFF: the high half of PAM0. */
-    if (piece >= 12) {
-        *shift = 4;
-        return &pci->host_bridge.config[HOST_BRIDGE_PAM0];
-    }
-    *shift = piece % 2 * 4;
-    return &pci->host_bridge.config[HOST_BRIDGE_PAM0 + 1 + piece / 2];
+    const uint8_t *pam = &pci->host_bridge.config[HOST_BRIDGE_PAM0];
+    if (piece >= 12)
+        return (unsigned)pam[0] >> 4;
+    return (unsigned)pam[1 + piece / 2] >> (piece % 2 * 4);
 }
 
 void pci_shadow_state(const struct pci_bus *pci, unsigned piece, bool *readable, bool *writable)
 {
-    unsigned shift;
-    uint8_t value = (uint8_t)(*pam_register(pci, piece, &shift) >> shift);
-    *readable = value & PAM_READ;
-    *writable = value & PAM_WRITE;
+    unsigned bits = pam_bits(pci, piece);
+    *readable = bits & PAM_READ;
+    *writable = bits & PAM_WRITE;
 }
 
 void pci_shadow_tables(struct pci_bus *pci)

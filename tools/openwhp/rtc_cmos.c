@@ -47,8 +47,9 @@ static int64_t guest_seconds(const struct rtc_cmos *rtc)
     return (int64_t)(rtc->wall_clock() / NANOSECONDS_PER_SECOND) + rtc->offset;
 }
 
-static uint8_t encode(const struct rtc_cmos *rtc, int value)
+static uint8_t encode(const struct rtc_cmos *rtc, int number)
 {
+    unsigned value = (unsigned)number % 100; /* a guest can set a year before 0 */
     if (rtc->bytes[REGISTER_B] & B_BINARY)
         return (uint8_t)value;
     return (uint8_t)(value / 10 << 4 | value % 10);
