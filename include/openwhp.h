@@ -57,6 +57,13 @@ OWHP_EXPORT HRESULT WINAPI OwhpQueryEngine(OWHP_ENGINE Engine, char *Reason,
  */
 OWHP_EXPORT const char *WINAPI OwhpGetLastErrorText(void);
 
+/*
+ * Sets that text for the calling thread, for what is built on top of the library: WHvEmulator
+ * functions say in this way which instruction they gave up and why. At most 319 characters are
+ * kept. NULL: none.
+ */
+OWHP_EXPORT VOID WINAPI OwhpSetLastErrorText(const char *Text);
+
 /* ========================================================================================== */
 /* Memory exits without an emulator                                                           */
 /* ========================================================================================== */
@@ -90,12 +97,19 @@ OWHP_EXPORT HRESULT WINAPI OwhpGetMemoryAccess(WHV_PARTITION_HANDLE Partition, U
  * Completes that access: a read gets Access->Data (its low SizeInBytes bytes), a write counts as
  * done by the client.
  *
- * S_OK     the instruction is finished: registers, flags and RIP are written
+ * S_OK     the instruction is finished: registers, flags and RIP are written. Where it takes more
+ *          than memory to finish it (it faults on the data, OUTS has its port to write, RFLAGS.TF
+ *          asks for a trap), the next WHvRunVirtualProcessor goes on with what it was given
  * S_FALSE  it makes another access: *Access now is that one, to be completed likewise. Until the
- *          last one no register has changed
+ *          last one no register has changed, but for the elements of a repeated string instruction
+ *          that are done
+ *
+ * A client that leaves an access uncompleted and runs the processor gets it as its next exit. The
+ * answers given so far are forgotten when an interrupt is delivered instead, or when the client
+ * writes a register that the instruction may use.
  *
  * Failures as OwhpGetMemoryAccess, and
- * E_INVALIDARG  Access is not the one that is due
+ * E_INVALIDARG  Access is not the one that is due (address, type or size differ), or none is
  */
 OWHP_EXPORT HRESULT WINAPI OwhpCompleteMemoryAccess(WHV_PARTITION_HANDLE Partition,
                                                     UINT32 VpIndex, OWHP_MEMORY_ACCESS *Access);

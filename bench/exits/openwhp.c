@@ -98,6 +98,30 @@ static double measure(const struct bench *bench, unsigned count, void (*serve)(c
     return start;
 }
 
+/* ---- the exit alone: the same again and again ---- */
+
+static void serve_nothing(const WHV_RUN_VP_EXIT_CONTEXT *context)
+{
+    (void)context;
+}
+
+static double run_alone(const struct bench *bench, unsigned count)
+{
+    return measure(bench, count, serve_nothing);
+}
+
+static void serve_by_asking(const WHV_RUN_VP_EXIT_CONTEXT *context)
+{
+    OWHP_MEMORY_ACCESS access;
+
+    must(OwhpGetMemoryAccess(partition, 0, context, &access), "access");
+}
+
+static double run_asking(const struct bench *bench, unsigned count)
+{
+    return measure(bench, count, serve_by_asking);
+}
+
 /* ---- by hand: RIP is set past the instruction, whose length we know ---- */
 
 static void serve_by_hand(const WHV_RUN_VP_EXIT_CONTEXT *context)
@@ -210,6 +234,9 @@ static double run_by_emulator(const struct bench *bench, unsigned count)
 }
 
 const struct bench openwhp_benches[] = {
+    {"openwhp load, exit alone", LOOP_LOAD, run_alone},
+    {"openwhp load, exit and OwhpGetMemoryAccess", LOOP_LOAD, run_asking},
+    {"openwhp out, exit alone", LOOP_OUT, run_alone},
     {"openwhp load, by hand", LOOP_LOAD, run_by_hand},
     {"openwhp store, by hand", LOOP_STORE, run_by_hand},
     {"openwhp load, completion", LOOP_LOAD, run_by_completion},

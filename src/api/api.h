@@ -20,8 +20,9 @@ HRESULT api_result(const char *function, enum status status);
 /* The HRESULT alone (tests). */
 HRESULT api_status_to_hresult(enum status status);
 
-/* The text that api_result kept. */
+/* The text that api_result kept, or that was set (cut to what fits; NULL: none). */
 const char *api_error_text(void);
+void api_set_error_text(const char *text);
 
 /*
  * End a public function: look the handle up, evaluate the expression with `partition` (and `vcpu`, the slot of

@@ -22,6 +22,11 @@ const char *WINAPI OwhpGetLastErrorText(void)
     return api_error_text();
 }
 
+VOID WINAPI OwhpSetLastErrorText(const char *Text)
+{
+    api_set_error_text(Text);
+}
+
 static enum status query_engine(UINT32 kind, char *reason, size_t size)
 {
     const struct engine *engine;

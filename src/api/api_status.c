@@ -55,6 +55,21 @@ const char *api_error_text(void)
     return error_text;
 }
 
+void api_set_error_text(const char *text)
+{
+    error_text[0] = 0;
+    for (size_t i = 0; text && i < sizeof(error_text) - 1; i++) {
+        char byte;
+        if (caller_read(&byte, text + i, 1, "Text") != STATUS_OK)
+            break;
+        error_text[i] = byte;
+        error_text[i + 1] = 0;
+        if (!byte)
+            break;
+    }
+    last_error_clear();
+}
+
 static noinline HRESULT failure(const char *function, enum status status)
 {
     const char *text = last_error_text();

@@ -4,26 +4,88 @@
 
 #include "x86/aflags.h"
 
-/* First batch: general registers, RIP, RFLAGS, segments, control. */
-enum { BATCH_SEGMENTS = 18, BATCH_TABLES = BATCH_SEGMENTS + 8, BATCH_CONTROL = BATCH_TABLES + 2, BATCH_SIZE = BATCH_CONTROL + 5 };
+/* First batch: general registers, RIP, RFLAGS, segments, what decoding and translation depend on. */
+enum { BASE_SEGMENTS = 18, BASE_CONTROL = BASE_SEGMENTS + 6, BASE_SIZE = BASE_CONTROL + 3 };
 
-static const uint32_t batch[BATCH_SIZE] = {
+static const uint32_t base_names[BASE_SIZE] = {
     0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, VREG_RIP, VREG_RFLAGS,
-    VREG_ES, VREG_CS, VREG_SS, VREG_DS, VREG_FS, VREG_GS, VREG_LDTR, VREG_TR, VREG_IDTR, VREG_GDTR,
-    VREG_CR0, VREG_CR2, VREG_CR3, VREG_CR4, VREG_EFER,
+    VREG_ES, VREG_CS, VREG_SS, VREG_DS, VREG_FS, VREG_GS, VREG_CR0, VREG_CR4, VREG_EFER,
 };
 
-/* Second batch: vector and floating-point registers. */
+enum { SYSTEM_LDTR, SYSTEM_TR, SYSTEM_IDTR, SYSTEM_GDTR, SYSTEM_CR3, SYSTEM_STATE, SYSTEM_SIZE };
+
+static const uint32_t system_names[SYSTEM_SIZE] = {VREG_LDTR, VREG_TR, VREG_IDTR, VREG_GDTR, VREG_CR3, (uint32_t)VREG_INTERRUPT_STATE};
+
 enum { VECTOR_ST = 16, VECTOR_FP = VECTOR_ST + 8, VECTOR_MXCSR, VECTOR_SIZE };
 
-static void vector_names(uint32_t names[VECTOR_SIZE])
+static const uint32_t vector_names[VECTOR_SIZE] = {
+    VREG_XMM0, VREG_XMM0 + 1, VREG_XMM0 + 2, VREG_XMM0 + 3, VREG_XMM0 + 4, VREG_XMM0 + 5, VREG_XMM0 + 6, VREG_XMM0 + 7,
+    VREG_XMM0 + 8, VREG_XMM0 + 9, VREG_XMM0 + 10, VREG_XMM0 + 11, VREG_XMM0 + 12, VREG_XMM0 + 13, VREG_XMM0 + 14, VREG_XMM15,
+    VREG_FPMMX0, VREG_FPMMX0 + 1, VREG_FPMMX0 + 2, VREG_FPMMX0 + 3, VREG_FPMMX0 + 4, VREG_FPMMX0 + 5, VREG_FPMMX0 + 6, VREG_FPMMX7,
+    VREG_FP_CONTROL_STATUS, VREG_XMM_CONTROL_STATUS,
+};
+
+/* ---- fetching ---- */
+
+static struct segment segment_from(const union vreg_value *v)
 {
+    return (struct segment){.base = v->segment.base, .limit = v->segment.limit, .selector = v->segment.selector,
+                            .attributes = v->segment.attributes};
+}
+
+static struct table_register table_from(const union vreg_value *v)
+{
+    return (struct table_register){.base = v->table.base, .limit = v->table.limit};
+}
+
+/* The privilege level is SS.DPL (SDM 3A 5.5), in real mode 0, in virtual-8086 mode 3. */
+static uint8_t privilege(const struct cpu *cpu)
+{
+    if (cpu_is_real(cpu))
+        return 0;
+    return cpu_is_v86(cpu) ? 3 : (uint8_t)(cpu->segment[SEG_SS].attributes >> SEG_DPL_SHIFT & 3);
+}
+
+bool emulator_registers_load(struct emulator_registers *r, struct cpu *cpu, const struct emulator_client *client)
+{
+    union vreg_value v[BASE_SIZE];
+
+    memset(v, 0, sizeof(v));
+    if (!client->callbacks->get_registers(client->context, base_names, BASE_SIZE, v))
+        return false;
     for (unsigned i = 0; i < 16; i++)
-        names[i] = VREG_XMM0 + i;
-    for (unsigned i = 0; i < 8; i++)
-        names[VECTOR_ST + i] = VREG_FPMMX0 + i;
-    names[VECTOR_FP] = VREG_FP_CONTROL_STATUS;
-    names[VECTOR_MXCSR] = VREG_XMM_CONTROL_STATUS;
+        r->gpr[i] = cpu->gpr[i].q = v[i].q[0];
+    r->rip = cpu->rip = v[16].q[0];
+    for (unsigned i = SEG_ES; i <= SEG_GS; i++)
+        r->segment[i] = cpu->segment[i] = segment_from(&v[BASE_SEGMENTS + i]);
+    r->cr0 = cpu->cr0 = v[BASE_CONTROL].q[0];
+    r->cr4 = cpu->cr4 = v[BASE_CONTROL + 1].q[0];
+    cpu->efer = v[BASE_CONTROL + 2].q[0];
+    cpu->aflags = aflags_from_rflags(v[17].q[0]);
+    cpu->rflags = (v[17].q[0] & ~RFLAGS_ARITHMETIC) | RFLAGS_ONE;
+    r->rflags = cpu_rflags(cpu);
+    r->cpl = cpu->cpl = privilege(cpu);
+    cpu->interrupt_shadow = false;
+    r->has_system = r->has_vector = false;
+    cpu_update_mode(cpu);
+    return true;
+}
+
+bool emulator_registers_load_system(struct emulator_registers *r, struct cpu *cpu, const struct emulator_client *client)
+{
+    union vreg_value v[SYSTEM_SIZE];
+
+    memset(v, 0, sizeof(v));
+    if (!client->callbacks->get_registers(client->context, system_names, SYSTEM_SIZE, v))
+        return false;
+    r->segment[SEG_LDTR] = cpu->segment[SEG_LDTR] = segment_from(&v[SYSTEM_LDTR]);
+    r->segment[SEG_TR] = cpu->segment[SEG_TR] = segment_from(&v[SYSTEM_TR]);
+    r->idtr = cpu->idtr = table_from(&v[SYSTEM_IDTR]);
+    r->gdtr = cpu->gdtr = table_from(&v[SYSTEM_GDTR]);
+    r->cr3 = cpu->cr3 = v[SYSTEM_CR3].q[0];
+    r->nmi_masked = cpu->nmi_masked = v[SYSTEM_STATE].q[0] & 2;
+    r->has_system = true;
+    return true;
 }
 
 /* FpMmx registers go by their physical number, the image by their distance from the top of the stack. */
@@ -32,52 +94,12 @@ static unsigned image_slot(const struct cpu *cpu, unsigned physical)
     return (physical - (cpu->x87.status >> 11 & 7)) & 7;
 }
 
-static void unpack(struct cpu *cpu, const union vreg_value *v)
+bool emulator_registers_load_vector(struct emulator_registers *r, struct cpu *cpu, const struct emulator_client *client)
 {
-    for (unsigned i = 0; i < 16; i++)
-        cpu->gpr[i].q = v[i].q[0];
-    cpu->rip = v[16].q[0];
-    for (unsigned i = 0; i < SEG_COUNT; i++)
-        cpu->segment[i] = (struct segment){.base = v[BATCH_SEGMENTS + i].segment.base, .limit = v[BATCH_SEGMENTS + i].segment.limit,
-                                           .selector = v[BATCH_SEGMENTS + i].segment.selector,
-                                           .attributes = v[BATCH_SEGMENTS + i].segment.attributes};
-    cpu->idtr = (struct table_register){.base = v[BATCH_TABLES].table.base, .limit = v[BATCH_TABLES].table.limit};
-    cpu->gdtr = (struct table_register){.base = v[BATCH_TABLES + 1].table.base, .limit = v[BATCH_TABLES + 1].table.limit};
-    cpu->cr0 = v[BATCH_CONTROL].q[0];
-    cpu->cr2 = v[BATCH_CONTROL + 1].q[0];
-    cpu->cr3 = v[BATCH_CONTROL + 2].q[0];
-    cpu->cr4 = v[BATCH_CONTROL + 3].q[0];
-    cpu->efer = v[BATCH_CONTROL + 4].q[0];
-    cpu->rflags = 0;
-    cpu->cpl = cpu->cr0 & CR0_PE ? (v[17].q[0] & RFLAGS_VM ? 3 : (uint8_t)(cpu->segment[SEG_SS].attributes >> SEG_DPL_SHIFT & 3)) : 0;
-    cpu_set_rflags(cpu, v[17].q[0]);
-    cpu_update_mode(cpu);
-}
-
-bool emulator_registers_load(struct emulator_registers *r, struct cpu *cpu, const struct emulator_callbacks *callbacks, void *context)
-{
-    union vreg_value values[BATCH_SIZE];
-
-    memset(values, 0, sizeof(values));
-    if (!callbacks->get_registers(context, batch, BATCH_SIZE, values))
-        return false;
-    unpack(cpu, values);
-    for (unsigned i = 0; i < 16; i++)
-        r->gpr[i] = cpu->gpr[i].q;
-    r->rip = cpu->rip;
-    r->rflags = cpu_rflags(cpu);
-    r->has_vector = false;
-    return true;
-}
-
-bool emulator_registers_load_vector(struct emulator_registers *r, struct cpu *cpu, const struct emulator_callbacks *callbacks, void *context)
-{
-    uint32_t names[VECTOR_SIZE];
     union vreg_value v[VECTOR_SIZE];
 
-    vector_names(names);
     memset(v, 0, sizeof(v));
-    if (!callbacks->get_registers(context, names, VECTOR_SIZE, v))
+    if (!client->callbacks->get_registers(client->context, vector_names, VECTOR_SIZE, v))
         return false;
     for (unsigned i = 0; i < 16; i++)
         memcpy(&cpu->vector[i], &v[i], 16);
@@ -99,27 +121,92 @@ bool emulator_registers_load_vector(struct emulator_registers *r, struct cpu *cp
     return true;
 }
 
-bool emulator_registers_changed(const struct emulator_registers *r, const struct cpu *cpu)
+bool emulator_registers_progressed(const struct emulator_registers *r, const struct cpu *cpu)
 {
     for (unsigned i = 0; i < 16; i++)
         if (r->gpr[i] != cpu->gpr[i].q)
             return true;
-    return r->rip != cpu->rip || r->rflags != cpu_rflags(cpu);
+    return false;
 }
 
 /* ---- storing ---- */
 
+enum { CHANGES = BASE_SIZE + SYSTEM_SIZE + VECTOR_SIZE + 1 };
+
 struct changes {
-    uint32_t names[18 + SEG_COUNT + VECTOR_SIZE];
-    union vreg_value values[18 + SEG_COUNT + VECTOR_SIZE];
     uint32_t count;
+    uint32_t names[CHANGES];
+    union vreg_value values[CHANGES];
 };
 
 static union vreg_value *add(struct changes *c, uint32_t name)
 {
     c->names[c->count] = name;
-    memset(&c->values[c->count], 0, sizeof(c->values[0]));
+    c->values[c->count] = (union vreg_value){0};
     return &c->values[c->count++];
+}
+
+static void add_if(struct changes *c, uint32_t name, uint64_t before, uint64_t now)
+{
+    if (unlikely(before != now))
+        add(c, name)->q[0] = now;
+}
+
+static bool same_segment(const struct segment *a, const struct segment *b)
+{
+    return a->base == b->base && a->limit == b->limit && a->selector == b->selector && a->attributes == b->attributes;
+}
+
+static void add_segments(struct changes *c, const struct emulator_registers *r, const struct cpu *cpu)
+{
+    unsigned last = r->has_system ? SEG_TR : SEG_GS;
+
+    for (unsigned i = SEG_ES; i <= last; i++) {
+        const struct segment *s = &cpu->segment[i];
+
+        if (likely(same_segment(&r->segment[i], s)))
+            continue;
+        union vreg_value *v = add(c, VREG_ES + i);
+        v->segment.base = s->base;
+        v->segment.limit = s->limit;
+        v->segment.selector = s->selector;
+        v->segment.attributes = s->attributes;
+    }
+}
+
+static void add_table(struct changes *c, uint32_t name, const struct table_register *before, const struct table_register *now)
+{
+    if (before->base == now->base && before->limit == now->limit)
+        return;
+    union vreg_value *v = add(c, name);
+    v->table.base = now->base;
+    v->table.limit = now->limit;
+}
+
+static void add_system(struct changes *c, const struct emulator_registers *r, const struct cpu *cpu)
+{
+    add_table(c, VREG_IDTR, &r->idtr, &cpu->idtr);
+    add_table(c, VREG_GDTR, &r->gdtr, &cpu->gdtr);
+    if (cpu->interrupt_shadow || cpu->nmi_masked != r->nmi_masked)
+        add(c, (uint32_t)VREG_INTERRUPT_STATE)->q[0] = (uint64_t)cpu->interrupt_shadow | (uint64_t)cpu->nmi_masked << 1;
+}
+
+/* The status word comes before the registers: it says which physical register is the top. */
+static void add_x87(struct changes *c, const struct emulator_registers *r, const struct cpu *cpu)
+{
+    if (!memcmp(&r->x87, &cpu->x87, sizeof(r->x87)))
+        return;
+    union vreg_value *v = add(c, VREG_FP_CONTROL_STATUS);
+    v->w[0] = cpu->x87.control;
+    v->w[1] = cpu->x87.status;
+    v->w[2] = cpu->x87.tag;
+    v->w[3] = cpu->x87.opcode;
+    v->q[1] = cpu->x87.instruction_pointer;
+    for (unsigned i = 0; i < 8; i++) {
+        v = add(c, VREG_FPMMX0 + i);
+        v->q[0] = cpu->x87.st[image_slot(cpu, i)].mantissa;
+        v->w[4] = cpu->x87.st[image_slot(cpu, i)].exponent;
+    }
 }
 
 static void add_vector(struct changes *c, const struct emulator_registers *r, const struct cpu *cpu)
@@ -127,19 +214,7 @@ static void add_vector(struct changes *c, const struct emulator_registers *r, co
     for (unsigned i = 0; i < 16; i++)
         if (memcmp(&r->vector[i], &cpu->vector[i], 16))
             memcpy(add(c, VREG_XMM0 + i), &cpu->vector[i], 16);
-    if (memcmp(&r->x87, &cpu->x87, sizeof(r->x87))) {
-        for (unsigned i = 0; i < 8; i++) {
-            union vreg_value *v = add(c, VREG_FPMMX0 + i);
-            v->q[0] = cpu->x87.st[image_slot(cpu, i)].mantissa;
-            v->w[4] = cpu->x87.st[image_slot(cpu, i)].exponent;
-        }
-        union vreg_value *v = add(c, VREG_FP_CONTROL_STATUS);
-        v->w[0] = cpu->x87.control;
-        v->w[1] = cpu->x87.status;
-        v->w[2] = cpu->x87.tag;
-        v->w[3] = cpu->x87.opcode;
-        v->q[1] = cpu->x87.instruction_pointer;
-    }
+    add_x87(c, r, cpu);
     if (r->mxcsr != cpu->mxcsr || r->x87.data_pointer != cpu->x87.data_pointer) {
         union vreg_value *v = add(c, VREG_XMM_CONTROL_STATUS);
         v->q[0] = cpu->x87.data_pointer;
@@ -148,16 +223,23 @@ static void add_vector(struct changes *c, const struct emulator_registers *r, co
     }
 }
 
-bool emulator_registers_store(const struct emulator_registers *r, const struct cpu *cpu, const struct emulator_callbacks *callbacks, void *context)
+bool emulator_registers_store(const struct emulator_registers *r, const struct cpu *cpu, const struct emulator_client *client,
+                              const union vreg_value *event)
 {
-    struct changes c = {.count = 0};
+    struct changes c;
 
+    c.count = 0;
     add(&c, VREG_RIP)->q[0] = cpu->rip;
     add(&c, VREG_RFLAGS)->q[0] = cpu_rflags(cpu);
     for (unsigned i = 0; i < 16; i++)
-        if (r->gpr[i] != cpu->gpr[i].q)
-            add(&c, i)->q[0] = cpu->gpr[i].q;
+        add_if(&c, i, r->gpr[i], cpu->gpr[i].q);
+    add_segments(&c, r, cpu);
+    add_if(&c, VREG_CR0, r->cr0, cpu->cr0);
+    if (r->has_system)
+        add_system(&c, r, cpu);
     if (r->has_vector)
         add_vector(&c, r, cpu);
-    return callbacks->set_registers(context, c.names, c.count, c.values);
+    if (event)
+        *add(&c, (uint32_t)VREG_PENDING_EVENT) = *event;
+    return client->callbacks->set_registers(client->context, c.names, c.count, c.values);
 }

@@ -1,4 +1,7 @@
-/* Registers between the client's callbacks and the emulator's processor: fetched in at most two batches, written in one. */
+/*
+ * Registers between the client's callbacks and the emulator's processor: fetched in batches, the first one always, others when
+ * the instruction needs them; written in one.
+ */
 #ifndef OWHP_EMUL_EMULATOR_REGISTERS_H
 #define OWHP_EMUL_EMULATOR_REGISTERS_H
 
@@ -7,20 +10,37 @@
 
 /* What was fetched, to see what changed. */
 struct emulator_registers {
-    uint64_t gpr[16], rip, rflags;
+    uint64_t gpr[16], rip, rflags, cr0, cr4;
+    struct segment segment[SEG_COUNT];
+    uint8_t cpl;
+    bool has_system;
+    struct table_register gdtr, idtr;
+    uint64_t cr3;
+    bool nmi_masked;
     bool has_vector;
     union vector vector[16];
     struct x87_image x87;
     uint32_t mxcsr;
 };
 
-must_check bool emulator_registers_load(struct emulator_registers *registers, struct cpu *cpu, const struct emulator_callbacks *callbacks, void *context);
-must_check bool emulator_registers_load_vector(struct emulator_registers *registers, struct cpu *cpu, const struct emulator_callbacks *callbacks, void *context);
+/* The client's side of a transfer. */
+struct emulator_client {
+    const struct emulator_callbacks *callbacks;
+    void *context;
+};
 
-/* Did the instruction change any (RIP included)? */
-bool emulator_registers_changed(const struct emulator_registers *registers, const struct cpu *cpu);
+/* False: the callback failed. */
+must_check bool emulator_registers_load(struct emulator_registers *registers, struct cpu *cpu, const struct emulator_client *client);
+must_check bool emulator_registers_load_system(struct emulator_registers *registers, struct cpu *cpu, const struct emulator_client *client);
+must_check bool emulator_registers_load_vector(struct emulator_registers *registers, struct cpu *cpu, const struct emulator_client *client);
 
-/* What changed, RIP and RFLAGS in any case, in one call. */
-must_check bool emulator_registers_store(const struct emulator_registers *registers, const struct cpu *cpu, const struct emulator_callbacks *callbacks, void *context);
+/* Did the instruction change a general register? (A REP that was stopped has, when iterations are complete.) */
+bool emulator_registers_progressed(const struct emulator_registers *registers, const struct cpu *cpu);
+
+/*
+ * What changed, in one call: RIP and RFLAGS in any case; `event` (may be NULL) is a value for PendingEvent.
+ */
+must_check bool emulator_registers_store(const struct emulator_registers *registers, const struct cpu *cpu,
+                                         const struct emulator_client *client, const union vreg_value *event);
 
 #endif
