@@ -164,6 +164,8 @@ struct cpu {
     union vector vector[16] __attribute__((aligned(32)));
     struct x87_image x87;
 
+    union vector scratch __attribute__((aligned(32))); /* a memory operand on its way to a host stub */
+
     struct cpu_fault fault;
     const struct cpu_port *port;
     void *port_context;

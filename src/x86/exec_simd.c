@@ -356,3 +356,29 @@ bool exec_simd_bind(struct insn *insn, const ZydisDecodedInstruction *decoded,
     insn->exec = shape_of(insn, decoded);
     return true;
 }
+
+/* ---- shapes by function ---- */
+
+unsigned simd_shape(const struct insn *insn)
+{
+    static const struct {
+        exec_fn *exec;
+        unsigned shape;
+    } shapes[] = {
+        {exec_registers, SIMD_SHAPE_REGISTERS},
+        {exec_registers_float, SIMD_SHAPE_REGISTERS + SIMD_SHAPE_FLOAT},
+        {exec_load4, SIMD_SHAPE_LOAD4},
+        {exec_load4_float, SIMD_SHAPE_LOAD4 + SIMD_SHAPE_FLOAT},
+        {exec_load8, SIMD_SHAPE_LOAD8},
+        {exec_load8_float, SIMD_SHAPE_LOAD8 + SIMD_SHAPE_FLOAT},
+        {exec_load16, SIMD_SHAPE_LOAD16},
+        {exec_load16_float, SIMD_SHAPE_LOAD16 + SIMD_SHAPE_FLOAT},
+        {exec_load16_aligned, SIMD_SHAPE_LOAD16_ALIGNED},
+        {exec_load16_aligned_float, SIMD_SHAPE_LOAD16_ALIGNED + SIMD_SHAPE_FLOAT},
+    };
+
+    for (size_t i = 0; i < array_size(shapes); i++)
+        if (shapes[i].exec == insn->exec)
+            return shapes[i].shape;
+    return SIMD_SHAPE_OTHER;
+}

@@ -109,4 +109,25 @@ exec_fn exec_maskmovdqu, exec_ldmxcsr, exec_stmxcsr;
 must_check bool simd_store_masked(struct cpu *cpu, const struct insn *insn, const uint8_t *data,
                                   const uint8_t *mask, unsigned size);
 
+/* ---- for the interpreter's fast operations ---- */
+
+/* What an instruction bound to a stub looks like; insn->extra is the stub, operands are placed. */
+enum simd_shape {
+    SIMD_SHAPE_OTHER,
+    SIMD_SHAPE_REGISTERS,
+    SIMD_SHAPE_LOAD4,
+    SIMD_SHAPE_LOAD8,
+    SIMD_SHAPE_LOAD16,         /* any alignment */
+    SIMD_SHAPE_LOAD16_ALIGNED,
+    SIMD_SHAPE_FLOAT = 8,      /* added to one of those: MXCSR governs it */
+};
+
+unsigned simd_shape(const struct insn *insn);
+
+/* Can a fast operation run a stub of this kind now? The exec function does what there is to do when not. */
+static inline bool simd_ready(const struct cpu *cpu)
+{
+    return likely(!(cpu->cr0 & (CR0_EM | CR0_TS)) && (cpu->cr4 & CR4_OSFXSR));
+}
+
 #endif

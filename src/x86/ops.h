@@ -7,6 +7,13 @@
 
 #include "x86/interpret.h"
 
+/* Vector moves: what is moved, and what happens to the rest of a register. */
+enum op_vector {
+    OP_COPY16, OP_LOAD16, OP_LOAD16_ALIGNED, OP_STORE16, OP_STORE16_ALIGNED,
+    OP_LOAD8_ZERO, OP_LOAD4_ZERO, OP_LOAD8_LOW, OP_LOAD8_HIGH, OP_STORE8_LOW, OP_STORE8_HIGH, OP_STORE4,
+    OP_VECTOR_COUNT
+};
+
 /* Operand forms: register-register, register-immediate, register-memory, memory-register, memory-immediate. */
 enum op_form { FORM_RR, FORM_RI, FORM_RM, FORM_MR, FORM_MI, FORM_COUNT };
 enum op_alu { OP_ADD, OP_OR, OP_ADC, OP_SBB, OP_AND, OP_SUB, OP_XOR, OP_CMP, OP_TEST, OP_MOV, OP_ALU_COUNT };
@@ -25,6 +32,8 @@ struct op_table {
     op_fn *jcc[16], *jmp, *jmp_r, *jmp_m, *call, *call_r, *call_m, *ret, *ret_imm;
     op_fn *push_r, *push_i, *push_m, *pop_r, *leave;
     op_fn *xchg_rr[4], *bswap[4], *cbw[4], *cwd[4], *bt_ri[4], *nop;
+    op_fn *vector[OP_VECTOR_COUNT];
+    op_fn *stub[16]; /* by simd_shape (x86/exec_simd.h) */
 };
 
 extern const struct op_table ops_64, ops_legacy;

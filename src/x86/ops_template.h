@@ -11,6 +11,8 @@
 #include "x86/alu_muldiv.h"
 #include "x86/alu_shift.h"
 #include "x86/condition.h"
+#include "x86/exec_simd.h"
+#include "x86/host_stub.h"
 #include "x86/ops.h"
 #include "x86/tlb.h"
 
@@ -418,6 +420,61 @@ HANDLER(cwd64) { cpu->gpr[REG_RDX].q = (uint64_t)((int64_t)cpu->gpr[REG_RAX].q >
 BT_RI(16) BT_RI(32) BT_RI(64)
 HANDLER(nop) { NEXT(); }
 
+/* ---- vector moves, and instructions that the host carries out ---- */
+
+#define VECTOR(at) ((union vector *)(void *)((uint8_t *)cpu + (at)))
+
+#define LOAD_128(to)                                                                                \
+    do {                                                                                            \
+        const uint8_t *host_ = tlb_read(cpu, linear, 16);                                           \
+        if (unlikely(!host_))                                                                       \
+            return interpret_miss_read(cpu, op, linear);                                            \
+        if (unlikely(!guarded_load128(host_, (to))))                                                \
+            COLD();                                                                                 \
+    } while (0)
+
+#define STORE_128(from)                                                                             \
+    do {                                                                                            \
+        uint8_t *host_ = tlb_write(cpu, linear, 16);                                                \
+        if (unlikely(!host_))                                                                       \
+            return interpret_miss_write(cpu, op, linear);                                           \
+        if (unlikely(!guarded_store128(host_, (from))))                                             \
+            COLD();                                                                                 \
+    } while (0)
+
+#define VECTOR_HANDLER(name) HANDLER(name) { if (unlikely(!simd_ready(cpu))) COLD();
+#define END NEXT(); }
+#define ALIGNED_16() if (unlikely(linear & 15)) COLD()
+
+VECTOR_HANDLER(copy16) __builtin_memcpy(VECTOR(op->destination), VECTOR(op->source), 16); END
+VECTOR_HANDLER(load16) ADDRESS(16, read); LOAD_128(VECTOR(op->destination)); END
+VECTOR_HANDLER(load16_aligned) ADDRESS(16, read); ALIGNED_16(); LOAD_128(VECTOR(op->destination)); END
+VECTOR_HANDLER(store16) ADDRESS(16, write); STORE_128(VECTOR(op->source)); END
+VECTOR_HANDLER(store16_aligned) ADDRESS(16, write); ALIGNED_16(); STORE_128(VECTOR(op->source)); END
+VECTOR_HANDLER(load8_zero) ADDRESS(8, read); LOAD(64, v); VECTOR(op->destination)->q[0] = v; VECTOR(op->destination)->q[1] = 0; END
+VECTOR_HANDLER(load4_zero) ADDRESS(4, read); LOAD(32, v); VECTOR(op->destination)->q[0] = v; VECTOR(op->destination)->q[1] = 0; END
+VECTOR_HANDLER(load8_low) ADDRESS(8, read); LOAD(64, v); VECTOR(op->destination)->q[0] = v; END
+VECTOR_HANDLER(load8_high) ADDRESS(8, read); LOAD(64, v); VECTOR(op->destination)->q[1] = v; END
+VECTOR_HANDLER(store8_low) ADDRESS(8, write); STORE(64, VECTOR(op->source)->q[0]); END
+VECTOR_HANDLER(store8_high) ADDRESS(8, write); STORE(64, VECTOR(op->source)->q[1]); END
+VECTOR_HANDLER(store4) ADDRESS(4, write); STORE(32, VECTOR(op->source)->d[0]); END
+
+/* Stubs take pointers to their operands (exec_simd_stub.c); a memory operand goes through cpu->scratch. Features that a partition
+ * may take away, and unmasked exceptions, are the exec function's. */
+#define RUN_STUB(first, second) ((simd_stub *)(uintptr_t)op->immediate)((first), (second), cpu)
+#define RUN_STUB_FLOAT(first, second) (void)!simd_run_float(cpu, (simd_stub *)(uintptr_t)op->immediate, (first), 16, (second))
+#define INTEGER_GUARD() if (unlikely(!simd_ready(cpu) || host_stub_tag((const void *)(uintptr_t)op->immediate))) COLD()
+#define FLOAT_GUARD() if (unlikely(!simd_ready(cpu) || (cpu->mxcsr & 0x1f80) != 0x1f80 || host_stub_tag((const void *)(uintptr_t)op->immediate))) COLD()
+
+#define STUB_SHAPES(kind, GUARD, RUN)                                                               \
+    HANDLER(stub_##kind##_registers) { GUARD(); RUN(VECTOR(op->destination), VECTOR(op->source)); NEXT(); } \
+    HANDLER(stub_##kind##_load4) { GUARD(); ADDRESS(4, read); LOAD(32, v); cpu->scratch.q[0] = v; RUN(VECTOR(op->destination), &cpu->scratch); NEXT(); } \
+    HANDLER(stub_##kind##_load8) { GUARD(); ADDRESS(8, read); LOAD(64, v); cpu->scratch.q[0] = v; RUN(VECTOR(op->destination), &cpu->scratch); NEXT(); } \
+    HANDLER(stub_##kind##_load16) { GUARD(); ADDRESS(16, read); LOAD_128(&cpu->scratch); RUN(VECTOR(op->destination), &cpu->scratch); NEXT(); } \
+    HANDLER(stub_##kind##_load16_aligned) { GUARD(); ADDRESS(16, read); ALIGNED_16(); LOAD_128(&cpu->scratch); RUN(VECTOR(op->destination), &cpu->scratch); NEXT(); }
+STUB_SHAPES(integer, INTEGER_GUARD, RUN_STUB)
+STUB_SHAPES(float, FLOAT_GUARD, RUN_STUB_FLOAT)
+
 /* ---- the table ---- */
 
 #define SIZES(name, form) {name##8_##form, name##16_##form, name##32_##form, name##64_##form}
@@ -449,5 +506,11 @@ const struct op_table OPS_TABLE = {
     .push_r = push_reg, .push_i = push_imm, .pop_r = pop_reg, .leave = leave_frame,
     .xchg_rr = {xchg8, xchg16, xchg32, xchg64}, .bswap = {NULL, NULL, bswap32, bswap64},
     .cbw = WORDS(cbw, ), .cwd = WORDS(cwd, ), .bt_ri = WORDS(bt, ), .nop = nop,
+    .vector = {copy16, load16, load16_aligned, store16, store16_aligned, load8_zero, load4_zero, load8_low, load8_high, store8_low, store8_high, store4},
+    .stub = {[SIMD_SHAPE_REGISTERS] = stub_integer_registers, [SIMD_SHAPE_LOAD4] = stub_integer_load4, [SIMD_SHAPE_LOAD8] = stub_integer_load8,
+             [SIMD_SHAPE_LOAD16] = stub_integer_load16, [SIMD_SHAPE_LOAD16_ALIGNED] = stub_integer_load16_aligned,
+             [SIMD_SHAPE_FLOAT + SIMD_SHAPE_REGISTERS] = stub_float_registers, [SIMD_SHAPE_FLOAT + SIMD_SHAPE_LOAD4] = stub_float_load4,
+             [SIMD_SHAPE_FLOAT + SIMD_SHAPE_LOAD8] = stub_float_load8, [SIMD_SHAPE_FLOAT + SIMD_SHAPE_LOAD16] = stub_float_load16,
+             [SIMD_SHAPE_FLOAT + SIMD_SHAPE_LOAD16_ALIGNED] = stub_float_load16_aligned},
 };
 /* clang-format on */

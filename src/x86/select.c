@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "x86/decode.h"
+#include "x86/exec_simd.h"
 #include "x86/interpret.h"
 #include "x86/ops.h"
 
@@ -398,6 +399,82 @@ static bool select_nop(const struct selection *s, unsigned unused)
     return take(s, s->table->nop);
 }
 
+/* ---- vectors ---- */
+
+static bool is_xmm(const struct operand *o)
+{
+    return o->kind == OPERAND_REGISTER && o->reg_class == CLASS_XMM;
+}
+
+/* Plain moves: as a load, as a store, between registers (OP_VECTOR_COUNT: not a fast one). */
+struct vector_move {
+    uint8_t load, store, copy;
+};
+
+static const struct vector_move moves_16 = {OP_LOAD16, OP_STORE16, OP_COPY16};
+static const struct vector_move moves_16_aligned = {OP_LOAD16_ALIGNED, OP_STORE16_ALIGNED, OP_COPY16};
+static const struct vector_move moves_8 = {OP_LOAD8_ZERO, OP_STORE8_LOW, OP_VECTOR_COUNT};
+static const struct vector_move moves_4 = {OP_LOAD4_ZERO, OP_STORE4, OP_VECTOR_COUNT};
+static const struct vector_move moves_low = {OP_LOAD8_LOW, OP_STORE8_LOW, OP_VECTOR_COUNT};
+static const struct vector_move moves_high = {OP_LOAD8_HIGH, OP_STORE8_HIGH, OP_VECTOR_COUNT};
+
+static bool select_move(const struct selection *s, const struct vector_move *move)
+{
+    const struct operand *to = &s->insn->operand[0], *from = &s->insn->operand[1];
+    unsigned which = OP_VECTOR_COUNT;
+
+    if (!(s->mode & MODE_64))
+        return false;
+    s->op->destination = to->offset;
+    s->op->source = from->offset;
+    if (is_xmm(to) && is_xmm(from))
+        which = move->copy;
+    else if (is_xmm(to) && from->kind == OPERAND_MEMORY && set_memory(s, from->size))
+        which = move->load;
+    else if (is_xmm(from) && to->kind == OPERAND_MEMORY && set_memory(s, to->size))
+        which = move->store;
+    return which < OP_VECTOR_COUNT && take(s, s->table->vector[which]);
+}
+
+static bool select_move_16(const struct selection *s, unsigned aligned)
+{
+    return select_move(s, aligned ? &moves_16_aligned : &moves_16);
+}
+
+static bool select_move_8(const struct selection *s, unsigned unused)
+{
+    (void)unused;
+    return s->insn->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT && select_move(s, &moves_8);
+}
+
+/* MOVD and MOVQ between vector registers and memory; a general register is the exec function's. */
+static bool select_move_4(const struct selection *s, unsigned unused)
+{
+    (void)unused;
+    return select_move(s, &moves_4);
+}
+
+static bool select_move_half(const struct selection *s, unsigned high)
+{
+    return select_move(s, high ? &moves_high : &moves_low);
+}
+
+/* Everything that runs through a stub with two operands. */
+static bool select_stub(const struct selection *s)
+{
+    const struct operand *to = &s->insn->operand[0], *from = &s->insn->operand[1];
+    unsigned shape = simd_shape(s->insn);
+
+    if (shape == SIMD_SHAPE_OTHER || !s->insn->extra || !(s->mode & MODE_64))
+        return false;
+    s->op->destination = to->offset;
+    s->op->source = from->offset;
+    s->op->immediate = (uint64_t)(uintptr_t)s->insn->extra;
+    if (from->kind == OPERAND_MEMORY && !set_memory(s, from->size))
+        return false;
+    return take(s, s->table->stub[shape]);
+}
+
 /* ---- the table ---- */
 
 typedef bool select_fn(const struct selection *s, unsigned argument);
@@ -414,6 +491,10 @@ static const struct row { ZydisMnemonic mnemonic; select_fn *select; unsigned ar
     {M(JMP), select_jmp, 0}, {M(CALL), select_call, 0}, {M(RET), select_ret, 0}, {M(PUSH), select_push, 0}, {M(POP), select_pop, 0}, {M(LEAVE), select_leave, 0},
     {M(XCHG), select_xchg, 0}, {M(BSWAP), select_bswap, 0}, {M(BT), select_bt, 0}, {M(NOP), select_nop, 0}, {M(ENDBR64), select_nop, 0}, {M(ENDBR32), select_nop, 0},
     {M(CBW), select_cbw, 1}, {M(CWDE), select_cbw, 2}, {M(CDQE), select_cbw, 3}, {M(CWD), select_cwd, 1}, {M(CDQ), select_cwd, 2}, {M(CQO), select_cwd, 3},
+    {M(MOVUPS), select_move_16, false}, {M(MOVUPD), select_move_16, false}, {M(MOVDQU), select_move_16, false},
+    {M(MOVAPS), select_move_16, true}, {M(MOVAPD), select_move_16, true}, {M(MOVDQA), select_move_16, true},
+    {M(MOVSD), select_move_8, 0}, {M(MOVQ), select_move_8, 0}, {M(MOVSS), select_move_4, 0}, {M(MOVD), select_move_4, 0},
+    {M(MOVLPS), select_move_half, false}, {M(MOVLPD), select_move_half, false}, {M(MOVHPS), select_move_half, true}, {M(MOVHPD), select_move_half, true},
     {M(JO), select_jcc, 0}, {M(JNO), select_jcc, 1}, {M(JB), select_jcc, 2}, {M(JNB), select_jcc, 3}, {M(JZ), select_jcc, 4}, {M(JNZ), select_jcc, 5}, {M(JBE), select_jcc, 6}, {M(JNBE), select_jcc, 7},
     {M(JS), select_jcc, 8}, {M(JNS), select_jcc, 9}, {M(JP), select_jcc, 10}, {M(JNP), select_jcc, 11}, {M(JL), select_jcc, 12}, {M(JNL), select_jcc, 13}, {M(JLE), select_jcc, 14}, {M(JNLE), select_jcc, 15},
     {M(SETO), select_setcc, 0}, {M(SETNO), select_setcc, 1}, {M(SETB), select_setcc, 2}, {M(SETNB), select_setcc, 3}, {M(SETZ), select_setcc, 4}, {M(SETNZ), select_setcc, 5}, {M(SETBE), select_setcc, 6}, {M(SETNBE), select_setcc, 7},
@@ -443,7 +524,7 @@ bool select_fast(uint32_t mode, const struct decoded *decoded, unsigned offset, 
 
     if (decoded->insn.operand[0].kind == OPERAND_REGISTER && (decoded->insn.operand[0].offset & 1))
         return false; /* AH..BH as destination */
-    if (row && rows[row - 1].select(&s, rows[row - 1].argument))
+    if (row ? rows[row - 1].select(&s, rows[row - 1].argument) : decoded->insn.uses_vector && select_stub(&s))
         return true;
     *op = kept;
     *ends = kept_ends;
