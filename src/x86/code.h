@@ -95,6 +95,9 @@ bool code_create(struct cpu *cpu);
 void code_destroy(struct cpu *cpu);
 void code_drop_all(struct cpu *cpu); /* never while a block runs */
 
+/* How often code_drop_all has run: an operation or block from before it changed is no more. */
+uint64_t code_drops(const struct cpu *cpu);
+
 /* The block at CS:RIP for the current mode, decoded when needed. NULL: cpu->leave is set (fetch fault, exit). */
 struct block *code_find(struct cpu *cpu);
 

@@ -66,10 +66,12 @@ const struct op *interpret_branch(struct cpu *cpu, const struct op *op)
         cpu->leave = LEAVE_NONE;
         return NULL;
     }
+    uint64_t drops = code_drops(cpu);
     struct block *b = code_find(cpu);
     if (unlikely(!b))
         return NULL;
-    if (!((from ^ target) & PAGE_MASK) && can_link(owner(op), b))
+    /* The look-up may have started over with an empty arena: then this operation is no more. */
+    if (!((from ^ target) & PAGE_MASK) && drops == code_drops(cpu) && can_link(owner(op), b))
         ((struct op *)(uintptr_t)op)->link = b;
     INTERPRET_GO(cpu, b->ops);
 }
