@@ -7,12 +7,14 @@
 #include <Zydis/Zydis.h>
 
 #include "support/flat_cpu.h"
+#include "x86/decode.h"
 
 enum { GUEST_ARENA = 0x100000, PRINTED = 25 };
 #define COMPARED_FLAGS (RFLAGS_ARITHMETIC | RFLAGS_DF | RFLAGS_ID | RFLAGS_AC)
 
 static struct flat_cpu *flat;
 static struct silicon_code code;
+static enum silicon_way way;
 static unsigned long cases, faults, failures, placed;
 static uint64_t random_state = 0x2545f4914f6cdd1d;
 
@@ -66,7 +68,7 @@ static void map_guest(void)
         flat_map(flat, pages[i].address, guest_page(pages[i].address), pages[i].rights);
 }
 
-int silicon_init(bool direct)
+int silicon_init(enum silicon_way chosen)
 {
     if (!native_init()) {
         fprintf(stderr, "SKIPPED: the host does not allow code at a fixed address\n");
@@ -75,7 +77,8 @@ int silicon_init(bool direct)
     flat = flat_create();
     if (!flat)
         return 1;
-    flat->direct = direct;
+    way = chosen;
+    flat->direct = way != SILICON_PORT;
     flat_long(flat, true, 3);
     map_guest();
     return 0;
@@ -112,6 +115,22 @@ void silicon_place(const struct silicon_code *c)
     cpu_invalidate_code(flat->cpu, guest_page(ARENA_CODE), PAGE_SIZE);
 }
 
+/* One instruction by its exec function. */
+static enum cpu_leave execute(struct cpu *cpu)
+{
+    struct decoded decoded;
+
+    if (decode(cpu->mode, code.bytes, sizeof(code.bytes), &decoded) != DECODE_OK) {
+        (void)!raise_ud(cpu);
+        return LEAVE_FAULT;
+    }
+    cpu->next_rip = cpu->rip + decoded.insn.length;
+    if (decoded.insn.exec(cpu, &decoded.insn) == EXEC_LEAVE)
+        return cpu->leave;
+    cpu->rip = cpu->next_rip;
+    return LEAVE_NONE;
+}
+
 /* Ours: repeated strings come back to themselves after a bounded number of elements. */
 static void run_ours(const struct silicon_input *input, struct native_state *out)
 {
@@ -123,7 +142,7 @@ static void run_ours(const struct silicon_input *input, struct native_state *out
     cpu_set_rflags(cpu, input->rflags | RFLAGS_IF);
     cpu->rip = NATIVE_AT;
     for (unsigned i = 0; i < 10000; i++) {
-        leave = cpu_step(cpu);
+        leave = way == SILICON_EXEC ? execute(cpu) : cpu_step(cpu);
         if (leave != LEAVE_NONE || cpu->rip != NATIVE_AT)
             break;
     }

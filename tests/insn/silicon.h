@@ -23,8 +23,15 @@ struct silicon_input {
     uint64_t rflags; /* arithmetic flags and DF */
 };
 
-/* `direct`: our memory is host memory; else every access goes through the port. 0: ready. 77: this host cannot. */
-int silicon_init(bool direct);
+/* How ours is run. */
+enum silicon_way {
+    SILICON_STEP, /* by cpu_step: fast operations where there are any */
+    SILICON_PORT, /* the same, and every data access goes through the port */
+    SILICON_EXEC, /* by the exec function alone */
+};
+
+/* 0: ready. 77: this host cannot (said on stderr). */
+int silicon_init(enum silicon_way way);
 void silicon_fini(void);
 bool silicon_has_32(void);
 
