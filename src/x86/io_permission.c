@@ -21,7 +21,7 @@ static bool bitmap_allows(struct cpu *cpu, uint16_t port, unsigned size)
         return raise_gp(cpu, 0);
     if (!mem_read(cpu, (tr->base + at) & mask, &bits, 2, MEM_SYSTEM))
         return false;
-    return !((bits >> (port & 7)) & ((1u << size) - 1)) || raise_gp(cpu, 0);
+    return !(((unsigned)bits >> (port & 7)) & ((1u << size) - 1)) || raise_gp(cpu, 0);
 }
 
 bool io_allowed(struct cpu *cpu, uint16_t port, unsigned size)
