@@ -270,14 +270,17 @@ static void changes_under_runs(void **state)
     assert_ok(WHvDeletePartition(partition));
 }
 
-/* A hold wakes a sleeping run without ending it. */
+/* A hold wakes a sleeping run without ending it, also when there was a cancel before. */
 static void property_wakes_but_does_not_end(void **state)
 {
+    WHV_RUN_VP_EXIT_CONTEXT context;
+
     (void)state;
     partition = partition_with_vcpu();
+    assert_ok(WHvCancelRunVirtualProcessor(partition, 0, 0));
+    assert_ok(WHvRunVirtualProcessor(partition, 0, &context, sizeof(context)));
     struct engine_vcpu *vcpu = fake_vcpu(0);
     struct runner *runner = run_begin(partition, 0);
-    WHV_RUN_VP_EXIT_CONTEXT context;
 
     uint32_t runs = atomic_load(&vcpu->runs);
     set_property(partition, WHvPartitionPropertyCodeExceptionExitBitmap, 0x4000, 8);
