@@ -33,7 +33,7 @@ static uint64_t populate_host(uint8_t *host, uint64_t size, bool write)
  * tables. Others are left alone: not an error. */
 static uint64_t populate_resident(uint8_t *host, uint64_t size, bool write)
 {
-    static _Thread_local unsigned char resident[PIECE_BYTES / 4096];
+    unsigned char resident[PIECE_BYTES / 4096];
     if (mincore(host, size, resident) != 0)
         return gpa_probe_host(host, size, write); /* something is missing: find out what */
     for (uint64_t at = 0; at < size; at += PAGE_SIZE)
