@@ -52,6 +52,23 @@ static bool element_linear(const struct cpu *cpu, const struct stack *stack, uin
     return is_writable(cpu, &stack->ss) && segment_contains(&stack->ss, sp, size);
 }
 
+/* The page fault of a frame is that of the first element, in the order of pushes, that cannot be written. */
+static bool find_fault(struct cpu *cpu, const struct stack *stack, const struct frame *frame, unsigned size)
+{
+    const struct cpu_fault fault = cpu->fault;
+    gva_t linear;
+
+    if (cpu->leave != LEAVE_FAULT || fault.vector != VECTOR_PF)
+        return false;
+    for (unsigned i = 1; i <= frame->count; i++)
+        if (element_linear(cpu, stack, stack->sp - i * size, size, &linear) &&
+            !mem_probe(cpu, linear, size, ACCESS_WRITE, stack->privilege))
+            return false;
+    /* Somebody mapped the page in between. */
+    cpu->fault = fault;
+    return false;
+}
+
 static bool push_whole(struct cpu *cpu, struct stack *stack, const struct frame *frame, unsigned size)
 {
     uint8_t image[FRAME_MAXIMUM * 8];
@@ -64,7 +81,7 @@ static bool push_whole(struct cpu *cpu, struct stack *stack, const struct frame 
     if (!element_linear(cpu, stack, sp, total, &linear))
         return raise_ss(cpu, stack->error);
     if (!mem_write(cpu, linear, image, total, stack->privilege))
-        return false;
+        return find_fault(cpu, stack, frame, size);
     stack->sp = sp;
     return true;
 }

@@ -111,7 +111,7 @@ bool guest_create(struct guest *guest, const char *path, bool direct)
     guest->cpu->rip = GUEST_LOAD;
     guest->cpu->gpr[REG_RSP].q = GUEST_LOAD;
     cpu_update_mode(guest->cpu);
-    return load(guest, path);
+    return !path || load(guest, path);
 }
 
 void guest_destroy(struct guest *guest)

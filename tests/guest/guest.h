@@ -31,6 +31,7 @@ struct guest {
     unsigned exits;
 };
 
+/* `path` NULL: empty memory. */
 bool guest_create(struct guest *guest, const char *path, bool direct);
 void guest_destroy(struct guest *guest);
 
