@@ -4,7 +4,7 @@
  * odd place is thousands of slots, splitting it rewrites them, and a million lone pages cost a node
  * each; a sorted array pays for each change with the number of ranges. Here a range is one entry
  * whatever its size, a change touches one path, and memory follows the number of ranges. Wide nodes
- * (32 entries, 64 children) keep a million ranges four or five levels deep and the handful of a
+ * (31 entries, 63 children) keep a million ranges four or five levels deep and the handful of a
  * usual guest in one node.
  *
  * Rules of the tree:
@@ -16,40 +16,41 @@
  *     the left.
  *   - No node but an empty root is empty; a node under a quarter full is joined with a sibling if
  *     the sum leaves a quarter free.
- *   - A change takes its nodes from the spare list, which was filled before it began.
+ *   - A change takes its nodes from the pool, where they were reserved before it began.
  */
 #include "mem/extent_tree.h"
 
 #include "util/check.h"
 
-#include <stdlib.h>
+#include <stddef.h>
 #include <string.h>
 
 enum {
-    LEAF_SLOTS = 32,
-    INNER_SLOTS = 64,
-    MAX_LEVELS = 16,  /* more than 2^64 extents could fill */
-    SPARES_KEPT = 64, /* by a trim */
+    LEAF_SLOTS = 31,
+    INNER_SLOTS = 63,
+    MAX_LEVELS = 16, /* more than 2^64 extents could fill */
 };
 
 struct payload {
     uint64_t size, target;
-    void *owner;
-    uint64_t attributes;
+    uint32_t owner, attributes;
 };
 
 struct extent_node {
+    struct extent_node_head head;
     unsigned count;
     union {
-        uint64_t key[INNER_SLOTS];
-        uint64_t start[LEAF_SLOTS];
-    };
-    union {
-        struct extent_node *child[INNER_SLOTS];
-        struct payload payload[LEAF_SLOTS];
-        struct extent_node *next_spare;
+        struct {
+            uint64_t key[INNER_SLOTS];
+            struct extent_node *child[INNER_SLOTS];
+        };
+        struct {
+            uint64_t start[LEAF_SLOTS];
+            struct payload payload[LEAF_SLOTS];
+        };
     };
 };
+_Static_assert(sizeof(struct extent_node) == EXTENT_NODE_SIZE, "nodes are of the pool's size");
 
 /* A place in the tree: at each level (0 is the leaf) the node and the slot. The slot of the leaf
  * may be its count: behind the last extent. */
@@ -62,19 +63,14 @@ struct path {
 
 static struct extent_node *take_node(struct extent_tree *tree)
 {
-    struct extent_node *node = tree->spare;
-    check(node);
-    tree->spare = node->next_spare;
-    tree->spare_count--;
+    struct extent_node *node = extent_pool_take(&tree->pool);
     node->count = 0;
     return node;
 }
 
 static void give_node(struct extent_tree *tree, struct extent_node *node)
 {
-    node->next_spare = tree->spare;
-    tree->spare = node;
-    tree->spare_count++;
+    extent_pool_give(&tree->pool, node);
 }
 
 static unsigned slots_of(unsigned level)
@@ -103,6 +99,13 @@ static unsigned count_upto(const uint64_t *numbers, unsigned count, uint64_t key
 static unsigned child_slot(const struct extent_node *inner, uint64_t key)
 {
     return count_upto(inner->key + 1, inner->count - 1, key);
+}
+
+/* Several cache misses at a time are little more than one: fetch lines of a node before they are looked for. */
+static void prefetch(const struct extent_node *node, size_t bytes)
+{
+    for (size_t at = 0; at < bytes; at += 64)
+        __builtin_prefetch((const char *)node + at);
 }
 
 static struct extent extent_at(const struct extent_node *leaf, unsigned slot)
@@ -255,7 +258,7 @@ static void insert(struct extent_tree *tree, const struct extent *extent)
 
     for (unsigned level = 1; right; level++) {
         struct extent_node *child = right;
-        uint64_t key = child->key[0];
+        uint64_t key = child->key[0]; /* for a leaf the first start: they are at the same place */
         if (level > tree->height) {
             grow_root(tree, child, key);
             return;
@@ -330,22 +333,9 @@ static void resize(struct extent_tree *tree, const struct path *path, uint64_t s
 
 /* ---- public ---- */
 
-static void free_below(struct extent_node *node, unsigned level)
-{
-    for (unsigned i = 0; level && i < node->count; i++)
-        free_below(node->child[i], level - 1);
-    free(node);
-}
-
 void extent_tree_fini(struct extent_tree *tree)
 {
-    if (tree->root)
-        free_below(tree->root, tree->height);
-    while (tree->spare) {
-        struct extent_node *node = tree->spare;
-        tree->spare = node->next_spare;
-        free(node);
-    }
+    extent_pool_fini(&tree->pool);
     *tree = (struct extent_tree){0};
 }
 
@@ -353,26 +343,12 @@ bool extent_tree_reserve(struct extent_tree *tree, size_t changes)
 {
     /* A change inserts at most two extents: itself and what is left behind it. Each may split every
      * level and grow a root; the height may have grown by the inserts before. */
-    size_t needed = 2 * changes * (tree->height + 4);
-    while (tree->spare_count < needed) {
-        struct extent_node *node = malloc(sizeof(*node));
-        if (!node)
-            return false;
-        node->next_spare = tree->spare;
-        tree->spare = node;
-        tree->spare_count++;
-    }
-    return true;
+    return extent_pool_reserve(&tree->pool, 2 * changes * (tree->height + 4));
 }
 
 void extent_tree_trim(struct extent_tree *tree)
 {
-    while (tree->spare_count > SPARES_KEPT) {
-        struct extent_node *node = tree->spare;
-        tree->spare = node->next_spare;
-        tree->spare_count--;
-        free(node);
-    }
+    extent_pool_trim(&tree->pool);
 }
 
 struct extent extent_clip(const struct extent *extent, uint64_t start, uint64_t size)
@@ -407,7 +383,7 @@ static bool cut_left(struct extent_tree *tree, uint64_t start, uint64_t end)
     return old_end >= end;
 }
 
-void extent_tree_clear(struct extent_tree *tree, uint64_t start, uint64_t size)
+static void clear_long(struct extent_tree *tree, uint64_t start, uint64_t size)
 {
     uint64_t end = start + size;
     if (!tree->root || cut_left(tree, start, end))
@@ -459,14 +435,128 @@ static bool extend_left(struct extent_tree *tree, const struct extent *extent)
     return true;
 }
 
+/* ---- the short way ----
+ *
+ * Most changes touch one leaf: what they replace, and what is before and behind it, stands there. They cost one way down
+ * and, in a large tree, the cache misses of one leaf, all under way at once. What does not fit this goes the long way.
+ */
+
+/* Where a change is in its leaf: slot is the first extent whose start is above it. */
+struct spot {
+    struct extent_node *leaf;
+    unsigned slot;
+    uint64_t before_end; /* of the extent before; 0: none, and none in other leaves */
+};
+
+/* False: the neighbours are in other leaves, or the range reaches into the next extent. */
+static bool find_spot(const struct extent_tree *tree, uint64_t start, uint64_t size, struct spot *spot)
+{
+    struct extent_node *node = tree->root;
+    if (!node)
+        return false;
+    for (unsigned level = tree->height; level > 0; level--) {
+        node = node->child[child_slot(node, start)];
+        if (level == 1)
+            prefetch(node, sizeof(*node));
+    }
+    unsigned slot = count_upto(node->start, node->count, start);
+    if (tree->height && (slot == 0 || slot == node->count))
+        return false;
+    if (slot < node->count && node->start[slot] - start < size)
+        return false;
+    *spot = (struct spot){node, slot, slot ? node->start[slot - 1] + node->payload[slot - 1].size : 0};
+    return true;
+}
+
+static bool continues_before(const struct spot *spot, unsigned slot, const struct extent *extent)
+{
+    struct extent before = extent_at(spot->leaf, slot - 1);
+    return extent_continues(&before, extent);
+}
+
+static bool continues_behind(const struct spot *spot, const struct extent *extent)
+{
+    if (spot->slot == spot->leaf->count)
+        return false;
+    struct extent behind = extent_at(spot->leaf, spot->slot);
+    return extent_continues(extent, &behind);
+}
+
+static void put(struct extent_node *leaf, unsigned slot, const struct extent *extent)
+{
+    leaf->start[slot] = extent->start;
+    leaf->payload[slot] = (struct payload){extent->size, extent->target, extent->owner, extent->attributes};
+}
+
+/* The range is exactly that of the extent before the spot: other contents. */
+static bool overwrite(const struct spot *spot, bool alone, const struct extent *extent)
+{
+    unsigned slot = spot->slot - 1;
+    if (slot == 0 ? !alone : continues_before(spot, slot, extent))
+        return false;
+    put(spot->leaf, slot, extent);
+    return true;
+}
+
+static bool set_short(struct extent_tree *tree, const struct extent *extent)
+{
+    struct spot spot;
+    if (!find_spot(tree, extent->start, extent->size, &spot) || continues_behind(&spot, extent))
+        return false;
+    struct extent_node *leaf = spot.leaf;
+    if (spot.slot && leaf->start[spot.slot - 1] == extent->start &&
+        leaf->payload[spot.slot - 1].size == extent->size)
+        return overwrite(&spot, tree->height == 0, extent);
+    if (spot.before_end > extent->start)
+        return false;
+    if (spot.slot && continues_before(&spot, spot.slot, extent)) {
+        leaf->payload[spot.slot - 1].size += extent->size;
+    } else {
+        if (leaf->count == LEAF_SLOTS)
+            return false;
+        move_slots(leaf, 0, spot.slot, 1);
+        put(leaf, spot.slot, extent);
+        tree->count++;
+    }
+    tree->total += extent->size;
+    return true;
+}
+
+static bool clear_short(struct extent_tree *tree, uint64_t start, uint64_t size)
+{
+    struct spot spot;
+    if (!find_spot(tree, start, size, &spot))
+        return false;
+    if (spot.before_end <= start)
+        return true; /* nothing there */
+    struct extent_node *leaf = spot.leaf;
+    if (leaf->start[spot.slot - 1] != start || leaf->payload[spot.slot - 1].size != size ||
+        leaf->count <= LEAF_SLOTS / 4 + 1)
+        return false;
+    move_slots(leaf, 0, spot.slot, -1);
+    tree->count--;
+    tree->total -= size;
+    return true;
+}
+
+/* ---- public: changes and look-ups ---- */
+
 void extent_tree_set(struct extent_tree *tree, const struct extent *extent)
 {
     struct extent merged = *extent;
-    extent_tree_clear(tree, extent->start, extent->size);
+    if (likely(set_short(tree, extent)))
+        return;
+    clear_long(tree, extent->start, extent->size);
     if (tree->root)
         absorb_right(tree, &merged);
     if (!tree->root || !extend_left(tree, &merged))
         insert(tree, &merged);
+}
+
+void extent_tree_clear(struct extent_tree *tree, uint64_t start, uint64_t size)
+{
+    if (unlikely(!clear_short(tree, start, size)))
+        clear_long(tree, start, size);
 }
 
 bool extent_tree_find(const struct extent_tree *tree, uint64_t key, struct extent *extent)
@@ -476,15 +566,22 @@ bool extent_tree_find(const struct extent_tree *tree, uint64_t key, struct exten
         return false;
 
     struct extent_node *node = tree->root, *leaf;
-    for (unsigned level = tree->height; level > 0; level--)
+    for (unsigned level = tree->height; level > 0; level--) {
         node = node->child[child_slot(node, key)];
+        prefetch(node, level == 1 ? offsetof(struct extent_node, payload) : 0);
+    }
     unsigned slot = count_upto(node->start, node->count, key);
     if (slot > 0 && key - node->start[slot - 1] < node->payload[slot - 1].size) {
         *extent = extent_at(node, slot - 1);
         return true;
     }
+    if (slot > 0 && slot < node->count) { /* a hole between two extents of this leaf */
+        extent->start = node->start[slot - 1] + node->payload[slot - 1].size;
+        extent->size = node->start[slot] - extent->start;
+        return false;
+    }
 
-    /* Nothing here: it is in the leaf to the left, or key is in a hole. */
+    /* It is in the leaf to the left, or key is in a hole. */
     struct path path;
     seek(tree, &path, key);
     if (settle(tree, &path))

@@ -8,14 +8,14 @@
 #ifndef OWHP_MEM_EXTENT_TREE_H
 #define OWHP_MEM_EXTENT_TREE_H
 
+#include "mem/extent_pool.h"
 #include "util/compiler.h"
 #include "util/types.h"
 
 struct extent {
     uint64_t start, size; /* start + size does not wrap */
     uint64_t target;      /* belongs to start, and moves along with it */
-    void *owner;          /* compared, never followed */
-    uint64_t attributes;
+    uint32_t owner, attributes;
 };
 
 struct extent_node;
@@ -23,8 +23,7 @@ struct extent_node;
 struct extent_tree {
     struct extent_node *root; /* NULL when empty */
     unsigned height;          /* levels above the leaves */
-    struct extent_node *spare;
-    size_t spare_count;
+    struct extent_pool pool;
     uint64_t count; /* extents */
     uint64_t total; /* sum of their sizes */
 };

@@ -116,7 +116,7 @@ enum status gpa_space_populate(struct gpa_space *space, struct gpa_range range,
 /* What an entry of space->pins becomes when `by` is added to its count. */
 static void add_to_count(struct gpa_space *space, struct extent piece, int by)
 {
-    piece.attributes += (uint64_t)(int64_t)by;
+    piece.attributes += (uint32_t)by;
     if (piece.attributes)
         extent_tree_set(&space->pins, &piece);
     else
@@ -269,7 +269,7 @@ void gpa_pins_drop(struct gpa_space *space, gpa_t gpa, uint64_t size)
         return;
     for (gpa_t at = gpa; at < end; at += piece.size) {
         piece = extent_tree_piece(&space->pins, at, end);
-        for (uint64_t i = 0; i < piece.attributes; i++)
+        for (uint32_t i = 0; i < piece.attributes; i++)
             host_pins_drop(piece.target, piece.size);
     }
     extent_tree_clear(&space->pins, gpa, size);

@@ -240,7 +240,6 @@ static void replace(struct gpa_space *space, struct gpa_change change,
         extent_tree_set(&space->mappings, &(struct extent){.start = range.gpa,
                                                            .size = range.size,
                                                            .target = (uintptr_t)mapping->host,
-                                                           .owner = mapping->source,
                                                            .attributes = mapping->flags});
     else
         extent_tree_clear(&space->mappings, range.gpa, range.size);
@@ -333,7 +332,7 @@ size_t gpa_space_list(struct gpa_space *space, gpa_t from, struct gpa_mapping *a
             from = extents[i].start + extents[i].size;
             array[count++] = (struct gpa_mapping){
                 extents[i].start, extents[i].size, (void *)(uintptr_t)extents[i].target,
-                (uint32_t)extents[i].attributes, extents[i].owner};
+                extents[i].attributes, NULL};
         }
     }
     gpa_space_read_end(space);

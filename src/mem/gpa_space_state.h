@@ -67,14 +67,13 @@ void gpa_pins_drop(struct gpa_space *space, gpa_t gpa, uint64_t size);
 static inline struct gpa_view gpa_view_of(const struct gpa_space *space,
                                           const struct extent *extent)
 {
-    uint32_t flags = (uint32_t)extent->attributes;
+    uint32_t flags = extent->attributes;
     return (struct gpa_view){
         .gpa = extent->start,
         .size = extent->size,
         .host = (uint8_t *)(uintptr_t)extent->target,
         .flags = flags,
         .dirty = flags & GPA_TRACK_DIRTY ? space->dirty : NULL,
-        .source = extent->owner,
     };
 }
 

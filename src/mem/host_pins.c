@@ -19,11 +19,11 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
  * Process-wide because locked memory is. */
 static struct extent_tree pins;
 
-static void set_count(const struct extent *piece, uint64_t count)
+static void set_count(const struct extent *piece, uint32_t count)
 {
     if (count)
         extent_tree_set(&pins,
-                        &(struct extent){piece->start, piece->size, piece->start, NULL, count});
+                        &(struct extent){piece->start, piece->size, piece->start, 0, count});
     else
         extent_tree_clear(&pins, piece->start, piece->size);
 }

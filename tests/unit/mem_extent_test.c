@@ -7,7 +7,8 @@
 
 /* What the array says about each number: target 0 is a hole. */
 struct cell {
-    uint64_t target, attributes;
+    uint64_t target;
+    uint32_t attributes;
 };
 
 static struct cell model[NUMBERS];
@@ -44,16 +45,16 @@ static struct extent model_find(uint64_t at)
     while (same(end))
         end++;
     if (!model[at].target)
-        return (struct extent){start, end == NUMBERS ? UINT64_MAX - start : end - start, 0, NULL,
+        return (struct extent){start, end == NUMBERS ? UINT64_MAX - start : end - start, 0, 0,
                                0};
-    return (struct extent){start, end - start, model[start].target, NULL, model[at].attributes};
+    return (struct extent){start, end - start, model[start].target, 0, model[at].attributes};
 }
 
 static void assert_same(const struct extent *got, const struct extent *want, uint64_t at)
 {
     if (got->start != want->start || got->size != want->size || got->target != want->target ||
         got->attributes != want->attributes)
-        fail_msg("around %lu: [%lu +%lu] -> %lu/%lu, expected [%lu +%lu] -> %lu/%lu", at,
+        fail_msg("around %lu: [%lu +%lu] -> %lu/%u, expected [%lu +%lu] -> %lu/%u", at,
                  got->start, got->size, got->target, got->attributes, want->start, want->size,
                  want->target, want->attributes);
 }
@@ -94,7 +95,7 @@ static unsigned random_run(uint64_t seed, uint64_t long_every, unsigned steps)
         struct extent e = {.start = random_below(&random, NUMBERS)};
         e.size = 1 + random_below(&random, longest);
         e.size = e.size < NUMBERS - e.start ? e.size : NUMBERS - e.start;
-        e.attributes = 1 + random_below(&random, 2);
+        e.attributes = 1 + (uint32_t)random_below(&random, 2);
         /* Few different offsets, so that neighbours often continue each other. */
         e.target = NUMBERS * (1 + random_below(&random, 3)) + e.start;
 
@@ -161,7 +162,7 @@ static void million(uint64_t (*place)(uint64_t))
 
     for (uint64_t i = 0; i < COUNT; i++) {
         assert_true(extent_tree_reserve(&tree, 1));
-        extent_tree_set(&tree, &(struct extent){place(i) * 2, 1, i + 1, NULL, 1});
+        extent_tree_set(&tree, &(struct extent){place(i) * 2, 1, i + 1, 0, 1});
     }
     assert_int_equal(tree.count, COUNT);
     assert_true(tree.height <= 5);
