@@ -112,8 +112,9 @@ fault:
 }
 
 /*
- * Copy or fill any number of bytes; regions must not overlap. On a fault they return the number of
- * bytes that were not transferred (the rest was), 0 when all went well.
+ * Copy or fill any number of bytes, one by one in ascending order (so a copy onto higher overlapping addresses repeats
+ * what it copied, as MOVS does). On a fault they return the number of bytes that were not transferred (the rest was), 0 when
+ * all went well.
  */
 must_check size_t guarded_copy_partial(void *to, const void *from, size_t size);
 must_check size_t guarded_fill_partial(void *to, int byte, size_t size);

@@ -82,6 +82,7 @@ static const struct op *execute(struct cpu *cpu, const struct op *op, const stru
 {
     cpu->rip = wrap_rip(cpu, cpu->block_rip + op->offset);
     cpu->next_rip = wrap_rip(cpu, cpu->rip + insn->length);
+    cpu->insn = insn;
     switch (insn->exec(cpu, insn)) {
     case EXEC_NEXT:
         /* Service asked for by the instruction itself, an exit that follows it for one, comes before the next. */
@@ -90,7 +91,7 @@ static const struct op *execute(struct cpu *cpu, const struct op *op, const stru
             cpu->leave = LEAVE_NONE;
             return NULL;
         }
-        INTERPRET_GO(cpu, op + 1);
+        return interpret_go(cpu, op + 1);
     case EXEC_END:
         cpu->rip = cpu->next_rip;
         return interpret_lookup(cpu, op);
@@ -146,7 +147,7 @@ static noinline const struct op *miss(struct cpu *cpu, const struct op *op, gva_
     if (type == ACCESS_WRITE ? tlb_write(cpu, linear, 1) : tlb_read(cpu, linear, 1)) {
         /* It is in now; an access that crosses the page would miss for ever. */
         if (op->size && (linear & ~PAGE_MASK) + op->size <= PAGE_SIZE)
-            INTERPRET_GO(cpu, op);
+            return interpret_go(cpu, op);
     }
     return interpret_cold(cpu, op);
 }
@@ -198,7 +199,7 @@ static void update_attention(struct cpu *cpu)
 {
     if (cpu->interrupt_shadow || cpu->stepping || (cpu->rflags & RFLAGS_TF))
         atomic_fetch_or_explicit(&cpu->request, REQUEST_ATTENTION, memory_order_relaxed);
-    else
+    else if (atomic_load_explicit(&cpu->request, memory_order_relaxed) & REQUEST_ATTENTION)
         atomic_fetch_and_explicit(&cpu->request, ~(uint32_t)REQUEST_ATTENTION, memory_order_relaxed);
 }
 

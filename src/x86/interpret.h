@@ -25,6 +25,17 @@
     } while (0)
 #endif
 
+/* The same from a function that is not an op_fn: a call that the compiler turns into a jump when it can. */
+static inline const struct op *interpret_go(struct cpu *cpu, const struct op *op)
+{
+#ifdef OWHP_NO_TAIL_CALLS
+    (void)cpu;
+    return op;
+#else
+    return op->run(cpu, op);
+#endif
+}
+
 /* An instruction with an exec function (op->insn). */
 op_fn interpret_generic;
 /* A fast operation's odd case: carry the instruction out by its exec function. */
