@@ -180,6 +180,7 @@ struct cpu {
     uint64_t apic_base;         /* IA32_APIC_BASE, when the port leaves it to the processor */
     uint64_t mcg_status;
     uint32_t pkru;
+    const struct insn *insn;    /* the instruction whose exec function runs (interpreter only) */
     bool trap_cancelled;        /* INT n, SYSCALL and the like: no single-step trap although TF was set before */
     bool stepping;              /* one instruction is being run by itself */
     /* ---- additions by other parts of src/x86 go here ---- */
