@@ -39,7 +39,7 @@ struct read_slot {
     struct read_slot *next;
 };
 
-extern _Thread_local struct read_slot *read_slot_mine __attribute__((tls_model("initial-exec")));
+extern _Thread_local struct read_slot *read_slot_mine;
 extern bool read_barrier_is_remote; /* fixed before the first section */
 
 void read_gate_init(struct read_gate *gate);
