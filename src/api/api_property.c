@@ -14,6 +14,7 @@
 enum rule {
     RULE_ANY,
     RULE_SUBSET,      /* of the engine's capability at `bound` */
+    RULE_SAME,        /* as the engine's capability at `bound`: known to the guest, but not changeable */
     RULE_BETWEEN,     /* first and bound */
     RULE_BOOLEAN,     /* stored as 0 or 1 */
     RULE_ZERO,        /* the platform does not have it: only 0, which is not stored */
@@ -38,6 +39,7 @@ struct property {
 
 #define MEMBER(path) .member = offsetof(struct partition, path), .width = sizeof(((struct partition *)0)->path)
 #define CAPABILITY(path) .rule = RULE_SUBSET, .bound = offsetof(struct engine_capabilities, path)
+#define SAME_AS(path) .rule = RULE_SAME, .bound = offsetof(struct engine_capabilities, path)
 #define NAMED(short_name) .name = #short_name, .code = (UINT32)WHvPartitionPropertyCode##short_name
 
 static const struct property properties[] = {
@@ -59,15 +61,15 @@ static const struct property properties[] = {
     {NAMED(DisableSmt), .size = 4, .rule = RULE_ZERO},
     {NAMED(ProcessorFeatures), .size = 8, MEMBER(config.processor_features[0]), CAPABILITY(processor_features[0]),
      .set_flag = SET_PROCESSOR_FEATURES},
-    {NAMED(ProcessorClFlushSize), .size = 1, MEMBER(config.clflush_size_log2), .rule = RULE_BETWEEN, .first = 3,
-     .bound = 10 /* CPUID.1:EBX[15:8] counts 8 bytes in 8 bits */, .set_flag = SET_CLFLUSH_SIZE},
+    {NAMED(ProcessorClFlushSize), .size = 1, MEMBER(config.clflush_size_log2), SAME_AS(clflush_size_log2),
+     .set_flag = SET_CLFLUSH_SIZE},
     {NAMED(CpuidExitList), .size = 4, .phase = CONFIG_ANY_TIME, .set_list = property_set_cpuid_exits},
     {NAMED(CpuidResultList), .size = sizeof(WHV_X64_CPUID_RESULT), .set_list = property_set_cpuid_results},
     {NAMED(LocalApicEmulationMode), .size = 4, MEMBER(config.apic_mode), .set = property_set_apic_mode},
     {NAMED(ProcessorXsaveFeatures), .size = 8, MEMBER(config.xsave_features), CAPABILITY(xsave_features),
      .set_flag = SET_XSAVE_FEATURES},
-    {NAMED(ProcessorClockFrequency), .size = 8, MEMBER(config.tsc_frequency), .rule = RULE_BETWEEN,
-     .first = 1000000, .bound = 1000000000000, .set_flag = SET_TSC_FREQUENCY},
+    {NAMED(ProcessorClockFrequency), .size = 8, MEMBER(config.tsc_frequency), SAME_AS(tsc_frequency),
+     .set_flag = SET_TSC_FREQUENCY},
     {NAMED(InterruptClockFrequency), .size = 8, MEMBER(config.apic_frequency), .rule = RULE_BETWEEN,
      .first = 1000000, .bound = 1000000000000, .set_flag = SET_APIC_FREQUENCY},
     {NAMED(ApicRemoteReadSupport), .size = 4, .rule = RULE_ZERO},
@@ -135,7 +137,7 @@ HRESULT WINAPI WHvGetPartitionProperty(WHV_PARTITION_HANDLE Partition, WHV_PARTI
 static enum status obey(struct partition *partition, const struct property *property, UINT64 *value)
 {
     struct engine_capabilities caps;
-    uint64_t offered;
+    uint64_t offered = 0;
 
     switch (property->rule) {
     case RULE_SUBSET:
@@ -144,6 +146,13 @@ static enum status obey(struct partition *partition, const struct property *prop
         if (*value & ~offered)
             return fail(STATUS_INVALID_ARGUMENT, "%s %#llx: the platform does not have bits %#llx", property->name,
                         (unsigned long long)*value, (unsigned long long)(*value & ~offered));
+        return STATUS_OK;
+    case RULE_SAME:
+        partition_config_capabilities(partition, &caps);
+        memcpy(&offered, (const char *)&caps + property->bound, property->width);
+        if (*value != offered)
+            return fail(STATUS_INVALID_ARGUMENT, "%s %llu: the platform only has %llu", property->name,
+                        (unsigned long long)*value, (unsigned long long)offered);
         return STATUS_OK;
     case RULE_BETWEEN:
         if (*value < property->first || *value > property->bound)

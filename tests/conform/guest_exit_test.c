@@ -258,6 +258,31 @@ static void cpuid_results(void **state)
     assert_ok(WHvDeletePartition(partition));
 }
 
+/* A feature that the partition does not have is not in CPUID, and its instructions are undefined. */
+static void features_limit_cpuid(void **state)
+{
+    WHV_PROCESSOR_FEATURES features;
+    WHV_PARTITION_HANDLE partition;
+    WHV_CPUID_OUTPUT with, without;
+    UINT32 count = 1;
+
+    (void)state;
+    assert_ok(WHvGetCapability(WHvCapabilityCodeProcessorFeatures, &features, sizeof(features), NULL));
+    assert_true(features.PopCntSupport);
+    for (int i = 0; i < 2; i++) {
+        assert_ok(WHvCreatePartition(&partition));
+        assert_ok(WHvSetPartitionProperty(partition, WHvPartitionPropertyCodeProcessorCount, &count, 4));
+        assert_ok(WHvSetPartitionProperty(partition, WHvPartitionPropertyCodeProcessorFeatures, &features, 8));
+        assert_ok(WHvSetupPartition(partition));
+        assert_ok(WHvCreateVirtualProcessor(partition, 0, 0));
+        assert_ok(WHvGetVirtualProcessorCpuidOutput(partition, 0, 1, 0, i ? &without : &with));
+        assert_ok(WHvDeletePartition(partition));
+        features.PopCntSupport = 0;
+    }
+    assert_int_equal(with.Ecx & ~without.Ecx, 1u << 23);
+    assert_int_equal(with.Edx, without.Edx);
+}
+
 /* ---- MSRs ---- */
 
 static void msr_exit(void **state)
@@ -437,6 +462,7 @@ int main(void)
         CASE("EXIT-7", "F 9.1 IoPort", port_string),
         CASE("EXIT-8", "F 9.1 CPUID", cpuid_exit),
         CASE("EXIT-9", "F 9.6 CpuidResultList", cpuid_results),
+        CASE("EXIT-16", "F 9.6 ProcessorFeatures", features_limit_cpuid),
         CASE("EXIT-10", "F 9.1 MSR", msr_exit),
         CASE("EXIT-11", "F 9.6: unhandled MSR without the exit", msr_fault),
         CASE("EXIT-12", "F 9.6 MsrActionList", msr_actions),

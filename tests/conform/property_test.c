@@ -31,10 +31,10 @@ static const struct row {
     ROW(AllowDeviceAssignment, 4, ZERO_ONLY, 0, 1),
     ROW(DisableSmt, 4, ZERO_ONLY, 0, 1),
     ROW(ProcessorFeatures, 8, 0, 0xff, 1ull << 63),
-    ROW(ProcessorClFlushSize, 1, 0, 7, 11),
+    ROW(ProcessorClFlushSize, 1, 0, 6, 7),
     ROW(LocalApicEmulationMode, 4, 0, 2, 3),
     ROW(ProcessorXsaveFeatures, 8, 0, 3, 8),
-    ROW(ProcessorClockFrequency, 8, 0, 1000000000, 0),
+    ROW(ProcessorClockFrequency, 8, 0, 2000000000, 1000000000),
     ROW(InterruptClockFrequency, 8, 0, 100000000, 0),
     ROW(ApicRemoteReadSupport, 4, ZERO_ONLY, 0, 1),
     ROW(ReferenceTime, 8, READ_ONLY, 0, 0),
@@ -156,9 +156,9 @@ static void values(void **state)
     assert_int_equal(config->msr_exit_bitmap, 0x3e);
     assert_int_equal(config->processor_features[0], 0xff);
     assert_int_equal(config->xsave_features, 3);
-    assert_int_equal(config->clflush_size_log2, 7);
+    assert_int_equal(config->clflush_size_log2, 6);
     assert_int_equal(config->apic_mode, APIC_MODE_X2APIC);
-    assert_int_equal(config->tsc_frequency, 1000000000);
+    assert_int_equal(config->tsc_frequency, 2000000000);
     assert_int_equal(config->apic_frequency, 100000000);
     assert_int_equal(config->unimplemented_msr_action, 2);
     assert_int_equal(config->physical_address_bits, 40);
