@@ -227,6 +227,7 @@ main:   mov     ax, KDATA
 .after16:
         CHECK_EQ eax, 0x12345678
         EXPECT_FAULT 13, KDATA, jmp KDATA:0
+        EXPECT_FAULT 13, KCODE, jmp KCODE | 3:0         ; RPL above CPL
         EXPECT_FAULT 13, 0, jmp 0:0
         EXPECT_FAULT 13, UCODE & ~3, jmp (UCODE & ~3):0
         EXPECT_FAULT 11, NPGATE, call NPGATE:0
