@@ -63,14 +63,14 @@ static enum status get(struct vcpu *vcpu, const WHV_RUN_VP_EXIT_CONTEXT *exit, O
 {
     struct memory_access access;
     OWHP_MEMORY_ACCESS told;
-    enum status status = vcpu_begin_access(vcpu);
+    enum status status = vcpu_begin_use(vcpu);
 
     if (status != STATUS_OK)
         return status;
     status = require_pointer(out, "Access");
     if (status == STATUS_OK)
         status = get_of_exit(vcpu, exit, &access);
-    vcpu_end_access(vcpu);
+    vcpu_end_use(vcpu);
     if (status != STATUS_OK)
         return status;
     to_api(&access, &told);
@@ -83,44 +83,45 @@ HRESULT WINAPI OwhpGetMemoryAccess(WHV_PARTITION_HANDLE Partition, UINT32 VpInde
     RETURN_ON_VCPU(Partition, VpIndex, get(vcpu, ExitContext, Access));
 }
 
-static enum status complete_with(struct vcpu *vcpu, struct memory_access *access, bool *more)
+static enum status complete_due(struct vcpu *vcpu, struct memory_access *access, bool *more)
 {
     const struct engine *engine = vcpu->partition->engine;
-    enum status status = vcpu_begin_access(vcpu);
 
-    if (status != STATUS_OK)
-        return status;
-    status = engine->complete_access ? engine->complete_access(vcpu->engine, access, more)
-                                     : fail(STATUS_NOT_SUPPORTED, "engine %s does not complete accesses", engine->name);
-    vcpu_end_access(vcpu);
+    return engine->complete_access ? engine->complete_access(vcpu->engine, access, more)
+                                   : fail(STATUS_NOT_SUPPORTED, "engine %s does not complete accesses", engine->name);
+}
+
+static enum status complete_told(struct vcpu *vcpu, OWHP_MEMORY_ACCESS *told, bool *more)
+{
+    struct memory_access access;
+    enum status status;
+
+    if (told->SizeInBytes > 8 || (UINT32)told->AccessType > WHvMemoryAccessWrite)
+        return fail(STATUS_INVALID_ARGUMENT, "an access of type %u and %u bytes cannot be completed", (unsigned)told->AccessType,
+                    told->SizeInBytes);
+    access = (struct memory_access){.gpa = told->Gpa, .type = (uint8_t)told->AccessType, .size = (uint8_t)told->SizeInBytes,
+                                    .data = told->Data};
+    status = complete_due(vcpu, &access, more);
+    if (*more)
+        to_api(&access, told);
     return status;
 }
 
 static enum status complete(struct vcpu *vcpu, OWHP_MEMORY_ACCESS *caller, bool *more)
 {
     OWHP_MEMORY_ACCESS told;
-    enum status status = vcpu_lock_existing(vcpu);
+    enum status status = vcpu_begin_use(vcpu);
 
     if (status != STATUS_OK)
         return status;
-    vcpu_unlock(vcpu);
     status = require_pointer(caller, "Access");
     if (status == STATUS_OK)
         status = caller_read(&told, caller, sizeof(told), "Access");
     if (status == STATUS_OK)
-        status = caller_writable(caller, sizeof(*caller), "Access");
-    if (status != STATUS_OK)
-        return status;
-    if (told.SizeInBytes > 8 || (UINT32)told.AccessType > WHvMemoryAccessWrite)
-        return fail(STATUS_INVALID_ARGUMENT, "an access of type %u and %u bytes cannot be completed", (unsigned)told.AccessType,
-                    told.SizeInBytes);
-    struct memory_access access = {.gpa = told.Gpa, .type = (uint8_t)told.AccessType, .size = (uint8_t)told.SizeInBytes,
-                                   .data = told.Data};
-    status = complete_with(vcpu, &access, more);
-    if (status != STATUS_OK || !*more)
-        return status;
-    to_api(&access, &told);
-    return caller_write(caller, &told, sizeof(told), "Access");
+        status = complete_told(vcpu, &told, more);
+    vcpu_end_use(vcpu);
+    /* (What becomes inaccessible meanwhile has been answered all the same.) */
+    return status == STATUS_OK && *more ? caller_write(caller, &told, sizeof(told), "Access") : status;
 }
 
 static enum status complete_on(WHV_PARTITION_HANDLE handle, UINT32 index, OWHP_MEMORY_ACCESS *access, bool *more)

@@ -137,6 +137,22 @@ enum status vcpu_run(struct vcpu *vcpu, struct vcpu_exit *exit)
     return status;
 }
 
+enum status vcpu_begin_use(struct vcpu *vcpu)
+{
+    enum status status = begin_run(vcpu);
+
+    if (status == STATUS_OK && unlikely(!vcpu->engine)) {
+        end_run(vcpu);
+        status = does_not_exist(vcpu);
+    }
+    return status;
+}
+
+void vcpu_end_use(struct vcpu *vcpu)
+{
+    end_run(vcpu);
+}
+
 enum status vcpu_cancel(struct vcpu *vcpu)
 {
     enum status status = vcpu_lock_existing(vcpu);

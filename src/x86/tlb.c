@@ -16,6 +16,8 @@ static void clear_entries(struct tlb *tlb)
         tlb->entries[i] = (struct tlb_entry){.read_tag = TLB_NO_TAG, .write_tag = TLB_NO_TAG};
     for (size_t i = 0; i < TLB_FETCH_SIZE; i++)
         tlb->fetch[i].tag = TLB_NO_TAG;
+    for (size_t i = 0; i < TLB_DEVICE_SIZE; i++)
+        tlb->device[i].tag = TLB_NO_TAG;
 }
 
 static void forget_physical(struct tlb *tlb)
@@ -138,6 +140,7 @@ void tlb_flush_page(struct cpu *cpu, gva_t linear)
         return;
     }
     e->read_tag = e->write_tag = TLB_NO_TAG;
+    tlb->device[tlb_slot(linear) % TLB_DEVICE_SIZE].tag = TLB_NO_TAG;
     struct tlb_fetch *f = &tlb->fetch[tlb_slot(linear) % TLB_FETCH_SIZE];
     if ((f->tag & PAGE_MASK) == (linear & PAGE_MASK))
         f->tag = TLB_NO_TAG;
@@ -285,6 +288,36 @@ static void enter(struct cpu *cpu, gva_t linear, unsigned mode, const struct wal
     grow_if_thrashing(cpu);
 }
 
+/* ---- devices ---- */
+
+static struct tlb_device *device_slot(struct cpu *cpu, gva_t linear)
+{
+    return &cpu->tlb->device[tlb_slot(linear) % TLB_DEVICE_SIZE];
+}
+
+static uint64_t device_tag(const struct cpu *cpu, gva_t linear, unsigned mode)
+{
+    return (linear & PAGE_MASK) | (cpu->read_key & ~(uint64_t)3) | mode;
+}
+
+static bool is_device(struct cpu *cpu, gva_t linear, enum access_type type, unsigned mode, gpa_t *gpa)
+{
+    const struct tlb_device *d = device_slot(cpu, linear);
+
+    if (d->tag != device_tag(cpu, linear, mode) || type > ACCESS_WRITE || (type == ACCESS_WRITE && !(d->page & 1)))
+        return false;
+    *gpa = (d->page & PAGE_MASK) | (linear & ~PAGE_MASK);
+    return true;
+}
+
+static void enter_device(struct cpu *cpu, gva_t linear, unsigned mode, const struct walk_result *walked)
+{
+    if (walked->page_size > PAGE_SIZE)
+        note_large_page(cpu->tlb, linear, walked->page_size);
+    *device_slot(cpu, linear) = (struct tlb_device){
+        .tag = device_tag(cpu, linear, mode), .page = (walked->gpa & PAGE_MASK) | (walked->writable && walked->dirty)};
+}
+
 bool tlb_translate(struct cpu *cpu, gva_t linear, enum access_type type, unsigned mode, struct tlb_target *target)
 {
     struct walk_result walked;
@@ -293,16 +326,26 @@ bool tlb_translate(struct cpu *cpu, gva_t linear, enum access_type type, unsigne
 
     if (unlikely(cpu_is_64(cpu) && !is_canonical(cpu, linear)))
         return raise_gp(cpu, 0);
+    bool is_kept = mode != TLB_MODE_SLOW && current_mode(cpu) != TLB_MODE_SLOW && !cpu->port->translate;
+    *target = (struct tlb_target){.gpa = 0};
+    if (is_kept && is_device(cpu, linear, type, mode, &target->gpa) &&
+        !cpu->port->page(cpu, target->gpa & PAGE_MASK, type, &page))
+        return true;
     if (unlikely(!translate(cpu, linear, type, privilege, &walked)))
         return false;
-    *target = (struct tlb_target){.gpa = walked.gpa};
-    if (!cpu->port->page || !cpu->port->page(cpu, walked.gpa & PAGE_MASK, type, &page))
+    target->gpa = walked.gpa;
+    if (!cpu->port->page)
         return true;
+    if (!cpu->port->page(cpu, walked.gpa & PAGE_MASK, type, &page)) {
+        if (is_kept)
+            enter_device(cpu, linear, mode, &walked);
+        return true;
+    }
     target->host = page.host + (linear & ~PAGE_MASK);
     if (code_is_page(cpu, walked.gpa & PAGE_MASK))
         page.rights |= PAGE_CODE;
     target->is_code = page.rights & PAGE_CODE;
-    if (mode != TLB_MODE_SLOW && current_mode(cpu) != TLB_MODE_SLOW)
+    if (is_kept)
         enter(cpu, linear, mode, &walked, &page);
     return true;
 }

@@ -40,6 +40,15 @@ struct tlb_fetch {
     gpa_t page;
 };
 
+/*
+ * A page that the port gave no memory for, a device's mostly: where it translates to, so that each access need not walk. The
+ * port is asked each time, for it may have memory by then.
+ */
+struct tlb_device {
+    uint64_t tag;  /* as a read tag */
+    gpa_t page;    /* bit 0: may be written, and the dirty bit is set */
+};
+
 /* Guest physical pages lately used by walks: host addresses of page tables. */
 struct tlb_physical {
     gpa_t page; /* ~0: none */
@@ -47,7 +56,7 @@ struct tlb_physical {
     uint32_t rights;
 };
 
-enum { TLB_FIRST_SIZE = 1024, TLB_LAST_SIZE = 16384, TLB_FETCH_SIZE = 512, TLB_PHYSICAL_SIZE = 64 };
+enum { TLB_FIRST_SIZE = 1024, TLB_LAST_SIZE = 16384, TLB_FETCH_SIZE = 512, TLB_PHYSICAL_SIZE = 64, TLB_DEVICE_SIZE = 8 };
 enum { TLB_MODE_SUPERVISOR, TLB_MODE_USER, TLB_MODE_NO_SMAP, TLB_MODE_SLOW };
 #define TLB_NO_TAG (~(uint64_t)0)
 
@@ -60,6 +69,7 @@ struct tlb {
     gva_t large_first, large_last; /* linear range in which large pages were entered since the last flush */
     struct tlb_fetch fetch[TLB_FETCH_SIZE];
     struct tlb_physical physical[TLB_PHYSICAL_SIZE];
+    struct tlb_device device[TLB_DEVICE_SIZE];
 };
 
 static always_inline uint64_t tlb_slot(gva_t linear)

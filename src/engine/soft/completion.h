@@ -10,6 +10,9 @@
  *                              answer: done
  *                              again: read -> 7, write -> done; completes, answers are dropped
  *
+ * A move between a general register and one naturally sized piece of memory, the bulk of what drivers do, is not
+ * executed again: the exit notes what is left to do.
+ *
  * Answers hold for this one execution: they are dropped when the instruction is done, when an event is delivered in its
  * place, and when the client changes registers. A repeated string instruction moves on element by element; the answers
  * of an element that is done do not fit the next one, whose registers differ.
@@ -25,6 +28,15 @@ enum { COMPLETION_ANSWERS = 512 }; /* FXSAVE takes 64, a register file in 8-byte
 /* DUE_WITHOUT_DATA: an exit of a fetch, a page walk or an event's delivery, which no answer completes. */
 enum { DUE_NONE, DUE_ACCESS, DUE_WITHOUT_DATA };
 
+/* What is left of a plain move when its access is done. */
+struct completion_move {
+    bool is_plain;
+    bool is_load, is_signed;
+    uint8_t size;      /* of the register that is loaded */
+    uint16_t offset;   /* of it, in struct cpu */
+    uint64_t next_rip;
+};
+
 struct completion_answer {
     gpa_t gpa;
     uint64_t data; /* read: what the instruction gets; write: what it wrote */
@@ -39,6 +51,7 @@ struct completion {
     gpa_t gpa;
     gva_t gva;
     uint8_t data[64];
+    struct completion_move move;
     uint64_t exit_rip;             /* of the run's exit, to know its context by */
     gpa_t exit_gpa;
 

@@ -3,7 +3,7 @@
 
 #include "engine/soft/soft.h"
 #include "util/last_error.h"
-#include "x86/code.h"
+#include "x86/insn.h"
 
 /* ---- answers for the port ---- */
 
@@ -59,6 +59,48 @@ static bool has_data(const struct cpu *cpu, const struct port_access *access)
     return access->gva_valid && access->type != ACCESS_EXECUTE && !cpu->memory_event;
 }
 
+/* MOV, MOVZX, MOVSX, MOVSXD between a general register and memory: nothing more to them than the transfer. */
+static struct completion_move plain_move(const struct cpu *cpu, const struct port_access *access)
+{
+    const struct insn *insn = cpu->insn;
+    const struct operand *to = &insn->operand[0], *from = &insn->operand[1];
+    bool is_load = to->kind == OPERAND_REGISTER;
+
+    switch (insn->mnemonic) {
+    case ZYDIS_MNEMONIC_MOV:
+    case ZYDIS_MNEMONIC_MOVZX:
+    case ZYDIS_MNEMONIC_MOVSX:
+    case ZYDIS_MNEMONIC_MOVSXD:
+        break;
+    default:
+        return (struct completion_move){0};
+    }
+    if ((is_load ? from : to)->kind != OPERAND_MEMORY || (is_load ? from : to)->size != access->size ||
+        (is_load ? to : from)->reg_class != CLASS_GPR)
+        return (struct completion_move){0};
+    return (struct completion_move){
+        .is_plain = true, .is_load = is_load, .offset = to->offset, .size = to->size, .next_rip = cpu->next_rip,
+        .is_signed = insn->mnemonic == ZYDIS_MNEMONIC_MOVSX || insn->mnemonic == ZYDIS_MNEMONIC_MOVSXD};
+}
+
+static void finish_move(struct cpu *cpu, const struct completion_move *m, uint64_t value, unsigned size)
+{
+    uint8_t *at = (uint8_t *)cpu + m->offset;
+    unsigned unused = 64 - 8 * size;
+
+    value = m->is_signed ? (uint64_t)((int64_t)(value << unused) >> unused) : value << unused >> unused;
+    if (m->is_load)
+        switch (m->size) {
+        case 1: *at = (uint8_t)value; break;
+        case 2: *(uint16_t *)(void *)at = (uint16_t)value; break;
+        case 4: *(uint64_t *)(void *)at = (uint32_t)value; break;
+        default: *(uint64_t *)(void *)at = value; break;
+        }
+    cpu->rip = m->next_rip;
+    cpu->interrupt_shadow = false;
+    cpu_interrupts_enabled(cpu);
+}
+
 static void set_due(struct completion *c, const struct cpu *cpu, const struct port_access *access, unsigned at)
 {
     c->due = has_data(cpu, access) ? DUE_ACCESS : DUE_WITHOUT_DATA;
@@ -70,8 +112,12 @@ static void set_due(struct completion *c, const struct cpu *cpu, const struct po
     c->gva = access->gva;
     if (access->type == ACCESS_WRITE)
         memcpy(c->data, access->data, access->size);
-    if (!c->count)
+    c->move.is_plain = false;
+    if (!c->count) {
         stamp(c, cpu);
+        if (c->due == DUE_ACCESS && c->piece == c->size)
+            c->move = plain_move(cpu, access);
+    }
 }
 
 enum port_result completion_access(struct engine_vcpu *vcpu, const struct port_access *access)
@@ -237,10 +283,16 @@ enum status completion_complete(struct engine_vcpu *vcpu, struct memory_access *
     struct completion *c = &vcpu->completion;
     enum status status = require_due(vcpu);
 
+    *more = false;
     if (status == STATUS_OK)
         status = remember(c, access);
     if (status != STATUS_OK)
         return status;
+    if (likely(c->move.is_plain && !(vcpu->cpu->rflags & RFLAGS_TF))) {
+        finish_move(vcpu->cpu, &c->move, access->data, access->size);
+        completion_drop(vcpu);
+        return STATUS_OK;
+    }
     c->at = (uint8_t)(c->at + c->piece);
     c->piece = c->at < c->size ? piece_size((unsigned)(c->size - c->at)) : 0;
     if (!c->piece) {

@@ -159,7 +159,8 @@ static void take_sipi(struct engine_vcpu *vcpu)
 
 static void startup(struct engine_vcpu *vcpu)
 {
-    uint32_t pending = atomic_fetch_and(&vcpu->pending, ~(uint32_t)(PENDING_INIT | PENDING_SIPI));
+    const uint32_t mask = PENDING_INIT | PENDING_SIPI;
+    uint32_t pending = atomic_load(&vcpu->pending) & mask ? atomic_fetch_and(&vcpu->pending, ~mask) : 0;
 
     if (pending & PENDING_INIT)
         take_init(vcpu);
@@ -189,7 +190,8 @@ static enum step service(struct engine_vcpu *vcpu)
     struct cpu *cpu = vcpu->cpu;
     enum step step;
 
-    atomic_fetch_and(&cpu->request, (uint32_t)REQUEST_ATTENTION);
+    if (atomic_load(&cpu->request) & ~(uint32_t)REQUEST_ATTENTION)
+        atomic_fetch_and(&cpu->request, (uint32_t)REQUEST_ATTENTION); /* before looking at what was asked for */
     if (atomic_load(&vcpu->partition->holds)) {
         soft_leave(vcpu);
         soft_enter(vcpu);
