@@ -224,6 +224,7 @@ enum emulator_outcome emulator_run(struct emulator *e, void *context, const stru
     e->failure = EMULATOR_INTERNAL_FAILURE;
     if (!emulator_registers_load(&e->registers, cpu, &e->client))
         return callback_failed(EMULATOR_GET_REGISTERS_FAILED);
+    emulator_port_begin(e);
     cpu->leave = LEAVE_NONE;
     if (!find_instruction(e, &insn))
         return stopped(e, NULL);

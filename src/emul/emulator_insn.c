@@ -48,6 +48,7 @@ static bool touches_upper_halves(const struct decoded *d)
 static bool controls_the_processor(ZydisMnemonic mnemonic)
 {
     switch (mnemonic) {
+    case ZYDIS_MNEMONIC_INVLPG:
     case ZYDIS_MNEMONIC_INVPCID:
     case ZYDIS_MNEMONIC_INVEPT:
     case ZYDIS_MNEMONIC_INVVPID:

@@ -33,13 +33,35 @@ static enum port_result page_fault(struct cpu *cpu, gva_t gva, enum access_type 
     return PORT_FAULT;
 }
 
-/* A page that may be written may be read as well, not the other way round. */
-static bool is_known(const struct emulator *e, gva_t gva, enum access_type type, bool user)
+static void enter_known(struct emulator *e, gva_t gva, gpa_t gpa, enum access_type type, bool user)
+{
+    e->known[e->known_count++ % EMULATOR_KNOWN] = (struct emulator_known){
+        .page = gva & PAGE_MASK, .gpa = gpa & PAGE_MASK, .type = (uint8_t)type, .user = user};
+}
+
+void emulator_port_begin(struct emulator *e)
 {
     const struct emulator_request *r = e->request;
 
-    return r->has_translation && !((gva ^ r->gva) & PAGE_MASK) && (type == r->type || (type == ACCESS_READ && r->type == ACCESS_WRITE)) &&
-           user == (e->registers.cpl == 3);
+    e->known_count = 0;
+    if (r->has_translation && r->type <= ACCESS_WRITE)
+        enter_known(e, r->gva, r->gpa, r->type, e->registers.cpl == 3);
+}
+
+/* A page that may be written may be read as well, not the other way round. */
+static bool find_known(const struct emulator *e, gva_t gva, enum access_type type, bool user, gpa_t *gpa)
+{
+    unsigned count = e->known_count < EMULATOR_KNOWN ? e->known_count : EMULATOR_KNOWN;
+
+    for (unsigned i = 0; i < count; i++) {
+        const struct emulator_known *k = &e->known[i];
+
+        if (k->page == (gva & PAGE_MASK) && k->user == user && (k->type == type || (k->type == ACCESS_WRITE && type == ACCESS_READ))) {
+            *gpa = k->gpa | (gva & ~PAGE_MASK);
+            return true;
+        }
+    }
+    return false;
 }
 
 static enum port_result translate_by_callback(struct cpu *cpu, gva_t gva, enum access_type type, bool user, uint64_t *page)
@@ -68,24 +90,24 @@ static enum port_result translate_by_callback(struct cpu *cpu, gva_t gva, enum a
 static enum port_result port_translate(struct cpu *cpu, gva_t gva, enum access_type type, bool user, gpa_t *gpa)
 {
     struct emulator *e = emulator_of(cpu);
-    uint64_t page = e->request->gpa & PAGE_MASK;
+    uint64_t page;
 
     /* A task switch has loaded CR3: the callback translates by the old one. */
     if (unlikely(e->registers.has_system && cpu->cr3 != e->registers.cr3)) {
         (void)fail(STATUS_NOT_SUPPORTED, "the instruction switches to another address space");
         return refuse(e, EMULATOR_INTERNAL_FAILURE);
     }
-    if (!is_known(e, gva, type, user)) {
-        enum port_result result = translate_by_callback(cpu, gva, type, user, &page);
-
-        if (result != PORT_DONE)
-            return result;
-        if (page & ~PAGE_MASK) {
-            (void)fail(STATUS_UNEXPECTED, "the callback that translates answered 0x%llx for the page 0x%llx", (unsigned long long)page,
-                       (unsigned long long)(gva & PAGE_MASK));
-            return refuse(e, EMULATOR_TRANSLATE_MISALIGNED);
-        }
+    if (find_known(e, gva, type, user, gpa))
+        return PORT_DONE;
+    enum port_result result = translate_by_callback(cpu, gva, type, user, &page);
+    if (result != PORT_DONE)
+        return result;
+    if (page & ~PAGE_MASK) {
+        (void)fail(STATUS_UNEXPECTED, "the callback that translates answered 0x%llx for the page 0x%llx", (unsigned long long)page,
+                   (unsigned long long)(gva & PAGE_MASK));
+        return refuse(e, EMULATOR_TRANSLATE_MISALIGNED);
     }
+    enter_known(e, gva, page, type, user);
     *gpa = page | (gva & ~PAGE_MASK);
     return PORT_DONE;
 }

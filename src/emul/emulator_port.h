@@ -7,6 +7,16 @@
 #include "emul/emulator_registers.h"
 #include "x86/port.h"
 
+/* A translation that this call knows, from the exit or from a callback: what its TLB is to a processor. */
+struct emulator_known {
+    gva_t page;
+    gpa_t gpa;    /* of the page */
+    uint8_t type; /* enum access_type */
+    bool user;
+};
+
+enum { EMULATOR_KNOWN = 8 };
+
 struct emulator {
     struct emulator_callbacks callbacks;
     struct cpu *cpu;
@@ -16,7 +26,13 @@ struct emulator {
     struct emulator_client client;
     const struct emulator_request *request;
     enum emulator_outcome failure; /* why the port said PORT_EXIT */
+    struct emulator_known known[EMULATOR_KNOWN];
+    unsigned known_count;          /* entered so far; the oldest gives way */
 };
+
+/* Registers are loaded: begin with what the exit knows. */
+void emulator_port_begin(struct emulator *emulator);
+
 
 /* The port of the emulator's processor: everything through callbacks. */
 extern const struct cpu_port emulator_port;
