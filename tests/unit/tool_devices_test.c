@@ -242,9 +242,9 @@ static void test_text_screen(void **state)
     char text[VGA_COLUMNS + 1];
     vga_text_init(&vga);
     assert_int_equal(vga_text_attach(&vga, &ports, &mmio), 0);
-    assert_false(vga_text_is_used(&vga));
+    assert_int_equal(vga_text_used_rows(&vga), 0);
     bus_write(&mmio, 0xB8000 + 160, 4, 0x07690748); /* "Hi" in the second row */
-    assert_true(vga_text_is_used(&vga));
+    assert_int_equal(vga_text_used_rows(&vga), 2);
     vga_text_row(&vga, 1, text);
     assert_string_equal(text, "Hi");
     out(0x3D4, 0x0D), out(0x3D5, 80); /* scrolled by a row */

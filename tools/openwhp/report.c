@@ -69,10 +69,11 @@ static void write_map(const struct machine *machine, FILE *to)
 static void write_screen(const struct machine *machine, FILE *to)
 {
     char text[VGA_COLUMNS + 1];
-    if (!vga_text_is_used(&machine->devices.vga))
+    unsigned rows = vga_text_used_rows(&machine->devices.vga);
+    if (rows == 0)
         return;
     fprintf(to, "\nText screen\n");
-    for (unsigned row = 0; row < VGA_ROWS; row++) {
+    for (unsigned row = 0; row < rows; row++) {
         vga_text_row(&machine->devices.vga, row, text);
         fprintf(to, "  |%-80s|\n", text);
     }

@@ -77,13 +77,14 @@ void vga_text_row(const struct vga_text *vga, unsigned row, char *text)
     text[length] = '\0';
 }
 
-bool vga_text_is_used(const struct vga_text *vga)
+unsigned vga_text_used_rows(const struct vga_text *vga)
 {
     char text[VGA_COLUMNS + 1];
+    unsigned used = 0;
     for (unsigned row = 0; row < VGA_ROWS; row++) {
         vga_text_row(vga, row, text);
         if (text[0] != '\0')
-            return true;
+            used = row + 1;
     }
-    return false;
+    return used;
 }

@@ -26,7 +26,7 @@ int vga_text_attach(struct vga_text *vga, struct bus *ports, struct bus *mmio);
 /* One row of the screen as printable ASCII without trailing blanks; text holds VGA_COLUMNS + 1 bytes. */
 void vga_text_row(const struct vga_text *vga, unsigned row, char *text);
 
-/* True when the guest has put something on the screen. */
-bool vga_text_is_used(const struct vga_text *vga);
+/* How many rows there are up to the last one that is not blank. */
+unsigned vga_text_used_rows(const struct vga_text *vga);
 
 #endif
