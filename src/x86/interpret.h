@@ -10,7 +10,11 @@
 #include "x86/code.h"
 
 #ifdef OWHP_NO_TAIL_CALLS
-#define INTERPRET_GO(cpu, next) return (next)
+#define INTERPRET_GO(cpu, next)                                                                    \
+    do {                                                                                           \
+        (void)(cpu);                                                                               \
+        return (next);                                                                             \
+    } while (0)
 #elif defined(__clang__)
 #define INTERPRET_GO(cpu, next)                                                                    \
     do {                                                                                           \

@@ -25,8 +25,8 @@
 /* A write of 32 bits clears the upper half. */
 /* Narrow writes store the whole register: a wide read soon after would otherwise wait for the store to leave the buffer.
  * (AH..BH are no destinations of fast operations.) */
-#define SET_8(at, v)  (REG(64, at) = (REG(64, at) & ~(uint64_t)0xff) | (uint8_t)(v))
-#define SET_16(at, v) (REG(64, at) = (REG(64, at) & ~(uint64_t)0xffff) | (uint16_t)(v))
+#define SET_8(at, v)  (REG(64, at) = (REG(64, at) & ~(uint64_t)0xff) | (uint64_t)(uint8_t)(v))
+#define SET_16(at, v) (REG(64, at) = (REG(64, at) & ~(uint64_t)0xffff) | (uint64_t)(uint16_t)(v))
 #define SET_32(at, v) (REG(64, at) = (uint64_t)(uint32_t)(v))
 #define SET_64(at, v) (REG(64, at) = (uint64_t)(v))
 #define FLAGS (&cpu->aflags)
