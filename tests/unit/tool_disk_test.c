@@ -216,17 +216,32 @@ static void test_chain_that_loops(void **state)
     expect_broken(0);
 }
 
+/* Behind the rings there is a chain that looks good: it must not be followed. */
+enum { OUTSIDE = 600 };
+
+static void put_chain_outside(void)
+{
+    header(FLUSH, 0);
+    memory.host[STATUS] = 0xEE;
+    descriptor(OUTSIDE, HEADER, 16, NEXT, 1);
+    descriptor(1, STATUS, 1, WRITE, 0);
+}
+
 static void test_chain_outside_the_table(void **state)
 {
     (void)state;
-    descriptor(0, HEADER, 16, NEXT, VIRTQUEUE_SIZE);
+    put_chain_outside();
+    descriptor(0, HEADER, 0, NEXT, OUTSIDE);
     expect_broken(0);
+    assert_int_equal(memory.host[STATUS], 0xEE);
 }
 
 static void test_head_outside_the_table(void **state)
 {
     (void)state;
-    expect_broken(0xffff);
+    put_chain_outside();
+    expect_broken(OUTSIDE);
+    assert_int_equal(memory.host[STATUS], 0xEE);
 }
 
 static void test_readable_behind_writable(void **state)
