@@ -302,6 +302,15 @@ static void the_table(void **state)
     }
 }
 
+static unsigned writes_noted(void)
+{
+    unsigned count = 0;
+
+    for (const char *at = client.transcript; (at = strstr(at, " w")); at++)
+        count++;
+    return count;
+}
+
 /* MM-2: each callback fails in turn, at each of its calls. Status says which; registers are as before, but for the
  * completed elements of a repeated string instruction. */
 static void each_callback_fails(void **state)
@@ -338,6 +347,8 @@ static void each_callback_fails(void **state)
                         assert_true(left <= 2);
                         check_u64(row, "RSI", get64(WHvX64RegisterRsi), 0x6000 + done);
                         check_u64(row, "RDI", get64(WHvX64RegisterRdi), 0x7000 + done);
+                        if (kinds[k].which != SET)
+                            check_u64(row, "elements", done, writes_noted());
                     }
                 }
             }

@@ -142,7 +142,9 @@ static void run_ours(const struct silicon_input *input, struct native_state *out
     cpu_set_rflags(cpu, input->rflags | RFLAGS_IF);
     cpu->rip = NATIVE_AT;
     for (unsigned i = 0; i < 10000; i++) {
-        leave = way == SILICON_EXEC ? execute(cpu) : cpu_step(cpu);
+        leave = way == SILICON_EXEC       ? execute(cpu)
+                : way == SILICON_EMULATOR ? silicon_emulate(cpu, code.bytes, code.length)
+                                          : cpu_step(cpu);
         if (leave != LEAVE_NONE || cpu->rip != NATIVE_AT)
             break;
     }

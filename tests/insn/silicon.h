@@ -28,7 +28,11 @@ enum silicon_way {
     SILICON_STEP, /* by cpu_step: fast operations where there are any */
     SILICON_PORT, /* the same, and every data access goes through the port */
     SILICON_EXEC, /* by the exec function alone */
+    SILICON_EMULATOR, /* by silicon_emulate */
 };
+
+/* Linked in by the emulator's tests: carry out the instruction at cpu->rip, as cpu_step does. */
+enum cpu_leave silicon_emulate(struct cpu *cpu, const uint8_t *code, size_t size) __attribute__((weak));
 
 /* 0: ready. 77: this host cannot (said on stderr). */
 int silicon_init(enum silicon_way way);

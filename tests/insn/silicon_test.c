@@ -145,7 +145,7 @@ static const struct group {
 static void run_group(const struct group *g, bool has_32, enum silicon_way way)
 {
     /* Through the port everything is much slower. */
-    const unsigned sets = way != SILICON_PORT ? g->sets : (g->sets + 3) / 4;
+    const unsigned sets = way == SILICON_STEP || way == SILICON_EXEC ? g->sets : (g->sets + 3) / 4;
 
     for (size_t i = 0; i < g->count; i++) {
         if (g->rows[i].modes & FORM_64)
@@ -160,7 +160,10 @@ int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "";
     const char *how = argc > 2 ? argv[2] : "";
-    const enum silicon_way way = strcmp(how, "port") == 0 ? SILICON_PORT : strcmp(how, "exec") == 0 ? SILICON_EXEC : SILICON_STEP;
+    const enum silicon_way way = silicon_emulate           ? SILICON_EMULATOR
+                                 : strcmp(how, "port") == 0 ? SILICON_PORT
+                                 : strcmp(how, "exec") == 0 ? SILICON_EXEC
+                                                            : SILICON_STEP;
     int result = silicon_init(way);
 
     if (result != 0)
