@@ -41,6 +41,8 @@ static void pass_on(int number, siginfo_t *info, void *context)
         /* Returning repeats the instruction, now with the default action. */
         struct sigaction action = {.sa_handler = SIG_DFL};
         sigaction(number, &action, NULL);
+        if (info->si_code <= 0) /* sent by somebody: nothing would repeat it */
+            raise(number);
     } else {
         previous->sa_handler(number);
     }
