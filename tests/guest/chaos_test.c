@@ -205,7 +205,7 @@ static void set_registers(struct cpu *cpu, enum mode mode)
     if (mode == REAL || mode == V86)
         for (unsigned i = SEG_ES; i <= SEG_GS; i++)
             cpu->segment[i] = (struct segment){.base = i == SEG_CS ? CODE : STACK, .limit = 0xffff, .attributes = mode == V86 ? 0xf3 : 0x93,
-                                               .selector = (i == SEG_CS ? CODE : STACK) >> 4};
+                                               .selector = (uint16_t)((i == SEG_CS ? CODE : STACK) >> 4)};
     if (mode == REAL || mode == V86) {
         cpu->rip -= CODE;
         cpu->gpr[REG_RSP].q -= STACK;
