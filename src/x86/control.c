@@ -136,7 +136,7 @@ uint64_t cpu_cr4_mask(const struct cpu *cpu)
         {FEATURE_MCE, CR4_MCE},     {FEATURE_PGE, CR4_PGE},         {FEATURE_FXSR, CR4_OSFXSR},
         {FEATURE_SSE, CR4_OSXMMEXCPT}, {FEATURE_UMIP, CR4_UMIP},    {FEATURE_FSGSBASE, CR4_FSGSBASE},
         {FEATURE_PCID, CR4_PCIDE},  {FEATURE_SMEP, CR4_SMEP},       {FEATURE_SMAP, CR4_SMAP},
-        {FEATURE_TSC, CR4_TSD},
+        {FEATURE_TSC, CR4_TSD},     {FEATURE_XSAVE, CR4_OSXSAVE},
     };
     uint64_t mask = CR4_PCE;
 
@@ -144,6 +144,17 @@ uint64_t cpu_cr4_mask(const struct cpu *cpu)
         if (cpuid_has(&cpu->cpuid, by_feature[i].feature))
             mask |= by_feature[i].bits;
     return mask;
+}
+
+uint64_t cpu_xcr0_mask(const struct cpu *cpu)
+{
+    return XCR0_X87 | XCR0_SSE | (cpuid_has(&cpu->cpuid, FEATURE_AVX) ? XCR0_AVX : 0);
+}
+
+/* x87 is always on, AVX needs SSE (SDM 3A 2.6). */
+bool cpu_xcr0_is_valid(const struct cpu *cpu, uint64_t value)
+{
+    return (value & XCR0_X87) && !(value & ~cpu_xcr0_mask(cpu)) && (!(value & XCR0_AVX) || (value & XCR0_SSE));
 }
 
 static bool cr4_switch_allowed(const struct cpu *cpu, uint64_t value)

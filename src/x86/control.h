@@ -37,6 +37,18 @@ uint64_t cpu_cr4_mask(const struct cpu *cpu);
 uint64_t cpu_efer_mask(const struct cpu *cpu);
 
 /*
+ * XCR0 (SDM 3A 2.6): the state components that the guest may enable, and whether it may be set to a value. XSAVE_SIZE_*:
+ * bytes of an XSAVE area up to the end of that component (there is none between SSE and AVX).
+ */
+#define XCR0_X87 1ull
+#define XCR0_SSE 2ull
+#define XCR0_AVX 4ull
+#define XSAVE_SIZE_SSE 576u
+#define XSAVE_SIZE_AVX 832u
+uint64_t cpu_xcr0_mask(const struct cpu *cpu);
+must_check bool cpu_xcr0_is_valid(const struct cpu *cpu, uint64_t value);
+
+/*
  * Registers set from outside (the API writes any of them in any order): could a processor be in the state that the
  * registers of `cpu` describe now? NULL: yes. Else why not, in words.
  */

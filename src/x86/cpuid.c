@@ -6,6 +6,7 @@
 #include <cpuid.h>
 #include <string.h>
 
+#include "x86/control.h"
 #include "x86/cpu.h"
 #include "x86/exec_simd.h"
 
@@ -31,6 +32,8 @@ static bool host_has_random(void)
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_RDRND);
 }
 
+static void drop_dependent(struct cpuid_config *config);
+
 void cpuid_init(struct cpuid_config *config)
 {
     unsigned a, b, c, d;
@@ -45,6 +48,7 @@ void cpuid_init(struct cpuid_config *config)
         cpuid_set(config, FEATURE_RDSEED, false);
     }
     exec_simd_limit(config);
+    drop_dependent(config);
     if (!__get_cpuid(0, &a, &b, &c, &d))
         return;
     memcpy(config->vendor, &b, 4);
@@ -62,7 +66,7 @@ void cpuid_get_banks(const struct cpuid_config *config, uint64_t banks[2])
     banks[0] = banks[1] = 0;
     for (size_t i = 0; i < sizeof(feature_rows) / sizeof(feature_rows[0]); i++) {
         const struct feature_row *row = &feature_rows[i];
-        if (row->bank != BANK_NONE && cpuid_has(config, row->feature))
+        if (row->bank < BANK_XSAVE && cpuid_has(config, row->feature))
             banks[row->bank / 64] |= BIT64(row->bank % 64);
     }
     /* IBPB shares the CPUID bit of IBRS but has a bank bit of its own. */
@@ -74,9 +78,47 @@ void cpuid_mask_banks(struct cpuid_config *config, const uint64_t banks[2])
 {
     for (size_t i = 0; i < sizeof(feature_rows) / sizeof(feature_rows[0]); i++) {
         const struct feature_row *row = &feature_rows[i];
-        if (row->bank != BANK_NONE && !((banks[row->bank / 64] >> (row->bank % 64)) & 1))
+        if (row->bank < BANK_XSAVE && !((banks[row->bank / 64] >> (row->bank % 64)) & 1))
             cpuid_set(config, row->feature, false);
     }
+}
+
+static unsigned xsave_bit(const struct feature_row *row)
+{
+    return row->bank < BANK_XSAVE || row->bank == BANK_NONE ? 64 : row->bank - BANK_XSAVE;
+}
+
+uint64_t cpuid_get_xsave(const struct cpuid_config *config)
+{
+    uint64_t features = 0;
+
+    for (size_t i = 0; i < sizeof(feature_rows) / sizeof(feature_rows[0]); i++)
+        if (xsave_bit(&feature_rows[i]) < 64 && cpuid_has(config, feature_rows[i].feature))
+            features |= BIT64(xsave_bit(&feature_rows[i]));
+    return features;
+}
+
+/* AVX state is enabled through XSAVE's registers; every other VEX set extends AVX. */
+static void drop_dependent(struct cpuid_config *config)
+{
+    static const uint16_t needs[][2] = {
+        {FEATURE_XSAVEOPT, FEATURE_XSAVE}, {FEATURE_XSAVEC, FEATURE_XSAVE},   {FEATURE_XGETBV1, FEATURE_XSAVE},
+        {FEATURE_XSAVES, FEATURE_XSAVEC},  {FEATURE_AVX, FEATURE_XSAVE},      {FEATURE_AVX2, FEATURE_AVX},
+        {FEATURE_FMA, FEATURE_AVX},        {FEATURE_F16C, FEATURE_AVX},       {FEATURE_VAES, FEATURE_AVX},
+        {FEATURE_VPCLMULQDQ, FEATURE_AVX}, {FEATURE_VAES, FEATURE_AES},       {FEATURE_VPCLMULQDQ, FEATURE_PCLMULQDQ},
+    };
+
+    for (size_t i = 0; i < sizeof(needs) / sizeof(needs[0]); i++)
+        if (!cpuid_has(config, needs[i][1]))
+            cpuid_set(config, needs[i][0], false);
+}
+
+void cpuid_mask_xsave(struct cpuid_config *config, uint64_t features)
+{
+    for (size_t i = 0; i < sizeof(feature_rows) / sizeof(feature_rows[0]); i++)
+        if (xsave_bit(&feature_rows[i]) < 64 && !(features & BIT64(xsave_bit(&feature_rows[i]))))
+            cpuid_set(config, feature_rows[i].feature, false);
+    drop_dependent(config);
 }
 
 /* ---- leaves ---- */
@@ -188,6 +230,36 @@ static void leaf_b(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint3
         out[EAX] = id_bits(cpu->cpuid.processor_count);
         out[EBX] = cpu->cpuid.processor_count & 0xffff;
         out[ECX] |= 2u << 8; /* core level */
+    }
+}
+
+/* State components of XSAVE: x87 and SSE in 576 bytes, AVX in 256 behind them. */
+static void leaf_d(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    const uint64_t all = cpu_xcr0_mask(cpu);
+
+    (void)leaf;
+    if (!cpuid_has(&cpu->cpuid, FEATURE_XSAVE))
+        return;
+    switch (subleaf) {
+    case 0:
+        out[EAX] = (uint32_t)all;
+        out[EBX] = cpu->xcr0 & XCR0_AVX ? XSAVE_SIZE_AVX : XSAVE_SIZE_SSE;
+        out[ECX] = all & XCR0_AVX ? XSAVE_SIZE_AVX : XSAVE_SIZE_SSE;
+        break;
+    case 1:
+        out[EAX] = cpu->cpuid.word[CPUID_D1_EAX];
+        if (cpuid_has(&cpu->cpuid, FEATURE_XSAVEC))
+            out[EBX] = cpu->xcr0 & XCR0_AVX ? XSAVE_SIZE_AVX : XSAVE_SIZE_SSE;
+        break;
+    case 2:
+        if (!(all & XCR0_AVX))
+            break;
+        out[EAX] = XSAVE_SIZE_AVX - XSAVE_SIZE_SSE;
+        out[EBX] = XSAVE_SIZE_SSE;
+        break;
+    default:
+        break;
     }
 }
 
@@ -313,7 +385,7 @@ static const struct {
     uint32_t leaf;
     leaf_fn *answer;
 } leaves[] = {
-    {0x00, leaf_0}, {0x01, leaf_1}, {0x02, leaf_2}, {0x04, leaf_4}, {0x06, leaf_6}, {0x07, leaf_7}, {0x0b, leaf_b},
+    {0x00, leaf_0}, {0x01, leaf_1}, {0x02, leaf_2}, {0x04, leaf_4}, {0x06, leaf_6}, {0x07, leaf_7}, {0x0b, leaf_b}, {0x0d, leaf_d},
     {0x15, leaf_15}, {0x16, leaf_16},
     {0x40000000, leaf_40000000},
     {0x80000000, leaf_80000000}, {0x80000001, leaf_80000001},

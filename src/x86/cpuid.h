@@ -16,12 +16,14 @@ struct cpu;
 /* CPUID registers that hold feature bits. */
 enum cpuid_word {
     CPUID_1_ECX, CPUID_1_EDX, CPUID_7_EBX, CPUID_7_ECX, CPUID_7_EDX, CPUID_72_EDX, /* 7.0, 7.2 */
+    CPUID_D1_EAX,                                           /* 0xD.1: the XSAVE family */
     CPUID_81_ECX, CPUID_81_EDX, CPUID_87_EDX, CPUID_88_EBX, /* 0x8000000n */
     CPUID_ARCH_CAPABILITIES,                                /* bits of IA32_ARCH_CAPABILITIES, shown by RDMSR */
     CPUID_WORDS
 };
 
 #define BANK_NONE 255 /* no bit in the feature banks: always there */
+#define BANK_XSAVE 128 /* and up: bit n - 128 of the API's XSAVE features */
 
 /* clang-format off */
 /*    name             word            bit bank          implemented by */
@@ -29,6 +31,7 @@ enum cpuid_word {
     X(SSE3,            CPUID_1_ECX,     0, 0)         /* exec_simd */                              \
     X(PCLMULQDQ,       CPUID_1_ECX,     1, 17)        /* exec_simd */                              \
     X(SSSE3,           CPUID_1_ECX,     9, 2)         /* exec_simd */                              \
+    X(FMA,             CPUID_1_ECX,    12, BANK_XSAVE + 4) /* exec_vex */                          \
     X(CX16,            CPUID_1_ECX,    13, 8)         /* exec_integer: CMPXCHG16B */               \
     X(PCID,            CPUID_1_ECX,    17, 18)        /* control: CR4.PCIDE, CR3 */                \
     X(SSE4_1,          CPUID_1_ECX,    19, 3)         /* exec_simd */                              \
@@ -38,6 +41,9 @@ enum cpuid_word {
     X(POPCNT,          CPUID_1_ECX,    23, 7)         /* exec_integer */                           \
     X(TSC_DEADLINE,    CPUID_1_ECX,    24, 81)        /* the port's local APIC, when it has one */ \
     X(AES,             CPUID_1_ECX,    25, 16)        /* exec_simd */                              \
+    X(XSAVE,           CPUID_1_ECX,    26, BANK_XSAVE + 0) /* exec_xsave */                        \
+    X(AVX,             CPUID_1_ECX,    28, BANK_XSAVE + 2) /* exec_vex */                          \
+    X(F16C,            CPUID_1_ECX,    29, 20)      /* exec_vex */                                 \
     X(RDRAND,          CPUID_1_ECX,    30, 21)        /* exec_random */                            \
     X(HYPERVISOR,      CPUID_1_ECX,    31, BANK_NONE) /* leaf 0x40000000 */                        \
     X(FPU,             CPUID_1_EDX,     0, BANK_NONE) /* exec_x87 */                               \
@@ -66,6 +72,7 @@ enum cpuid_word {
     X(FSGSBASE,        CPUID_7_EBX,     0, 22)        /* exec_segment */                           \
     X(TSC_ADJUST,      CPUID_7_EBX,     1, 82)        /* msr */                                    \
     X(BMI1,            CPUID_7_EBX,     3, 25)        /* exec_integer */                           \
+    X(AVX2,            CPUID_7_EBX,     5, BANK_XSAVE + 3) /* exec_vex */                          \
     X(FDP_EXCPTN_ONLY, CPUID_7_EBX,     6, BANK_NONE) /* exec_x87: when the host does so */        \
     X(SMEP,            CPUID_7_EBX,     7, 23)        /* walk */                                   \
     X(BMI2,            CPUID_7_EBX,     8, 26)        /* exec_integer */                           \
@@ -79,12 +86,18 @@ enum cpuid_word {
     X(CLWB,            CPUID_7_EBX,    24, 40)        /* exec_misc */                              \
     X(SHA,             CPUID_7_EBX,    29, 41)        /* exec_simd */                              \
     X(UMIP,            CPUID_7_ECX,     2, 58)        /* exec_table */                             \
+    X(VAES,            CPUID_7_ECX,     9, BANK_XSAVE + 20) /* exec_vex */                         \
+    X(VPCLMULQDQ,      CPUID_7_ECX,    10, BANK_XSAVE + 22) /* exec_vex */                         \
     X(RDPID,           CPUID_7_ECX,    22, 57)        /* exec_msr */                               \
     X(FSRM,            CPUID_7_EDX,     4, 49)        /* exec_string */                            \
     X(SPEC_CTRL,       CPUID_7_EDX,    26, 44)        /* msr: SPEC_CTRL, PRED_CMD */               \
     X(STIBP,           CPUID_7_EDX,    27, 45)        /* msr: SPEC_CTRL */                         \
     X(ARCH_CAPABILITIES, CPUID_7_EDX,  29, BANK_NONE) /* msr */                                    \
     X(BHI_CTRL,        CPUID_72_EDX,    4, BANK_NONE) /* msr: SPEC_CTRL.BHI_DIS_S; spares guests a loop a system call */ \
+    X(XSAVEOPT,        CPUID_D1_EAX,    0, BANK_XSAVE + 1) /* exec_xsave */                        \
+    X(XSAVEC,          CPUID_D1_EAX,    1, BANK_XSAVE + 11) /* exec_xsave */                       \
+    X(XGETBV1,         CPUID_D1_EAX,    2, BANK_XSAVE + 13) /* exec_control */                     \
+    X(XSAVES,          CPUID_D1_EAX,    3, BANK_XSAVE + 12) /* exec_xsave */                       \
     X(LAHF64,          CPUID_81_ECX,    0, 1)         /* exec_integer */                           \
     X(LZCNT,           CPUID_81_ECX,    5, 10)        /* exec_integer */                           \
     X(PREFETCHW,       CPUID_81_ECX,    8, 34)        /* exec_misc */                              \
@@ -139,6 +152,11 @@ static inline bool cpuid_has(const struct cpuid_config *config, enum cpu_feature
 /* The features that have a bit in the API's banks: what is there, and taking away what `banks` lacks. */
 void cpuid_get_banks(const struct cpuid_config *config, uint64_t banks[2]);
 void cpuid_mask_banks(struct cpuid_config *config, const uint64_t banks[2]);
+
+/* The same for the API's XSAVE features. Masking also takes away what needs something that is gone (AVX2 without AVX):
+ * to be called after cpuid_mask_banks. */
+uint64_t cpuid_get_xsave(const struct cpuid_config *config);
+void cpuid_mask_xsave(struct cpuid_config *config, uint64_t features);
 
 /* The processor's own answer: EAX, EBX, ECX, EDX. Depends on CR4 and APIC_BASE too. */
 void cpuid_read(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);

@@ -1,6 +1,7 @@
 /* MOV CR, MOV DR, LMSW, SMSW, CLTS, XGETBV, XSETBV, INVLPG, INVPCID (SDM 2A-2C under each name). */
 #include "x86/control.h"
 #include "x86/exec_system.h"
+#include "x86/exec_xsave.h"
 
 /* Width of the general register: 8 bytes in 64-bit mode, else 4; operand-size prefixes do not matter. */
 static unsigned register_size(const struct cpu *cpu)
@@ -123,22 +124,18 @@ enum exec_result exec_mov_debug(struct cpu *cpu, const struct insn *insn)
 
 /* ---- extended control registers ---- */
 
-/* XCR0 bits of the state components that are implemented; grows with XSAVE. */
-static uint64_t xcr0_mask(const struct cpu *cpu)
-{
-    (void)cpu;
-    return 3; /* x87, SSE */
-}
-
 enum exec_result exec_xgetbv(struct cpu *cpu, const struct insn *insn)
 {
+    const uint32_t number = cpu->gpr[REG_RCX].d;
+
     (void)insn;
     if (!(cpu->cr4 & CR4_OSXSAVE))
         return exec_done(raise_ud(cpu));
-    if (cpu->gpr[REG_RCX].d != 0)
+    if (number > 1 || (number == 1 && !cpuid_has(&cpu->cpuid, FEATURE_XGETBV1)))
         return exec_done(raise_gp(cpu, 0));
-    gpr_write(cpu, REG_RAX, 4, (uint32_t)cpu->xcr0);
-    gpr_write(cpu, REG_RDX, 4, cpu->xcr0 >> 32);
+    const uint64_t value = number ? cpu->xcr0 & xsave_in_use(cpu) : cpu->xcr0;
+    gpr_write(cpu, REG_RAX, 4, (uint32_t)value);
+    gpr_write(cpu, REG_RDX, 4, value >> 32);
     return EXEC_NEXT;
 }
 
@@ -151,7 +148,7 @@ enum exec_result exec_xsetbv(struct cpu *cpu, const struct insn *insn)
         return exec_done(raise_ud(cpu));
     if (!require_supervisor(cpu))
         return EXEC_LEAVE;
-    if (cpu->gpr[REG_RCX].d != 0 || !(value & 1) || (value & ~xcr0_mask(cpu)))
+    if (cpu->gpr[REG_RCX].d != 0 || !cpu_xcr0_is_valid(cpu, value))
         return exec_done(raise_gp(cpu, 0));
     cpu->xcr0 = value;
     cpu_update_mode(cpu);

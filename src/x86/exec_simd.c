@@ -37,6 +37,16 @@ static uint32_t
     host_words[CPUID_WORDS]; /* of leaves 1 and 7; set once: CPUID is slow on a virtual host */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
+/* Does the host's kernel keep the upper halves of YMM registers? */
+static bool host_enables_avx(uint32_t leaf1_ecx)
+{
+    uint32_t low, high;
+    if (!(leaf1_ecx & bit_OSXSAVE))
+        return false;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & 6) == 6;
+}
+
 static void ask_host(void)
 {
     unsigned leaf1[4] = {0}, leaf7[4] = {0};
@@ -45,9 +55,12 @@ static void ask_host(void)
     host_words[CPUID_1_ECX] = leaf1[2];
     host_words[CPUID_1_EDX] = leaf1[3];
     host_words[CPUID_7_EBX] = leaf7[1];
+    host_words[CPUID_7_ECX] = leaf7[2];
+    if (!host_enables_avx(leaf1[2])) /* what extends AVX goes with it, see cpuid.c */
+        host_words[CPUID_1_ECX] &= ~(1u << (FEATURE_AVX & 31));
 }
 
-static bool host_has(enum cpu_feature feature)
+bool simd_host_has(enum cpu_feature feature)
 {
     pthread_once(&once, ask_host);
     return host_words[feature >> 5] & 1u << (feature & 31);
@@ -56,10 +69,16 @@ static bool host_has(enum cpu_feature feature)
 void exec_simd_limit(struct cpuid_config *config)
 {
     for (size_t i = 0; i < array_size(features); i++) {
-        if (!host_has(features[i].feature))
+        if (!simd_host_has(features[i].feature))
             cpuid_set(config, features[i].feature, false);
     }
-    if (!host_has(FEATURE_FDP_EXCPTN_ONLY))
+    static const uint16_t vex[] = {FEATURE_AVX,  FEATURE_AVX2, FEATURE_FMA,
+                                   FEATURE_F16C, FEATURE_VAES, FEATURE_VPCLMULQDQ};
+    for (size_t i = 0; i < array_size(vex); i++) {
+        if (!simd_host_has(vex[i]) || !simd_host_has(FEATURE_AVX))
+            cpuid_set(config, vex[i], false);
+    }
+    if (!simd_host_has(FEATURE_FDP_EXCPTN_ONLY))
         cpuid_set(config, FEATURE_FDP_EXCPTN_ONLY, false);
 }
 
@@ -77,7 +96,7 @@ static const struct feature *feature_of(const ZydisDecodedInstruction *decoded)
 static bool is_executable(const ZydisDecodedInstruction *decoded)
 {
     const struct feature *feature = feature_of(decoded);
-    return feature && host_has(feature->feature);
+    return feature && simd_host_has(feature->feature);
 }
 
 uint8_t simd_feature_tag(const ZydisDecodedInstruction *decoded)
@@ -338,6 +357,8 @@ static void place_vectors(struct insn *insn)
 bool exec_simd_bind(struct insn *insn, const ZydisDecodedInstruction *decoded,
                     const ZydisDecodedOperand *operands)
 {
+    if (decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+        return exec_vex_bind(insn, decoded, operands);
     if (decoded->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
         decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT ||
         decoded->meta.isa_set == ZYDIS_ISA_SET_FXSAVE ||

@@ -27,6 +27,13 @@
  */
 void exec_simd_limit(struct cpuid_config *config);
 
+/* Does the host have it (of leaves 1 and 7)? AVX: and its kernel enables it. */
+must_check bool simd_host_has(enum cpu_feature feature);
+
+/* exec_vex.c: exec_simd_bind for VEX encodings. */
+bool exec_vex_bind(struct insn *insn, const ZydisDecodedInstruction *decoded,
+                   const ZydisDecodedOperand *operands);
+
 /*
  * Features a partition may take away: instructions that need one are bound all the same (decoded
  * code does not know the processor) and ask when they run. bind puts the feature into the stub's
@@ -85,6 +92,9 @@ must_check bool simd_store(struct cpu *cpu, const struct insn *insn, const void 
  */
 must_check bool simd_run_float(struct cpu *cpu, simd_stub *stub, void *first, size_t first_size,
                                void *second);
+
+/* #XM, or #UD when the guest's kernel does not want it (CR4.OSXMMEXCPT). */
+must_check bool simd_raise_xm(struct cpu *cpu);
 
 /* Where a register operand is in struct cpu (bind has put the offset there for vector registers
  * too). */

@@ -41,7 +41,7 @@ static uint32_t run_under(uint32_t mxcsr, simd_stub *stub, void *first, void *se
     return raised;
 }
 
-static bool raise_xm(struct cpu *cpu)
+bool simd_raise_xm(struct cpu *cpu)
 {
     return cpu->cr4 & CR4_OSXMMEXCPT ? raise_fault(cpu, VECTOR_XM) : raise_ud(cpu);
 }
@@ -76,7 +76,7 @@ static noinline bool run_unmasked(struct cpu *cpu, simd_stub *stub, void *first,
         mxcsr = cpu->mxcsr | raised | (is_tiny ? MXCSR_UE : 0);
     cpu->mxcsr = mxcsr;
     cpu->aflags = aflags;
-    return raise_xm(cpu);
+    return simd_raise_xm(cpu);
 }
 
 bool simd_run_float(struct cpu *cpu, simd_stub *stub, void *first, size_t first_size, void *second)

@@ -6,6 +6,7 @@
  * loaded.
  */
 #include "x86/exec_x87.h"
+#include "x86/exec_xsave.h"
 
 #include <string.h>
 
@@ -235,7 +236,13 @@ exec_fn *x87_control_instruction(ZydisMnemonic mnemonic)
         {ZYDIS_MNEMONIC_FLDENV, exec_fldenv},         {ZYDIS_MNEMONIC_FNSAVE, exec_fnsave},
         {ZYDIS_MNEMONIC_FRSTOR, exec_frstor},         {ZYDIS_MNEMONIC_FXSAVE, exec_fxsave},
         {ZYDIS_MNEMONIC_FXSAVE64, exec_fxsave64},     {ZYDIS_MNEMONIC_FXRSTOR, exec_fxrstor},
-        {ZYDIS_MNEMONIC_FXRSTOR64, exec_fxrstor64},
+        {ZYDIS_MNEMONIC_FXRSTOR64, exec_fxrstor64},   {ZYDIS_MNEMONIC_XSAVE, exec_xsave},
+        {ZYDIS_MNEMONIC_XSAVE64, exec_xsave64},       {ZYDIS_MNEMONIC_XSAVEOPT, exec_xsaveopt},
+        {ZYDIS_MNEMONIC_XSAVEOPT64, exec_xsaveopt64}, {ZYDIS_MNEMONIC_XSAVEC, exec_xsavec},
+        {ZYDIS_MNEMONIC_XSAVEC64, exec_xsavec64},     {ZYDIS_MNEMONIC_XSAVES, exec_xsaves},
+        {ZYDIS_MNEMONIC_XSAVES64, exec_xsaves64},     {ZYDIS_MNEMONIC_XRSTOR, exec_xrstor},
+        {ZYDIS_MNEMONIC_XRSTOR64, exec_xrstor64},     {ZYDIS_MNEMONIC_XRSTORS, exec_xrstors},
+        {ZYDIS_MNEMONIC_XRSTORS64, exec_xrstors64},
     };
     for (size_t i = 0; i < array_size(table); i++) {
         if (table[i].mnemonic == mnemonic)

@@ -259,6 +259,7 @@ static const struct row rows[] = {
     {MSR_MCG_CAP,           MSR_MCG_CAP,           FEATURE_MCA, 0, 0, read_zero, write_refused},
     {MSR_MCG_STATUS,        MSR_MCG_STATUS,        FEATURE_MCA, STORED(mcg_status), 7, NULL, NULL},
     {MSR_MISC_ENABLE,       MSR_MISC_ENABLE,       NO_FEATURE, STORED(misc_enable), ANY, NULL, NULL},
+    {MSR_XSS,               MSR_XSS,               FEATURE_XSAVES, 0, 0, read_zero, write_only_zero}, /* no supervisor state */
     {MSR_DEBUG_CONTROL,     MSR_DEBUG_CONTROL,     NO_FEATURE, 0, 0, read_zero, write_ignored},
     {MSR_MTRR_BASE_0,       MSR_MTRR_MASK_7,       FEATURE_MTRR, 0, 0, read_mtrr_range, write_mtrr_range},
     {MSR_MTRR_FIX64K_00000, MSR_MTRR_FIX64K_00000, FEATURE_MTRR, 0, 0, read_mtrr_fixed, write_mtrr_fixed},

@@ -8,7 +8,7 @@
 
 #include "util/compiler.h"
 #include "x86/decode.h"
-#include "x86/exec.h"
+#include "x86/exec_simd.h"
 
 /* The sets that make up the integer and system instructions. */
 static const ZydisISASet required[] = {
@@ -20,7 +20,17 @@ static const ZydisISASet required[] = {
     ZYDIS_ISA_SET_FAT_NOP, ZYDIS_ISA_SET_PREFETCH_NOP, ZYDIS_ISA_SET_PAUSE, ZYDIS_ISA_SET_RDTSCP, ZYDIS_ISA_SET_RDPID,
     ZYDIS_ISA_SET_RDWRFSGS, ZYDIS_ISA_SET_INVPCID, ZYDIS_ISA_SET_RDPMC, ZYDIS_ISA_SET_PENTIUMMMX, ZYDIS_ISA_SET_X87,
     ZYDIS_ISA_SET_SSE, ZYDIS_ISA_SET_SSE2, ZYDIS_ISA_SET_SSE3, ZYDIS_ISA_SET_SSSE3, ZYDIS_ISA_SET_SSE4,
-    ZYDIS_ISA_SET_SSE42, ZYDIS_ISA_SET_AES, ZYDIS_ISA_SET_PCLMULQDQ,
+    ZYDIS_ISA_SET_SSE42, ZYDIS_ISA_SET_AES, ZYDIS_ISA_SET_PCLMULQDQ, ZYDIS_ISA_SET_XSAVE, ZYDIS_ISA_SET_XSAVEOPT,
+    ZYDIS_ISA_SET_XSAVEC, ZYDIS_ISA_SET_XSAVES,
+};
+
+/* The same where the host can execute them. */
+static const struct {
+    enum cpu_feature feature;
+    ZydisISASet set;
+} required_of_host[] = {
+    {FEATURE_AVX, ZYDIS_ISA_SET_AVX}, {FEATURE_AVX2, ZYDIS_ISA_SET_AVX2}, {FEATURE_AVX2, ZYDIS_ISA_SET_AVX2GATHER},
+    {FEATURE_FMA, ZYDIS_ISA_SET_FMA}, {FEATURE_F16C, ZYDIS_ISA_SET_F16C}, {FEATURE_AVX, ZYDIS_ISA_SET_AVXAES},
 };
 
 static const uint32_t modes[] = {
@@ -91,6 +101,9 @@ int main(void)
 
     for (unsigned i = 0; i < array_size(required); i++)
         is_required[required[i]] = true;
+    for (unsigned i = 0; i < array_size(required_of_host); i++)
+        is_required[required_of_host[i].set] =
+            simd_host_has(FEATURE_AVX) && simd_host_has(required_of_host[i].feature);
     if (decode(modes[0], vmfunc, sizeof(vmfunc), &d) != DECODE_OK)
         return 1;
     undefined = d.insn.exec;

@@ -16,6 +16,7 @@ extern uint64_t native_saved_rsp;
 struct native_state *native_current;
 void *native_code;
 uint64_t native_saved_rsp;
+bool native_has_avx;
 
 void native_enter(void);
 extern const char native_return[];
@@ -29,6 +30,11 @@ __asm__(
     "    mov %rsp, native_saved_rsp(%rip)\n"
     "    mov native_current(%rip), %rax\n"
     "    fxrstor64 144(%rax)\n"
+    "    cmpb $0, native_has_avx(%rip)\n     je 1f\n"
+    ".irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n"
+    "    vinsertf128 $1, 656 + 16 * \\i(%rax), %ymm\\i, %ymm\\i\n"
+    ".endr\n"
+    "1:\n"
     "    pushq 128(%rax)\n"
     "    popfq\n"
     "    mov 8(%rax), %rcx\n     mov 16(%rax), %rdx\n    mov 24(%rax), %rbx\n    mov 40(%rax), %rbp\n"
@@ -49,6 +55,12 @@ __asm__(
     "    pushfq\n"
     "    popq 128(%rax)\n"
     "    fxsave64 144(%rax)\n"
+    "    cmpb $0, native_has_avx(%rip)\n     je 1f\n"
+    ".irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n"
+    "    vextractf128 $1, %ymm\\i, 656 + 16 * \\i(%rax)\n"
+    ".endr\n"
+    "    vzeroupper\n"
+    "1:\n"
     "    mov native_saved_rsp(%rip), %rsp\n"
     "    pop %r15\n    pop %r14\n    pop %r13\n    pop %r12\n    pop %rbp\n    pop %rbx\n"
     "    ret\n");
@@ -56,6 +68,7 @@ __asm__(
 
 _Static_assert(offsetof(struct native_state, rflags) == 128, "known to the assembly");
 _Static_assert(offsetof(struct native_state, fxsave) == 144, "known to the assembly");
+_Static_assert(offsetof(struct native_state, upper) == 656, "known to the assembly");
 
 static void on_fault(int number, siginfo_t *info, void *context)
 {
@@ -79,6 +92,7 @@ void native_init(void)
     struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 
+    native_has_avx = __builtin_cpu_supports("avx");
     if (!native_code)
         native_code = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -19,11 +19,15 @@ struct native_state {
     uint64_t gpr[16];
     uint64_t rflags;
     uint8_t fxsave[512] __attribute__((aligned(16))); /* FXSAVE64 */
+    uint8_t upper[16][16];                            /* upper halves of YMM registers */
     int fault;                                        /* exception vector or NATIVE_NO_FAULT */
 };
 
 /* Install handlers, make the page for code. */
 void native_init(void);
+
+/* Does the host have AVX? Without it `upper` is left alone. */
+extern bool native_has_avx;
 
 /* The address at which native_run will put the next instruction. */
 uint64_t native_address(void);

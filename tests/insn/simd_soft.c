@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "support/flat_cpu.h"
+#include "x86/control.h"
 
 enum { GUEST_CODE = 0x100000, GUEST_ARENA = 0x110000 };
 
@@ -20,6 +21,8 @@ void simd_soft_init(uint8_t *arena, size_t size)
     host_arena = arena;
     arena_size = size;
     flat_long(flat, true, 3);
+    flat->cpu->cr4 |= CR4_OSXSAVE;
+    flat->cpu->xcr0 = cpu_xcr0_mask(flat->cpu);
     flat_map(flat, native_address(), GUEST_CODE, FLAT_READ);
     for (size_t i = 0; i < size; i += PAGE_SIZE)
         flat_map(flat, (uint64_t)arena + i, GUEST_ARENA + i, FLAT_WRITE);
@@ -39,26 +42,24 @@ static void load(struct cpu *cpu, const struct native_state *state)
     memcpy(&cpu->x87, state->fxsave, 160);
     memcpy(&cpu->mxcsr, state->fxsave + 24, 4);
     for (unsigned i = 0; i < 16; i++) {
-        memset(&cpu->vector[i], 0x77, sizeof(cpu->vector[i]));
         memcpy(&cpu->vector[i], state->fxsave + 160 + 16 * i, 16);
+        memcpy(&cpu->vector[i].q[2], state->upper[i], 16);
     }
     cpu->rip = native_address();
 }
 
-/* False: something changed that no instruction of these families changes. */
+/* False: RIP is not where it should be. */
 static bool store(const struct cpu *cpu, struct native_state *state)
 {
-    bool ok = true;
     memcpy(state->gpr, cpu->gpr, sizeof(cpu->gpr));
     state->rflags = cpu_rflags(cpu);
     memcpy(state->fxsave, &cpu->x87, 160);
     memcpy(state->fxsave + 24, &cpu->mxcsr, 4);
     for (unsigned i = 0; i < 16; i++) {
         memcpy(state->fxsave + 160 + 16 * i, &cpu->vector[i], 16);
-        ok = ok && cpu->vector[i].q[2] == 0x7777777777777777 &&
-             cpu->vector[i].q[3] == 0x7777777777777777;
+        memcpy(state->upper[i], &cpu->vector[i].q[2], 16);
     }
-    return ok && cpu->rip == native_address() + (state->fault == NATIVE_NO_FAULT ? code_size : 0);
+    return cpu->rip == native_address() + (state->fault == NATIVE_NO_FAULT ? code_size : 0);
 }
 
 void simd_soft_run(struct native_state *state)

@@ -42,6 +42,7 @@ static void capabilities(struct engine_capabilities *out)
         .maximum_processors = SOFT_MAXIMUM_PROCESSORS,
     };
     cpuid_get_banks(&cpuid, out->processor_features);
+    out->xsave_features = cpuid_get_xsave(&cpuid);
     while ((1u << out->clflush_size_log2) < cpuid.clflush_size)
         out->clflush_size_log2++;
 }

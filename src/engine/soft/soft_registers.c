@@ -59,7 +59,7 @@ static enum status check_plain(const struct cpu *cpu, uint32_t name, uint64_t va
         if (canonical[i] == name && !cpu_is_canonical(cpu, value))
             return fail(STATUS_HV_INVALID_REGISTER_VALUE, "register 0x%x: 0x%llx is not a canonical address", name, (unsigned long long)value);
     if ((name == VREG_PAT && !msr_pat_is_valid(value)) || (name == VREG_MTRR_DEF_TYPE && !msr_mtrr_def_type_is_valid(value)) ||
-        (name == VREG_XCR0 && !(value & 1)))
+        (name == VREG_XCR0 && !cpu_xcr0_is_valid(cpu, value)))
         return fail(STATUS_HV_INVALID_REGISTER_VALUE, "register 0x%x cannot hold 0x%llx", name, (unsigned long long)value);
     return STATUS_OK;
 }

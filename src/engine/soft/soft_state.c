@@ -5,54 +5,77 @@
 
 #include "engine/soft/soft.h"
 #include "util/last_error.h"
+#include "x86/control.h"
 
 /* The image: 512 bytes as FXSAVE64, the 64-byte header, then AVX state when it is presented. */
 struct xsave_image {
     struct x87_image legacy; /* XMM registers at byte 160 */
     uint64_t xstate_bv, xcomp_bv;
     uint8_t reserved[48];
+    uint64_t avx[16][2]; /* upper halves of YMM registers */
 };
+_Static_assert(sizeof(struct xsave_image) == XSAVE_SIZE_AVX, "as the processor lays it out");
 
 #define LEGACY_XMM(image, i) ((uint8_t *)&(image)->legacy + 160 + 16 * (i))
-#define XSTATE_X87  1ull
-#define XSTATE_SSE  2ull
 #define XCOMP_COMPACT BIT64(63)
 
 enum status soft_get_xsave(struct engine_vcpu *vcpu, void *buffer, uint32_t size, uint32_t *written)
 {
-    struct xsave_image image = {.legacy = vcpu->cpu->x87};
+    const struct cpu *cpu = vcpu->cpu;
+    struct xsave_image image = {.legacy = cpu->x87};
+    const uint64_t components = cpu_xcr0_mask(cpu);
 
-    *written = sizeof(image);
-    if (size < sizeof(image))
-        return fail(STATUS_INSUFFICIENT_BUFFER, "the XSAVE state takes %zu bytes, the buffer has %u", sizeof(image), size);
+    *written = components & XCR0_AVX ? XSAVE_SIZE_AVX : XSAVE_SIZE_SSE;
+    if (size < *written)
+        return fail(STATUS_INSUFFICIENT_BUFFER, "the XSAVE state takes %u bytes, the buffer has %u", *written, size);
     memset((uint8_t *)&image.legacy + 160, 0, sizeof(image.legacy) - 160);
-    image.legacy.mxcsr = vcpu->cpu->mxcsr;
+    image.legacy.mxcsr = cpu->mxcsr;
     image.legacy.mxcsr_mask = 0xffff;
-    for (unsigned i = 0; i < 16; i++)
-        memcpy(LEGACY_XMM(&image, i), &vcpu->cpu->vector[i], 16);
-    image.xstate_bv = XSTATE_X87 | XSTATE_SSE;
-    image.xcomp_bv = XCOMP_COMPACT | XSTATE_X87 | XSTATE_SSE;
-    memcpy(buffer, &image, sizeof(image));
+    for (unsigned i = 0; i < 16; i++) {
+        memcpy(LEGACY_XMM(&image, i), &cpu->vector[i], 16);
+        memcpy(image.avx[i], &cpu->vector[i].q[2], 16);
+    }
+    image.xstate_bv = components;
+    image.xcomp_bv = XCOMP_COMPACT | components;
+    memcpy(buffer, &image, *written);
     return STATUS_OK;
+}
+
+/* A component that the header does not name gets its initial configuration, as XRSTOR does it. */
+static void load_image(struct cpu *cpu, const struct xsave_image *image)
+{
+    const uint64_t present = image->xstate_bv;
+    const struct x87_image initial = {.control = 0x37f};
+
+    cpu->x87 = present & XCR0_X87 ? image->legacy : initial;
+    cpu->mxcsr = image->legacy.mxcsr;
+    memset(cpu->vector, 0, sizeof(cpu->vector));
+    for (unsigned i = 0; i < 16; i++) {
+        if (present & XCR0_SSE)
+            memcpy(&cpu->vector[i], LEGACY_XMM(image, i), 16);
+        if (present & XCR0_AVX)
+            memcpy(&cpu->vector[i].q[2], image->avx[i], 16);
+    }
 }
 
 enum status soft_set_xsave(struct engine_vcpu *vcpu, const void *buffer, uint32_t size)
 {
-    struct xsave_image image;
-    struct cpu *cpu = vcpu->cpu;
+    struct xsave_image image = {0};
+    const uint64_t components = cpu_xcr0_mask(vcpu->cpu);
+    uint32_t needed = XSAVE_SIZE_SSE;
 
-    if (size < sizeof(image))
-        return fail(STATUS_INVALID_ARGUMENT, "the XSAVE state takes %zu bytes, not %u", sizeof(image), size);
-    memcpy(&image, buffer, sizeof(image));
+    if (size >= needed)
+        memcpy(&image, buffer, size < sizeof(image) ? size : sizeof(image));
+    if (image.xstate_bv & components & XCR0_AVX)
+        needed = XSAVE_SIZE_AVX;
+    if (size < needed)
+        return fail(STATUS_INVALID_ARGUMENT, "the XSAVE state takes %u bytes, not %u", needed, size);
     if (image.legacy.mxcsr & 0xffff0000u)
         return fail(STATUS_INVALID_ARGUMENT, "MXCSR 0x%x has reserved bits", image.legacy.mxcsr);
-    if ((image.xstate_bv & ~(XSTATE_X87 | XSTATE_SSE)) || (image.xcomp_bv & ~(XCOMP_COMPACT | XSTATE_X87 | XSTATE_SSE)))
+    if ((image.xstate_bv & ~components) || (image.xcomp_bv & ~(XCOMP_COMPACT | components)))
         return fail(STATUS_INVALID_ARGUMENT, "XSAVE header 0x%llx/0x%llx names state that this processor does not have",
                     (unsigned long long)image.xstate_bv, (unsigned long long)image.xcomp_bv);
-    cpu->x87 = image.legacy;
-    cpu->mxcsr = image.legacy.mxcsr;
-    for (unsigned i = 0; i < 16; i++)
-        memcpy(&cpu->vector[i], LEGACY_XMM(&image, i), 16);
+    load_image(vcpu->cpu, &image);
     return STATUS_OK;
 }
 

@@ -120,6 +120,7 @@ static void init_cpuid(struct engine_vcpu *vcpu)
 
     cpuid_init(&vcpu->cpuid);
     cpuid_mask_banks(&vcpu->cpuid, config->processor_features);
+    cpuid_mask_xsave(&vcpu->cpuid, config->xsave_features);
     vcpu->cpuid.apic_id = vcpu->index;
     vcpu->cpuid.processor_count = config->processor_count;
     vcpu->cpuid.tsc_frequency = config->tsc_frequency;
