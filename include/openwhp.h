@@ -123,15 +123,33 @@ OWHP_EXPORT HRESULT WINAPI OwhpCompleteMemoryAccess(WHV_PARTITION_HANDLE Partiti
  * after it has ended and the id is another's. The caller closes it with OwhpCloseProcess;
  * mappings made with it stay.
  *
- * Shared memory of the process (memfd, shm, files mapped shared) is mapped live. Private memory
- * is reached by copying, by engines that can (soft); others refuse to map it.
+ * What is mapped with it is the process's addresses, page by page:
+ *   what it maps shared (memfd, shm, files) is mapped live: stores of either side are seen by the
+ *   other at once, at the speed of own memory. It stays what it was when it was mapped, whatever
+ *   the process maps or unmaps there later;
+ *   everything else (private memory, and what is not there yet) is reached by copying when it is
+ *   accessed, by engines that can (soft; others refuse to map it: ERROR_NOT_SUPPORTED), and is
+ *   what the process has there at that moment, with the protection it has then. Locked
+ *   instructions are atomic among processors, not against the process. Code is copied when a
+ *   run begins and when the guest has changed it. Such pages cannot be pinned.
+ * An access that the process's memory does not allow, or after its end, exits with
+ * GpaUnmapped = 0 (of shared memory: soon after its end).
  *
  * HRESULT_FROM_WIN32(ERROR_NOT_FOUND)  no such process
- * E_ACCESSDENIED                       the user may not access its memory
+ * E_ACCESSDENIED                       the user may not access its memory (the rights of a
+ *                                      debugger are needed: ptrace(2), process_vm_readv(2))
  * E_INVALIDARG                         ProcessId is 0
  * E_POINTER                            Process is NULL
  */
 OWHP_EXPORT HRESULT WINAPI OwhpOpenProcess(UINT32 ProcessId, HANDLE *Process);
+
+/*
+ * The same from a pidfd (pidfd_open(2)), which stays the caller's.
+ *
+ * E_INVALIDARG  not a pidfd
+ * and as OwhpOpenProcess
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpOpenProcessFromPidfd(INT32 Pidfd, HANDLE *Process);
 
 /*
  * Closes a handle of OwhpOpenProcess. GetCurrentProcess() may be closed and nothing happens.
@@ -192,7 +210,7 @@ typedef struct OWHP_GPA_RANGE {
     WHV_MAP_GPA_RANGE_FLAGS Flags;
     OWHP_GPA_SOURCE Source;
     UINT64 SourceAddress;     /* in the process it belongs to */
-    UINT32 ProcessId;         /* 0 for OwhpGpaSourceOwnProcess */
+    UINT32 ProcessId;         /* of it; 0 for OwhpGpaSourceOwnProcess */
     UINT32 Reserved;
     UINT64 ResidentSizeInBytes; /* what of it is in host memory now */
     UINT64 DirtyPageCount;    /* 0 without TrackDirtyPages */

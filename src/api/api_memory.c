@@ -4,9 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/processes.h"
 #include "core/translate.h"
 #include "mem/gpa_access.h"
 #include "mem/gpa_advise.h"
+#include "mem/process_source.h"
 
 #define SAME(ours, theirs) _Static_assert((int)(ours) == (int)(theirs), #ours)
 SAME(GPA_READ, WHvMapGpaRangeFlagRead);
@@ -44,7 +46,7 @@ HRESULT WINAPI WHvMapGpaRange(WHV_PARTITION_HANDLE Partition, VOID *SourceAddres
                               WHV_GUEST_PHYSICAL_ADDRESS GuestAddress, UINT64 SizeInBytes,
                               WHV_MAP_GPA_RANGE_FLAGS Flags)
 {
-    const struct gpa_mapping mapping = {GuestAddress, SizeInBytes, SourceAddress, (uint32_t)Flags, NULL};
+    const struct gpa_mapping mapping = {GuestAddress, SizeInBytes, SourceAddress, (uint32_t)Flags};
 
     RETURN_ON_PARTITION(Partition, map(partition, &mapping));
 }
@@ -52,18 +54,28 @@ HRESULT WINAPI WHvMapGpaRange(WHV_PARTITION_HANDLE Partition, VOID *SourceAddres
 /* What GetCurrentProcess returns. */
 #define CURRENT_PROCESS ((uintptr_t)-1)
 
-static enum status map_from(struct partition *partition, HANDLE process, const struct gpa_mapping *mapping)
+static enum status map_from(struct partition *partition, HANDLE handle, const struct gpa_mapping *mapping)
 {
-    if ((uintptr_t)process != CURRENT_PROCESS)
-        return fail(STATUS_BAD_HANDLE, "%p is not the handle of a process", process);
-    return map(partition, mapping);
+    struct process *process;
+    enum status status = partition_require_set_up(partition);
+
+    if (status != STATUS_OK)
+        return status;
+    if ((uintptr_t)handle == CURRENT_PROCESS)
+        return gpa_space_map(partition->space, mapping);
+    status = process_handle_get((uintptr_t)handle, &process);
+    if (status != STATUS_OK)
+        return status;
+    status = gpa_space_map_process(partition->space, mapping, process, partition->engine->copies_memory);
+    process_put(process);
+    return status;
 }
 
 HRESULT WINAPI WHvMapGpaRange2(WHV_PARTITION_HANDLE Partition, HANDLE Process, VOID *SourceAddress,
                                WHV_GUEST_PHYSICAL_ADDRESS GuestAddress, UINT64 SizeInBytes,
                                WHV_MAP_GPA_RANGE_FLAGS Flags)
 {
-    const struct gpa_mapping mapping = {GuestAddress, SizeInBytes, SourceAddress, (uint32_t)Flags, NULL};
+    const struct gpa_mapping mapping = {GuestAddress, SizeInBytes, SourceAddress, (uint32_t)Flags};
 
     RETURN_ON_PARTITION(Partition, map_from(partition, Process, &mapping));
 }

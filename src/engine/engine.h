@@ -62,6 +62,7 @@ struct memory_access {
 
 struct engine {
     const char *name; /* "soft", "kvm" */
+    bool copies_memory; /* processors reach mappings whose view has a source (mem/process_source.h) */
 
     /* Usable here? When not, `why` says what is missing (no device, no permission, capability by name). */
     bool (*usable)(char *why, size_t size);

@@ -1,17 +1,23 @@
 /*
  * Access to guest memory by guest physical address, for threads that are not processors.
  *
- * All or nothing: first every page of the guest range, and of the caller's buffer, is tried with
- * the access that will be made (a load, or a locked exchange of a byte by itself, which a
- * processor's store at the same moment survives), then the bytes are copied. Both passes are
- * guarded. Only if host memory disappears between them can a copy stop in the middle; that is
- * answered like a page that was missing from the start.
+ * All or nothing. What lies in one guest page needs no preparation: the copy's first byte finds out whether the page can be
+ * touched. For more, every page is tried first with the access that will be made (a load, or a locked exchange of a byte by
+ * itself, which a processor's store at the same moment survives), then the bytes are copied. All of it is guarded. Only if
+ * host memory disappears between the two can a copy stop in the middle; that is answered like a page that was missing from
+ * the start.
+ *
+ * Pages are marked dirty after they were stored to, and only those: a harvest waits for the end of the read section, so
+ * whoever sees the store through a harvest sees the mark.
  */
 #include "mem/gpa_access.h"
 
 #include "mem/gpa_space_state.h"
+#include "mem/process_source.h"
 #include "os/guarded.h"
 #include "util/last_error.h"
+
+#include <stdlib.h>
 
 /* True if the byte can be loaded, or also stored to. Nothing changes. */
 static bool probe(uint8_t *byte, bool write)
@@ -47,19 +53,20 @@ struct transfer {
 /* The part of a transfer that lies in one mapping, and its host memory. */
 struct part {
     struct gpa_view view;
-    uint8_t *host;
+    gpa_t gpa;
+    uint8_t *buffer;
     uint64_t size;
 };
 
 /* The part that begins `done` bytes into the transfer. False: not mapped. */
 static bool part_at(const struct transfer *t, uint64_t done, struct part *part)
 {
-    gpa_t gpa = t->gpa + done;
-    if (!gpa_space_find(t->space, gpa, &part->view))
+    part->gpa = t->gpa + done;
+    part->buffer = t->buffer + done;
+    if (!gpa_space_find(t->space, part->gpa, &part->view))
         return false;
-    uint64_t rest = part->view.size - (gpa - part->view.gpa);
+    uint64_t rest = part->view.size - (part->gpa - part->view.gpa);
     part->size = rest < t->size - done ? rest : t->size - done;
-    part->host = gpa_view_host(&part->view, gpa);
     return true;
 }
 
@@ -69,35 +76,89 @@ static enum status refuse(const struct transfer *t, uint64_t done, const char *w
                 t->size, t->write ? "write" : "read", t->gpa + done, why);
 }
 
+static enum status bad_buffer(const struct transfer *t)
+{
+    return fail(STATUS_BAD_POINTER, RANGE_FORMAT "the buffer at %p is not accessible memory",
+                t->gpa, t->size, (void *)t->buffer);
+}
+
+static enum status check_rights(const struct transfer *t, const struct part *part)
+{
+    if (part->view.flags & (t->write ? GPA_WRITE : GPA_READ))
+        return STATUS_OK;
+    return refuse(t, part->gpa - t->gpa, "the rights of the mapping forbid it");
+}
+
+static uint64_t probe_part(const struct part *part, bool write)
+{
+    if (unlikely(part->view.source))
+        return gpa_source_probe(&part->view, part->gpa, part->size, write);
+    return gpa_probe_host(gpa_view_host(&part->view, part->gpa), part->size, write);
+}
+
 static enum status check_parts(const struct transfer *t)
 {
-    uint32_t right = t->write ? GPA_WRITE : GPA_READ;
     struct part part;
 
     for (uint64_t done = 0; done < t->size; done += part.size) {
         if (!part_at(t, done, &part))
             return refuse(t, done, "not mapped");
-        if (!(part.view.flags & right))
-            return refuse(t, done, "the rights of the mapping forbid it");
-        uint64_t good = gpa_probe_host(part.host, part.size, t->write);
+        enum status status = check_rights(t, &part);
+        if (status != STATUS_OK)
+            return status;
+        uint64_t good = probe_part(&part, t->write);
         if (good < part.size)
             return refuse(t, done + good, "the host memory is missing or protected");
     }
-    if (gpa_probe_host(t->buffer, t->size, !t->write) < t->size)
-        return fail(STATUS_BAD_POINTER, RANGE_FORMAT "the buffer at %p is not accessible memory",
-                    t->gpa, t->size, (void *)t->buffer);
-    return STATUS_OK;
+    return gpa_probe_host(t->buffer, t->size, !t->write) < t->size ? bad_buffer(t) : STATUS_OK;
 }
 
-static void mark(const struct part *part, gpa_t gpa)
+static void mark(const struct part *part, uint64_t size)
 {
-    struct gpa_range pages = range_round_out((struct gpa_range){gpa, part->size});
-    if (!part->view.dirty)
+    if (!part->view.dirty || !size)
         return;
+    struct gpa_range pages = range_round_out((struct gpa_range){part->gpa, size});
     if (pages.size == PAGE_SIZE)
         gpa_dirty_mark(part->view.dirty, pages_of(pages.gpa));
     else
         gpa_dirty_mark_range(part->view.dirty, pages_of(pages.gpa), pages_of(pages.size));
+}
+
+/* Through memory of ours: the other process's is copied by the kernel, which does not know our guard. */
+static uint64_t copy_source(const struct part *part, bool write)
+{
+    enum { BOUNCE = 64 << 10 };
+    uint64_t done = 0;
+    uint8_t *bounce = malloc(part->size < BOUNCE ? part->size : BOUNCE);
+
+    while (bounce && done < part->size) {
+        uint64_t size = part->size - done < BOUNCE ? part->size - done : BOUNCE;
+        if (write ? !guarded_copy(bounce, part->buffer + done, size) ||
+                        !gpa_source_write(&part->view, part->gpa + done, bounce, size)
+                  : !gpa_source_read(&part->view, part->gpa + done, bounce, size) ||
+                        !guarded_copy(part->buffer + done, bounce, size))
+            break;
+        done += size;
+    }
+    free(bounce);
+    return done;
+}
+
+/* Returns the bytes copied, and has marked them. */
+static uint64_t copy_part(const struct part *part, bool write)
+{
+    uint8_t *host = gpa_view_host(&part->view, part->gpa);
+    uint64_t done;
+
+    if (unlikely(part->view.source))
+        done = copy_source(part, write);
+    else if (write)
+        done = part->size - guarded_copy_partial(host, part->buffer, part->size);
+    else
+        done = part->size - guarded_copy_partial(part->buffer, host, part->size);
+    if (write)
+        mark(part, done);
+    return done;
 }
 
 static enum status copy_parts(const struct transfer *t)
@@ -106,31 +167,52 @@ static enum status copy_parts(const struct transfer *t)
     for (uint64_t done = 0; done < t->size; done += part.size) {
         if (!part_at(t, done, &part))
             return refuse(t, done, "not mapped");
-        if (t->write)
-            mark(&part, t->gpa + done);
-        uint8_t *to = t->write ? part.host : t->buffer + done;
-        const uint8_t *from = t->write ? t->buffer + done : part.host;
-        if (!guarded_copy(to, from, part.size))
+        if (copy_part(&part, t->write) < part.size)
             return refuse(t, done, "memory went away during the copy");
     }
     return STATUS_OK;
 }
 
+static bool in_one_page(uint64_t start, uint64_t size)
+{
+    return (start & ~PAGE_MASK) + size <= PAGE_SIZE;
+}
+
+/* In one page of the guest, so in one mapping. The buffer's second page, if there is one, is tried first. */
+static enum status transfer_in_page(const struct transfer *t)
+{
+    struct part part;
+
+    if (unlikely(!part_at(t, 0, &part)))
+        return refuse(t, 0, "not mapped");
+    enum status status = check_rights(t, &part);
+    if (unlikely(status != STATUS_OK))
+        return status;
+    if (!in_one_page((uintptr_t)t->buffer, t->size) && !probe(t->buffer + t->size - 1, !t->write))
+        return bad_buffer(t);
+    if (likely(copy_part(&part, t->write) == t->size))
+        return STATUS_OK;
+    return probe(t->buffer, !t->write) ? refuse(t, 0, "the host memory is missing or protected") : bad_buffer(t);
+}
+
+static enum status transfer_parts(const struct transfer *t)
+{
+    enum status status = check_parts(t);
+    return status == STATUS_OK ? copy_parts(t) : status;
+}
+
 static enum status transfer(const struct transfer *t)
 {
-    if (t->size == 0)
+    if (unlikely(t->size == 0))
         return fail(STATUS_INVALID_ARGUMENT, RANGE_FORMAT "the size is zero", t->gpa, t->size);
-    if (range_wraps(t->gpa, t->size) || range_wraps((uintptr_t)t->buffer, t->size))
+    if (unlikely(range_wraps(t->gpa, t->size) || range_wraps((uintptr_t)t->buffer, t->size)))
         return fail(STATUS_INVALID_ARGUMENT, RANGE_FORMAT "the range wraps around", t->gpa,
                     t->size);
 
     gpa_space_read_begin(t->space);
-    enum status status = check_parts(t);
-    if (status == STATUS_OK) {
-        status = copy_parts(t);
-        if (t->write)
-            gpa_space_wrote(t->space, t->gpa, t->size);
-    }
+    enum status status = likely(in_one_page(t->gpa, t->size)) ? transfer_in_page(t) : transfer_parts(t);
+    if (t->write && status == STATUS_OK)
+        gpa_space_wrote(t->space, t->gpa, t->size);
     gpa_space_read_end(t->space);
     return status;
 }
@@ -161,8 +243,11 @@ enum gpa_result gpa_space_load_entry(const struct gpa_space *space, gpa_t gpa, u
 {
     struct gpa_view view;
     enum gpa_result result = find_entry(space, gpa, GPA_READ, &view);
-    if (result != GPA_RESULT_OK)
+    if (unlikely(result != GPA_RESULT_OK))
         return result;
+    *value = 0;
+    if (unlikely(view.source))
+        return gpa_source_read(&view, gpa, value, size) ? GPA_RESULT_OK : GPA_RESULT_NO_HOST;
 
     const uint8_t *host = gpa_view_host(&view, gpa);
     uint32_t low;
@@ -173,6 +258,16 @@ enum gpa_result gpa_space_load_entry(const struct gpa_space *space, gpa_t gpa, u
     return GPA_RESULT_NO_HOST;
 }
 
+static enum gpa_result exchange_source(const struct gpa_view *view, gpa_t gpa, unsigned size,
+                                       uint64_t expected, uint64_t desired, bool *done)
+{
+    if (!gpa_source_exchange(view, gpa, size, expected, desired, done))
+        return GPA_RESULT_NO_HOST;
+    if (*done)
+        gpa_view_mark_dirty(view, gpa);
+    return GPA_RESULT_OK;
+}
+
 enum gpa_result gpa_space_exchange_entry(const struct gpa_space *space, gpa_t gpa, unsigned size,
                                          uint64_t expected, uint64_t desired, bool *done)
 {
@@ -181,13 +276,14 @@ enum gpa_result gpa_space_exchange_entry(const struct gpa_space *space, gpa_t gp
     enum gpa_result result = find_entry(space, gpa, GPA_READ | GPA_WRITE, &view);
     if (result != GPA_RESULT_OK)
         return result;
+    if (unlikely(view.source))
+        return exchange_source(&view, gpa, size, expected, desired, done);
 
     uint8_t *host = gpa_view_host(&view, gpa);
     uint32_t low = (uint32_t)expected;
-    if (!probe(host, true))
-        return GPA_RESULT_NO_HOST;
-    gpa_view_mark_dirty(&view, gpa);
     bool there = size == sizeof(low) ? guarded_cas32(host, &low, (uint32_t)desired, done)
                                      : guarded_cas64(host, &expected, desired, done);
+    if (there && *done)
+        gpa_view_mark_dirty(&view, gpa);
     return there ? GPA_RESULT_OK : GPA_RESULT_NO_HOST;
 }

@@ -32,7 +32,7 @@ enum gpa_result {
 /*
  * One naturally aligned 4- or 8-byte entry of a page table, inside a read section. The load is one
  * access. The exchange stores `desired` if the entry still is `expected`, marks the page dirty
- * first, and says in *done whether it did.
+ * when it did, and says so in *done.
  */
 must_check enum gpa_result gpa_space_load_entry(const struct gpa_space *space, gpa_t gpa,
                                                 unsigned size, uint64_t *value);

@@ -13,6 +13,7 @@
 
 #include "mem/gpa_space_state.h"
 #include "mem/host_pins.h"
+#include "mem/process_source.h"
 #include "util/last_error.h"
 
 #include <sys/mman.h>
@@ -81,7 +82,8 @@ static enum status populate_piece(const struct populate *p, gpa_t *at)
         piece.size = PIECE_BYTES;
     uint8_t *host = gpa_view_host(&view, *at);
     bool write = p->right == GPA_WRITE;
-    uint64_t done = p->flags & GPA_POPULATE_AVOID_HARD_FAULTS
+    uint64_t done = view.source ? gpa_source_probe(&view, *at, piece.size, write)
+                    : p->flags & GPA_POPULATE_AVOID_HARD_FAULTS
                         ? populate_resident(host, piece.size, write)
                         : populate_host(host, piece.size, write);
     *at += piece.size;
@@ -152,6 +154,8 @@ static enum status pin_piece(struct gpa_space *space, gpa_t *at, gpa_t end)
 {
     struct extent mapped = extent_tree_piece(&space->mappings, *at, end);
     struct extent piece = extent_tree_piece(&space->pins, *at, mapped.start + mapped.size);
+    if (mapped.owner && gpa_space_copied(space, mapped.owner))
+        return fail(STATUS_NOT_SUPPORTED, "pin: the memory at 0x%" PRIx64 " is another process's", *at);
     enum status status = host_pins_add(mapped.target, piece.size);
     if (status != STATUS_OK)
         return status;

@@ -33,6 +33,7 @@ must_check enum status gpa_space_populate(struct gpa_space *space, struct gpa_ra
  * STATUS_GPA_RANGE_NOT_FOUND  part of the range is not mapped
  * STATUS_NO_MEMORY            the host refuses to lock (the text names the limit); nothing pinned
  * STATUS_ACCESS_DENIED        host memory is missing or protected; nothing pinned
+ * STATUS_NOT_SUPPORTED        memory of another process that is reached by copying; nothing pinned
  */
 must_check enum status gpa_space_pin(struct gpa_space *space, gpa_t gpa, uint64_t size);
 must_check enum status gpa_space_unpin(struct gpa_space *space, gpa_t gpa, uint64_t size);

@@ -46,7 +46,7 @@
  */
 #include "mem/gpa_space.h"
 
-#include "mem/gpa_space_state.h"
+#include "mem/gpa_sources.h"
 #include "os/guarded.h"
 #include "util/last_error.h"
 
@@ -79,6 +79,7 @@ void gpa_space_destroy(struct gpa_space *space)
     gpa_pins_drop(space, 0, space->limit);
     extent_tree_fini(&space->pins);
     extent_tree_fini(&space->mappings);
+    gpa_sources_fini(space);
     gpa_dirty_destroy(space->dirty);
     read_gate_fini(&space->gate);
     pthread_mutex_destroy(&space->change);
@@ -208,62 +209,64 @@ static enum status check_host(const struct gpa_mapping *m)
     return STATUS_OK;
 }
 
-static enum status check_mapping(const struct gpa_space *space, const struct gpa_mapping *m)
+enum status gpa_space_check_mapping(const struct gpa_space *space, const struct gpa_mapping *m)
 {
     enum status status = gpa_space_check_pages(space, m->gpa, m->size);
     if (status == STATUS_OK)
         status = check_host(m);
-    if (status == STATUS_OK)
-        status = check_flags(m);
-    if (status == STATUS_OK && m->source)
-        status = fail(STATUS_NOT_SUPPORTED,
-                      RANGE_FORMAT "memory of another process is not supported", m->gpa, m->size);
-    return status;
+    return status == STATUS_OK ? check_flags(m) : status;
 }
 
 /* ---- mapping ---- */
 
 /* Everything a change of the mappings can need. */
-static bool reserve(struct gpa_space *space)
+static bool reserve(struct gpa_space *space, struct gpa_range range, const struct extent *pieces, size_t count)
 {
-    return extent_tree_reserve(&space->mappings, 1) && gpa_pins_reserve_drop(space);
+    bool tracked = count && (pieces[0].attributes & GPA_TRACK_DIRTY);
+
+    return extent_tree_reserve(&space->mappings, count + 1) && gpa_pins_reserve_drop(space) &&
+           (!tracked || gpa_dirty_cover(space->dirty, pages_of(range.gpa), pages_of(range.size)));
 }
 
-/* Replace what is in the range, by the mapping or by nothing. Under `change`, memory reserved. */
-static void replace(struct gpa_space *space, struct gpa_change change,
-                    const struct gpa_mapping *mapping)
+static void set_pieces(struct gpa_space *space, struct gpa_range range, const struct extent *pieces, size_t count)
 {
-    struct gpa_range range = change.range;
-
-    gpa_space_hold(space);
-    if (mapping)
-        extent_tree_set(&space->mappings, &(struct extent){.start = range.gpa,
-                                                           .size = range.size,
-                                                           .target = (uintptr_t)mapping->host,
-                                                           .attributes = mapping->flags});
-    else
+    if (unlikely(space->sources.live))
+        gpa_sources_forget(space, range);
+    if (count == 0)
         extent_tree_clear(&space->mappings, range.gpa, range.size);
+    for (size_t i = 0; i < count; i++) {
+        extent_tree_set(&space->mappings, &pieces[i]);
+        if (unlikely(pieces[i].owner))
+            gpa_sources_of(space, pieces[i].owner)->pages += pages_of(pieces[i].size);
+    }
+}
+
+enum status gpa_space_replace(struct gpa_space *space, struct gpa_range range, const struct extent *pieces, size_t count)
+{
+    struct gpa_change change = {count ? GPA_CHANGE_MAP : GPA_CHANGE_UNMAP, range};
+
+    if (!reserve(space, range, pieces, count))
+        return fail(STATUS_NO_MEMORY, RANGE_FORMAT "no memory to record the change", range.gpa, range.size);
+    gpa_space_hold(space);
+    set_pieces(space, range, pieces, count);
     gpa_dirty_take(space->dirty, pages_of(range.gpa), pages_of(range.size), NULL, NULL);
     gpa_space_release(space, &change);
     gpa_pins_drop(space, range.gpa, range.size);
+    if (unlikely(space->sources.live))
+        gpa_sources_sweep(space);
     extent_tree_trim(&space->mappings);
+    return STATUS_OK;
 }
 
-enum status gpa_space_map(struct gpa_space *space, const struct gpa_mapping *mapping)
+enum status gpa_space_map(struct gpa_space *space, const struct gpa_mapping *m)
 {
-    enum status status = check_mapping(space, mapping);
+    const struct extent piece = {m->gpa, m->size, (uintptr_t)m->host, 0, m->flags};
+    enum status status = gpa_space_check_mapping(space, m);
     if (status != STATUS_OK)
         return status;
 
-    struct gpa_change change = {GPA_CHANGE_MAP, {mapping->gpa, mapping->size}};
     pthread_mutex_lock(&space->change);
-    if (!reserve(space) ||
-        (mapping->flags & GPA_TRACK_DIRTY &&
-         !gpa_dirty_cover(space->dirty, pages_of(mapping->gpa), pages_of(mapping->size))))
-        status = fail(STATUS_NO_MEMORY, RANGE_FORMAT "no memory for the mapping", mapping->gpa,
-                      mapping->size);
-    else
-        replace(space, change, mapping);
+    status = gpa_space_replace(space, (struct gpa_range){m->gpa, m->size}, &piece, 1);
     pthread_mutex_unlock(&space->change);
     return status;
 }
@@ -275,10 +278,7 @@ enum status gpa_space_unmap(struct gpa_space *space, gpa_t gpa, uint64_t size)
         return status;
 
     pthread_mutex_lock(&space->change);
-    if (!reserve(space))
-        status = fail(STATUS_NO_MEMORY, RANGE_FORMAT "no memory to split a mapping", gpa, size);
-    else
-        replace(space, (struct gpa_change){GPA_CHANGE_UNMAP, {gpa, size}}, NULL);
+    status = gpa_space_replace(space, (struct gpa_range){gpa, size}, NULL, 0);
     pthread_mutex_unlock(&space->change);
     return status;
 }
@@ -317,6 +317,28 @@ uint64_t gpa_space_covered(const struct gpa_space *space, gpa_t start, uint64_t 
     return at - start;
 }
 
+static struct gpa_mapping gpa_mapping_of(const struct gpa_space *space, const struct extent *extent)
+{
+    const struct process_source *source = gpa_sources_of(space, extent->owner);
+    void *host = (void *)(uintptr_t)extent->target;
+    struct gpa_mapping mapping = {extent->start, extent->size, host, extent->attributes, GPA_FROM_SELF, 0, host};
+
+    if (source) {
+        mapping.process_id = process_id(source->process);
+        mapping.from = source->view ? GPA_FROM_SHARED : GPA_FROM_COPIED;
+        mapping.local = source->view ? host : NULL;
+        if (source->view)
+            mapping.host = (void *)(uintptr_t)process_view_remote(source->view, host);
+    }
+    return mapping;
+}
+
+struct process_source *gpa_space_copied(const struct gpa_space *space, uint32_t owner)
+{
+    struct process_source *source = gpa_sources_of(space, owner);
+    return source->view ? NULL : source;
+}
+
 size_t gpa_space_list(struct gpa_space *space, gpa_t from, struct gpa_mapping *array,
                       size_t capacity)
 {
@@ -330,9 +352,7 @@ size_t gpa_space_list(struct gpa_space *space, gpa_t from, struct gpa_mapping *a
                              want < array_size(extents) ? want : array_size(extents));
         for (size_t i = 0; i < n; i++) {
             from = extents[i].start + extents[i].size;
-            array[count++] = (struct gpa_mapping){
-                extents[i].start, extents[i].size, (void *)(uintptr_t)extents[i].target,
-                extents[i].attributes, NULL};
+            array[count++] = gpa_mapping_of(space, &extents[i]);
         }
     }
     gpa_space_read_end(space);

@@ -23,7 +23,8 @@
 #include "util/types.h"
 
 struct gpa_space;
-struct process_source; /* memory of another process: mem/process_source.h, a later part */
+struct process;        /* os/process.h */
+struct process_source; /* memory of another process: mem/process_source.h */
 
 /* Rights of a mapping; the numbers are the API's. */
 enum {
@@ -57,12 +58,22 @@ gpa_t gpa_space_limit(const struct gpa_space *space);
 
 /* ---- mapping ---- */
 
+/* Whose memory a mapping is; the numbers are the API's. */
+enum gpa_from {
+    GPA_FROM_SELF,
+    GPA_FROM_SHARED, /* of another process, which shares it */
+    GPA_FROM_COPIED, /* of another process, reached by copying */
+};
+
 struct gpa_mapping {
     gpa_t gpa;
     uint64_t size;
-    void *host; /* page aligned; the space neither owns, touches, faults in nor pins it */
+    void *host; /* page aligned, in the process it belongs to; the space neither owns, touches, faults in nor pins it */
     uint32_t flags;
-    struct process_source *source; /* NULL: host is an address of this process */
+    /* Told by gpa_space_list; what is mapped is memory of this process, or given by gpa_space_map_process. */
+    enum gpa_from from;
+    uint32_t process_id; /* 0: this process */
+    void *local;         /* where it is in this process; NULL: it is not */
 };
 
 /*
@@ -73,7 +84,6 @@ struct gpa_mapping {
  * STATUS_INVALID_ARGUMENT  gpa, size or host not page aligned; size 0; gpa + size beyond the space
  *                          or host + size wrapping; host NULL; unknown flags; write or execute
  *                          without read; write and execute without read
- * STATUS_NOT_SUPPORTED     source is not NULL (so far)
  * STATUS_NO_MEMORY
  */
 must_check enum status gpa_space_map(struct gpa_space *space, const struct gpa_mapping *mapping);
@@ -108,7 +118,7 @@ struct gpa_view {
     uint8_t *host; /* host address of gpa; NULL in a hole */
     uint32_t flags;
     struct gpa_dirty *dirty; /* NULL: writes need not be recorded */
-    struct process_source *source;
+    struct process_source *source; /* not NULL: host is an address of another process, reached by copying */
 };
 
 /*

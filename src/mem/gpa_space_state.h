@@ -11,6 +11,13 @@
 #include <inttypes.h>
 #include <pthread.h>
 
+/* Where mappings of other processes' memory come from (gpa_sources.h). Written under `change`; entries of mapped owners, and
+ * the array itself, only with processors held. */
+struct gpa_sources {
+    struct process_source **array; /* by owner - 1; some NULL */
+    uint32_t count, capacity, live;
+};
+
 struct gpa_space {
     gpa_t limit; /* fixed after create */
 
@@ -23,9 +30,10 @@ struct gpa_space {
 
     /* Written with `change` held, `gate` closed and all processors held; so holding `change`, being in
      * a read section, or being a running processor is enough to read. Extents: target is the host address, owner the
-     * process_source, attributes the flags. */
+     * source (gpa_sources.h) or 0, attributes the flags. */
     struct extent_tree mappings;
     struct gpa_dirty *dirty;
+    struct gpa_sources sources;
 
     /* Pins per guest page, under `change`: target is the host address that was locked, attributes
      * the number of pins. */
@@ -43,6 +51,17 @@ must_check enum status gpa_space_check_pages(const struct gpa_space *space, gpa_
 /* And for those of any alignment. */
 must_check enum status gpa_space_check_bytes(const struct gpa_space *space, gpa_t gpa,
                                              uint64_t size);
+
+/* Those for a new mapping, but for its source. */
+must_check enum status gpa_space_check_mapping(const struct gpa_space *space, const struct gpa_mapping *mapping);
+
+/* Replace what is in the range by pieces that fill it, of equal flags; by nothing (count 0). Under `change`.
+ * STATUS_NO_MEMORY */
+must_check enum status gpa_space_replace(struct gpa_space *space, struct gpa_range range, const struct extent *pieces,
+                                         size_t count);
+
+/* The source of an owner that is not 0, if it is reached by copying. */
+struct process_source *gpa_space_copied(const struct gpa_space *space, uint32_t owner);
 
 /* The bytes from start on that are mapped without a hole, with all of the flags (0: any); no more
  * than size. Under `change` or in a read section. */
@@ -74,6 +93,7 @@ static inline struct gpa_view gpa_view_of(const struct gpa_space *space,
         .host = (uint8_t *)(uintptr_t)extent->target,
         .flags = flags,
         .dirty = flags & GPA_TRACK_DIRTY ? space->dirty : NULL,
+        .source = unlikely(extent->owner) ? gpa_space_copied(space, extent->owner) : NULL,
     };
 }
 

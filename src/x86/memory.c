@@ -132,12 +132,27 @@ static bool transfer_host(struct cpu *cpu, const struct piece *piece, uint8_t *d
     return ok || transfer_device(cpu, piece, data, type);
 }
 
+/* Memory behind the port: storing there cannot exit, so it waits until those have been asked who may. */
+static bool port_serves(struct cpu *cpu, const struct piece *piece, enum access_type type)
+{
+    return type == ACCESS_WRITE && cpu->port->serves && cpu->port->serves(cpu, piece->target.gpa & PAGE_MASK, type);
+}
+
 static bool transfer(struct cpu *cpu, const struct split *split, uint8_t *data, enum access_type type)
 {
     uint8_t *at[2] = {data, data + split->piece[0].size};
 
+    bool late[2] = {false, false};
+
+    for (unsigned i = 0; i < split->count; i++) {
+        if (split->piece[i].target.host)
+            continue;
+        late[i] = split->count > 1 && port_serves(cpu, &split->piece[i], type);
+        if (!late[i] && !transfer_device(cpu, &split->piece[i], at[i], type))
+            return false;
+    }
     for (unsigned i = 0; i < split->count; i++)
-        if (!split->piece[i].target.host && !transfer_device(cpu, &split->piece[i], at[i], type))
+        if (late[i] && !transfer_device(cpu, &split->piece[i], at[i], type))
             return false;
     for (unsigned i = 0; i < split->count; i++)
         if (split->piece[i].target.host && !transfer_host(cpu, &split->piece[i], at[i], type))

@@ -43,6 +43,9 @@ struct port_access {
     enum access_type type;
     uint8_t size;            /* bytes, 1..64 */
     void *data;              /* filled by a read, holds what to write; NULL for execute */
+    /* Update of a page-table entry: store only if the entry is `expected`, else set *lost. NULL: another kind of access. */
+    bool *lost;
+    uint64_t expected;
 };
 
 struct port_io {
@@ -64,6 +67,10 @@ struct cpu_port {
 
     /* The access that page() refused: a device, a hole, a missing right, vanished host memory. */
     enum port_result (*access)(struct cpu *cpu, const struct port_access *access);
+
+    /* Will access() serve this access to the page from memory, so that it does not exit? Of a store that crosses pages such
+     * parts come last, as those of host memory do. NULL: never. */
+    bool (*serves)(struct cpu *cpu, gpa_t page_address, enum access_type type);
 
     /* Guest virtual to physical in place of the processor's own walk (emulator); NULL: own walk. */
     enum port_result (*translate)(struct cpu *cpu, gva_t gva, enum access_type type, bool user, gpa_t *gpa);

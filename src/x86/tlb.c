@@ -164,12 +164,9 @@ uint8_t *tlb_physical_page(struct cpu *cpu, gpa_t gpa, enum access_type type)
     return found.host;
 }
 
-static enum walk_status ask_port(struct cpu *cpu, gpa_t gpa, enum access_type type, unsigned size, uint64_t *value)
+static enum walk_status ask_port(struct cpu *cpu, const struct port_access *access)
 {
-    struct port_access access = {
-        .gpa = gpa, .type = type, .size = (uint8_t)size, .data = value, .is_atomic = type == ACCESS_WRITE};
-
-    switch (cpu->port->access(cpu, &access)) {
+    switch (cpu->port->access(cpu, access)) {
     case PORT_DONE:
         return WALK_OK;
     case PORT_FAULT:
@@ -192,7 +189,7 @@ static enum walk_status load_entry(void *context, gpa_t gpa, unsigned size, uint
         if (size == 8 ? guarded_load64(host, value) : guarded_load32(host, (uint32_t *)value))
             return WALK_OK;
     }
-    return ask_port(cpu, gpa, ACCESS_READ, size, value);
+    return ask_port(cpu, &(struct port_access){.gpa = gpa, .type = ACCESS_READ, .size = (uint8_t)size, .data = value});
 }
 
 static enum walk_status update_entry(void *context, gpa_t gpa, unsigned size, uint64_t old, uint64_t value, bool *done)
@@ -206,8 +203,12 @@ static enum walk_status update_entry(void *context, gpa_t gpa, unsigned size, ui
         if (size == 8 ? guarded_cas64(host, &old, value, done) : guarded_cas32(host, &old32, (uint32_t)value, done))
             return WALK_OK;
     }
-    *done = true;
-    return ask_port(cpu, gpa, ACCESS_WRITE, size, &value);
+    bool lost = false;
+    const struct port_access access = {.gpa = gpa, .type = ACCESS_WRITE, .size = (uint8_t)size, .data = &value, .is_atomic = true,
+                                       .lost = &lost, .expected = old};
+    enum walk_status status = ask_port(cpu, &access);
+    *done = !lost;
+    return status;
 }
 
 /* ---- translation ---- */

@@ -93,14 +93,6 @@ static void test_map_legal(void **state)
     assert_ok(map(space, LIMIT - 0x1000, 0x1000, (void *)(UINTPTR_MAX - 0xfff), R)); /* both ends */
 }
 
-static void test_other_process(void **state)
-{
-    struct gpa_space *space = *state;
-    struct gpa_mapping m = {0, 0x1000, HOST, RW, (struct process_source *)HOST};
-    assert_status(gpa_space_map(space, &m), STATUS_NOT_SUPPORTED);
-    assert_int_equal(gpa_space_range_count(space), 0);
-}
-
 static void test_unmap_arguments(void **state)
 {
     struct gpa_space *space = *state;
@@ -401,7 +393,6 @@ int main(void)
         cmocka_unit_test(test_width),
         TEST(test_map_arguments),
         TEST(test_map_legal),
-        TEST(test_other_process),
         TEST(test_unmap_arguments),
         TEST(test_views),
         TEST(test_split_and_merge),

@@ -92,7 +92,7 @@ static inline void free_pages(void *p, size_t count)
 static inline enum status map(struct gpa_space *space, gpa_t gpa, uint64_t size, void *host,
                               uint32_t flags)
 {
-    return gpa_space_map(space, &(struct gpa_mapping){gpa, size, host, flags, NULL});
+    return gpa_space_map(space, &(struct gpa_mapping){gpa, size, host, flags});
 }
 
 #endif

@@ -142,7 +142,7 @@ static uint64_t reference_time(struct engine_partition *p)
 static enum status request_interrupt(struct engine_partition *p, const struct interrupt_request *request)
 {
     /* Interrupts come from devices, and devices store to memory (code, for all we know) before they interrupt. */
-    soft_wrote(p, 0, 0);
+    soft_pend_all(p, NULL, PENDING_VERIFY_CODE, REQUEST_FLUSH);
     return apic_bus_request(p->bus, request);
 }
 
@@ -195,6 +195,7 @@ static void vcpu_counters(struct engine_vcpu *vcpu, struct vcpu_counters *out)
 
 const struct engine engine_soft = {
     .name = "soft",
+    .copies_memory = true,
     .usable = usable,
     .capabilities = capabilities,
     .partition_create = partition_create,

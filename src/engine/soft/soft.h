@@ -5,6 +5,7 @@
  *   soft_vcpu.c      processors: create, reset, kick, sleep
  *   soft_hold.c      safe points: the change protocol of mem/gpa_space.h, code pages, exclusive access
  *   soft_run.c       the run loop: requests, events, leaving
+ *   soft_copied.c    memory of another process, which is reached by copying
  *   soft_port.c      the processor's port: memory, I/O, MSRs, CPUID
  *   soft_exit.c      filling exits
  *   soft_completion.c finishing the instruction of a memory exit, access by access
@@ -50,6 +51,13 @@ struct engine_partition {
     pthread_mutex_t exclusive;
 };
 
+/* Copies of code pages. */
+struct copied_page;
+struct copied_code {
+    struct copied_page **buckets; /* NULL: never had one */
+    size_t count;
+};
+
 /* Work queued for a processor by others: bits of engine_vcpu.pending. */
 enum {
     PENDING_DROP_MEMORY = 1u << 0, /* forget all host addresses */
@@ -93,6 +101,7 @@ struct engine_vcpu {
     uint64_t notifications;         /* DeliverabilityNotifications */
     uint64_t pending_debug;         /* PendingDebugException */
     struct gpa_view view;           /* the mapping or hole looked up last */
+    struct copied_code copied;      /* soft_copied.c */
     struct vcpu_counters counters;  /* written by the processor's thread */
     struct completion completion;
 };
@@ -120,11 +129,23 @@ void soft_enter(struct engine_vcpu *vcpu);  /* from a safe point into the guest;
 void soft_leave(struct engine_vcpu *vcpu);  /* to a safe point */
 void soft_do_pending_memory(struct engine_vcpu *vcpu, uint32_t pending);
 void soft_code_page(struct cpu *cpu, gpa_t page);
+uint8_t soft_code_count(struct engine_partition *partition, gpa_t page); /* returns how many there were */
+void soft_code_uncount(struct engine_partition *partition, gpa_t page);
 void soft_code_page_dropped(struct cpu *cpu, gpa_t page);
 void soft_code_written(struct cpu *cpu, gpa_t gpa, uint64_t size);
 bool soft_exclusive_begin(struct cpu *cpu);
 void soft_exclusive_end(struct cpu *cpu);
 bool soft_is_code(const struct engine_partition *partition, gpa_t page);
+
+/* soft_port.c: look the address up in vcpu->view; false: nothing is mapped there. */
+bool soft_find_view(struct engine_vcpu *vcpu, gpa_t gpa);
+
+/* soft_copied.c: of pages whose view has a source. On the processor's thread, inside. */
+bool soft_copied_code(struct engine_vcpu *vcpu, gpa_t page, struct port_page *out);
+bool soft_copied_access(struct engine_vcpu *vcpu, const struct port_access *access);
+bool soft_copied_serves(struct engine_vcpu *vcpu, gpa_t page, enum access_type type);
+void soft_copied_refresh(struct engine_vcpu *vcpu); /* the code may have changed over there */
+void soft_copied_forget(struct engine_vcpu *vcpu);  /* the processor has no pointer to the copies */
 
 /* soft_run.c */
 enum status soft_run(struct engine_vcpu *vcpu, struct vcpu_exit *exit);

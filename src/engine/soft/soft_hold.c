@@ -98,11 +98,28 @@ void soft_release(void *context, const struct gpa_change *change)
     let_go(p);
 }
 
+/* More pages than this are not looked at one by one. */
+enum { WROTE_PAGES = 1024 };
+
+static bool has_code(const struct engine_partition *p, gpa_t gpa, uint64_t size)
+{
+    gpa_t last = (gpa + size - 1) & PAGE_MASK;
+
+    if (size > (uint64_t)WROTE_PAGES << PAGE_SHIFT)
+        return true;
+    for (gpa_t page = gpa & PAGE_MASK; page <= last; page += PAGE_SIZE)
+        if (soft_is_code(p, page))
+            return true;
+    return false;
+}
+
+/* A processor counts itself in before it reads code; the fence puts our stores before our look at the counter. So either we
+ * see it, or it sees our stores. */
 void soft_wrote(void *context, gpa_t gpa, uint64_t size)
 {
-    (void)gpa;
-    (void)size;
-    soft_pend_all(context, NULL, PENDING_VERIFY_CODE, REQUEST_FLUSH);
+    atomic_thread_fence(memory_order_seq_cst);
+    if (has_code(context, gpa, size))
+        soft_pend_all(context, NULL, PENDING_VERIFY_CODE, REQUEST_FLUSH);
 }
 
 void soft_do_pending_memory(struct engine_vcpu *vcpu, uint32_t pending)
@@ -110,11 +127,14 @@ void soft_do_pending_memory(struct engine_vcpu *vcpu, uint32_t pending)
     if (pending & PENDING_DROP_MEMORY) {
         vcpu->view = (struct gpa_view){0};
         cpu_drop_memory(vcpu->cpu, false);
+        soft_copied_forget(vcpu);
     } else if (pending & PENDING_DROP_WRITES) {
         cpu_drop_memory(vcpu->cpu, true);
     }
-    if (pending & PENDING_VERIFY_CODE)
+    if (pending & PENDING_VERIFY_CODE) {
+        soft_copied_refresh(vcpu);
         cpu_verify_code(vcpu->cpu);
+    }
 }
 
 /* ---- code pages ---- */
@@ -132,16 +152,31 @@ bool soft_is_code(const struct engine_partition *p, gpa_t page)
 }
 
 /* Counters stick at their maximum: a page that so many share stays slow. */
-void soft_code_page(struct cpu *cpu, gpa_t page)
+uint8_t soft_code_count(struct engine_partition *p, gpa_t page)
 {
-    struct engine_vcpu *vcpu = vcpu_of(cpu);
-    struct engine_partition *p = vcpu->partition;
     _Atomic uint8_t *slot = code_slot(p, page);
     uint8_t users = atomic_load(slot);
 
     while (users != UINT8_MAX && !atomic_compare_exchange_weak(slot, &users, (uint8_t)(users + 1)))
         continue;
-    if (users || p->config->processor_count == 1)
+    return users;
+}
+
+void soft_code_uncount(struct engine_partition *p, gpa_t page)
+{
+    _Atomic uint8_t *slot = code_slot(p, page);
+    uint8_t users = atomic_load(slot);
+
+    while (users && users != UINT8_MAX && !atomic_compare_exchange_weak(slot, &users, (uint8_t)(users - 1)))
+        continue;
+}
+
+void soft_code_page(struct cpu *cpu, gpa_t page)
+{
+    struct engine_vcpu *vcpu = vcpu_of(cpu);
+    struct engine_partition *p = vcpu->partition;
+
+    if (soft_code_count(p, page) || p->config->processor_count == 1)
         return;
     /* The others may have write tags. We are between instructions: a safe point, if only we say so. */
     soft_leave(vcpu);
@@ -155,11 +190,7 @@ void soft_code_page(struct cpu *cpu, gpa_t page)
 
 void soft_code_page_dropped(struct cpu *cpu, gpa_t page)
 {
-    _Atomic uint8_t *slot = code_slot(vcpu_of(cpu)->partition, page);
-    uint8_t users = atomic_load(slot);
-
-    while (users && users != UINT8_MAX && !atomic_compare_exchange_weak(slot, &users, (uint8_t)(users - 1)))
-        continue;
+    soft_code_uncount(vcpu_of(cpu)->partition, page);
 }
 
 void soft_code_written(struct cpu *cpu, gpa_t gpa, uint64_t size)

@@ -11,7 +11,7 @@
 
 /* ---- memory ---- */
 
-static bool find_view(struct engine_vcpu *vcpu, gpa_t gpa)
+bool soft_find_view(struct engine_vcpu *vcpu, gpa_t gpa)
 {
     if (likely(gpa - vcpu->view.gpa < vcpu->view.size))
         return vcpu->view.host != NULL;
@@ -29,11 +29,13 @@ static bool port_page(struct cpu *cpu, gpa_t page, enum access_type type, struct
     const struct gpa_view *view = &vcpu->view;
     uint32_t flags;
 
-    if (unlikely(is_apic_page(vcpu, page)) || !find_view(vcpu, page) || view->source)
+    if (unlikely(is_apic_page(vcpu, page)) || !soft_find_view(vcpu, page))
         return false;
     flags = view->flags;
     if (!(flags & (1u << type)))
         return false;
+    if (unlikely(view->source))
+        return type == ACCESS_EXECUTE && soft_copied_code(vcpu, page, out);
     out->host = gpa_view_host(view, page);
     out->rights = flags & (PAGE_READ | PAGE_WRITE | PAGE_EXECUTE);
     if (type == ACCESS_WRITE)
@@ -49,7 +51,7 @@ static bool port_page(struct cpu *cpu, gpa_t page, enum access_type type, struct
 static void memory_exit(struct engine_vcpu *vcpu, const struct port_access *access)
 {
     struct vcpu_exit *exit = soft_exit_begin(vcpu, EXIT_MEMORY_ACCESS, false);
-    bool mapped = find_view(vcpu, access->gpa);
+    bool mapped = soft_find_view(vcpu, access->gpa);
 
     exit->memory.gpa = access->gpa;
     exit->memory.gva = access->gva_valid ? access->gva : 0;
@@ -85,7 +87,7 @@ static bool read_directly(struct engine_vcpu *vcpu, const struct port_access *ac
 {
     const struct gpa_view *view = &vcpu->view;
 
-    return access->type == ACCESS_READ && find_view(vcpu, access->gpa) && !view->source && (view->flags & PAGE_READ) &&
+    return access->type == ACCESS_READ && soft_find_view(vcpu, access->gpa) && !view->source && (view->flags & PAGE_READ) &&
            guarded_copy(access->data, gpa_view_host(view, access->gpa), access->size);
 }
 
@@ -95,11 +97,20 @@ static enum port_result port_access(struct cpu *cpu, const struct port_access *a
 
     if (is_apic_page(vcpu, access->gpa & PAGE_MASK) && access->type != ACCESS_EXECUTE)
         return apic_access(vcpu, access);
+    if (soft_find_view(vcpu, access->gpa) && unlikely(vcpu->view.source) && soft_copied_access(vcpu, access))
+        return PORT_DONE;
     if (read_directly(vcpu, access) || completion_access(vcpu, access) == PORT_DONE)
         return PORT_DONE;
     memory_exit(vcpu, access);
     vcpu->counters.intercept[INTERCEPT_NESTED_PAGE_FAULT].count++;
     return PORT_EXIT;
+}
+
+static bool port_serves(struct cpu *cpu, gpa_t page, enum access_type type)
+{
+    struct engine_vcpu *vcpu = vcpu_of(cpu);
+
+    return !is_apic_page(vcpu, page) && soft_copied_serves(vcpu, page, type);
 }
 
 /* ---- ports ---- */
@@ -386,6 +397,7 @@ static void port_write_cr8(struct cpu *cpu, uint64_t value)
 const struct cpu_port soft_port = {
     .page = port_page,
     .access = port_access,
+    .serves = port_serves,
     .io = port_io,
     .msr_read = port_msr_read,
     .msr_write = port_msr_write,

@@ -273,6 +273,8 @@ enum status soft_run(struct engine_vcpu *vcpu, struct vcpu_exit *exit)
     if (vcpu->lapic)
         lapic_set_traps(vcpu->lapic, p->config->extended_exits);
     cpu_verify_code(vcpu->cpu); /* the host had its chance to change memory */
+    if (unlikely(vcpu->copied.count))
+        atomic_fetch_or(&vcpu->pending, PENDING_VERIFY_CODE);
     soft_enter(vcpu);
     if (unlikely(vcpu->control_unchecked)) {
         if (cpu_control_problem(vcpu->cpu)) {

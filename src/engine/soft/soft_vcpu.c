@@ -184,6 +184,7 @@ void soft_vcpu_destroy(struct engine_vcpu *vcpu)
         set_member(vcpu->partition, vcpu->index, NULL);
     lapic_destroy(vcpu->lapic);
     cpu_destroy(vcpu->cpu);
+    soft_copied_forget(vcpu);
     pthread_mutex_destroy(&vcpu->sleep_lock);
     pthread_cond_destroy(&vcpu->wake);
     free(vcpu);

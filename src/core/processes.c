@@ -1,0 +1,48 @@
+#include "core/processes.h"
+
+#include <inttypes.h>
+
+#include "core/handle_table.h"
+#include "util/last_error.h"
+
+static struct handle_table table = HANDLE_TABLE_INIT;
+
+/* Handles of the table's own kind name partitions: these differ in the tag. */
+#define TAG_DIFFERENCE 0x20u
+
+static enum status no_such(uint64_t handle)
+{
+    return fail(STATUS_BAD_HANDLE, "0x%" PRIx64 " is not the handle of a process", handle);
+}
+
+enum status process_handle_open(struct process *process, uint64_t *handle)
+{
+    *handle = handle_open(&table, process);
+    if (*handle) {
+        *handle ^= TAG_DIFFERENCE;
+        return STATUS_OK;
+    }
+    process_put(process);
+    return fail(STATUS_NO_MEMORY, "no memory for a handle");
+}
+
+enum status process_handle_get(uint64_t handle, struct process **process)
+{
+    *process = handle_get(&table, handle ^ TAG_DIFFERENCE);
+    if (!*process)
+        return no_such(handle);
+    process_get(*process);
+    handle_put(&table, handle ^ TAG_DIFFERENCE);
+    return STATUS_OK;
+}
+
+enum status process_handle_close(uint64_t handle)
+{
+    struct process *process = handle_close(&table, handle ^ TAG_DIFFERENCE);
+
+    if (!process)
+        return no_such(handle);
+    handle_drain(&table, handle ^ TAG_DIFFERENCE);
+    process_put(process);
+    return STATUS_OK;
+}
