@@ -152,12 +152,33 @@ static bool execute_port(struct emulator *e, const struct insn *insn)
     return done;
 }
 
+/* XSAVE and XRSTOR of what XCR0 and EDX:EAX select; beyond x87 and SSE the callbacks cannot pass it. */
+static bool selects_more_than_sse(const struct cpu *cpu)
+{
+    uint64_t selected = (uint64_t)cpu->gpr[REG_RDX].d << 32 | cpu->gpr[REG_RAX].d;
+
+    return cpu->xcr0 & selected & ~(uint64_t)3;
+}
+
+static bool load_xcr0(struct emulator *e)
+{
+    const uint32_t name = VREG_XCR0;
+    union vreg_value value = {.q = {0, 0}};
+
+    if (!e->callbacks.get_registers(e->client.context, &name, 1, &value))
+        return false;
+    e->cpu->xcr0 = value.q[0];
+    return true;
+}
+
 static bool load_what_it_needs(struct emulator *e, const struct emulator_insn *insn)
 {
     struct cpu *cpu = e->cpu;
     bool asks_tss = (insn->needs & NEEDS_TSS) && (cpu_is_v86(cpu) || (!e->request->is_io && cpu->cpl > (cpu->rflags >> 12 & 3)));
 
     if (((insn->needs & NEEDS_SYSTEM) || asks_tss) && !emulator_registers_load_system(&e->registers, cpu, &e->client))
+        return false;
+    if ((insn->needs & NEEDS_XCR0) && !load_xcr0(e))
         return false;
     return !(insn->needs & NEEDS_VECTOR) || emulator_registers_load_vector(&e->registers, cpu, &e->client);
 }
@@ -230,6 +251,10 @@ enum emulator_outcome emulator_run(struct emulator *e, void *context, const stru
         return stopped(e, NULL);
     if (insn->needs && !load_what_it_needs(e, insn))
         return callback_failed(EMULATOR_GET_REGISTERS_FAILED);
+    if (unlikely((insn->needs & NEEDS_XCR0) && selects_more_than_sse(cpu))) {
+        (void)give_up(e, insn->insn.bytes, insn->insn.length, "moves state that the callbacks cannot pass");
+        return e->failure;
+    }
     bool done = request->is_io ? execute_port(e, &insn->insn) : execute(e, &insn->insn);
     return done ? store(e, NULL) : stopped(e, &insn->insn);
 }

@@ -53,6 +53,8 @@ static bool controls_the_processor(ZydisMnemonic mnemonic)
     case ZYDIS_MNEMONIC_INVEPT:
     case ZYDIS_MNEMONIC_INVVPID:
     case ZYDIS_MNEMONIC_RSM:
+    case ZYDIS_MNEMONIC_XSAVES: case ZYDIS_MNEMONIC_XSAVES64:
+    case ZYDIS_MNEMONIC_XRSTORS: case ZYDIS_MNEMONIC_XRSTORS64:
         return true;
     default:
         return false;
@@ -93,13 +95,27 @@ static bool is_system(const struct decoded *d)
     }
 }
 
+static bool is_extended_state(ZydisMnemonic mnemonic)
+{
+    switch (mnemonic) {
+    case ZYDIS_MNEMONIC_XSAVE: case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEC: case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XSAVEOPT: case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XRSTOR: case ZYDIS_MNEMONIC_XRSTOR64:
+        return true;
+    default:
+        return false;
+    }
+}
+
 static void classify(const struct decoded *d, struct emulator_insn *insn)
 {
     insn->insn = d->insn;
     insn->is_port = touches_port(d);
     insn->refused = reason_to_refuse(d);
     insn->needs = (uint8_t)((d->insn.uses_vector ? NEEDS_VECTOR : 0) | (is_system(d) ? NEEDS_SYSTEM : 0) |
-                            (insn->is_port ? NEEDS_TSS : 0));
+                            (insn->is_port ? NEEDS_TSS : 0) |
+                            (is_extended_state(d->insn.mnemonic) ? NEEDS_XCR0 | NEEDS_VECTOR : 0));
 }
 
 /* ---- decoding ---- */

@@ -18,6 +18,7 @@ enum {
     NEEDS_VECTOR = 1, /* x87, MMX, XMM */
     NEEDS_SYSTEM = 2, /* descriptor tables, TR, LDTR, CR3, interrupt state */
     NEEDS_TSS = 4,    /* the same when the I/O permission bitmap is asked */
+    NEEDS_XCR0 = 8,   /* XSAVE, XRSTOR: good for x87 and SSE state only */
 };
 
 struct emulator_insn {

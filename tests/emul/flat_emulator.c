@@ -37,6 +37,7 @@ static uint64_t *plain(struct cpu *cpu, uint32_t name)
     case VREG_CR3: return &cpu->cr3;
     case VREG_CR4: return &cpu->cr4;
     case VREG_EFER: return &cpu->efer;
+    case VREG_XCR0: return &cpu->xcr0;
     default: return NULL;
     }
 }

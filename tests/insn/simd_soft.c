@@ -66,7 +66,9 @@ void simd_soft_run(struct native_state *state)
 {
     load(flat->cpu, state);
     memcpy(flat->memory + GUEST_ARENA, host_arena, arena_size);
-    enum cpu_leave leave = cpu_step(flat->cpu);
+    enum cpu_leave leave = simd_emulate
+                               ? simd_emulate(flat->cpu, flat->memory + GUEST_CODE, code_size)
+                               : cpu_step(flat->cpu);
     state->fault = leave == LEAVE_NONE    ? NATIVE_NO_FAULT
                    : leave == LEAVE_FAULT ? flat->cpu->fault.vector
                                           : -2;
