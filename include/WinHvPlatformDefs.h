@@ -147,6 +147,7 @@ typedef enum WHV_REGISTER_NAME {
     WHvX64RegisterXmm15                      = 0x0000100F,
 
     /* x87 registers, by physical number (not relative to the top of stack): Fp. */
+    /* ST(0) to ST(7), as FXSAVE has them, whatever TOP is. */
     WHvX64RegisterFpMmx0                     = 0x00001010,
     WHvX64RegisterFpMmx1                     = 0x00001011,
     WHvX64RegisterFpMmx2                     = 0x00001012,

@@ -64,6 +64,7 @@ SAME(VREG_XSS, WHvX64RegisterXss);
 SAME(VREG_TSC_DEADLINE, WHvX64RegisterTscDeadline);
 SAME(VREG_TSC_ADJUST, WHvX64RegisterTscAdjust);
 SAME(VREG_MISC_ENABLE, WHvX64RegisterMsrIa32MiscEnable);
+SAME(VREG_FEATURE_CONTROL, WHvX64RegisterIa32FeatureControl);
 SAME(VREG_APIC_FIRST, WHvX64RegisterApicId);
 SAME(VREG_APIC_LAST, WHvX64RegisterApicSelfIpi);
 SAME(VREG_VP_RUNTIME, WHvRegisterVpRuntime);
@@ -121,6 +122,52 @@ static enum status batch_init(struct batch *batch, const WHV_REGISTER_NAME *name
     return status;
 }
 
+/*
+ * Names of the API that belong to features no engine has: two ways to be refused, and the header promises that they differ.
+ */
+static bool is_of_absent_feature(uint32_t name)
+{
+    static const struct {
+        WHV_REGISTER_NAME first, last;
+    } ranges[] = {
+        {WHvX64RegisterVirtualCr0, WHvX64RegisterVirtualCr8},                     /* nested virtualization */
+        {WHvX64RegisterMsrMtrrPhysBase8, WHvX64RegisterMsrMtrrPhysBaseF},         /* MTRRs: there are eight */
+        {WHvX64RegisterMsrMtrrPhysMask8, WHvX64RegisterMsrMtrrPhysMaskF},
+        {WHvX64RegisterBndcfgs, WHvX64RegisterBndcfgs},                           /* MPX */
+        {WHvX64RegisterMCount, WHvX64RegisterACount},                             /* MPERF, APERF */
+        {WHvX64RegisterTsxCtrl, WHvX64RegisterTsxCtrl},
+        {WHvX64RegisterUCet, WHvX64RegisterInterruptSspTableAddr},                /* shadow stacks */
+        {WHvX64RegisterUmwaitControl, WHvX64RegisterXfdErr},
+        {WHvX64RegisterIa32VmxBasic, WHvX64RegisterAmdVmCr},                      /* nested virtualization */
+        {WHvRegisterSint0, WHvRegisterEom},                                       /* the Hyper-V interface */
+        {WHvX64RegisterHypercall, WHvRegisterGuestOsId},
+        {WHvRegisterVpAssistPage, WHvRegisterVpAssistPage},
+        {WHvRegisterReferenceTsc, WHvRegisterReferenceTsc},
+        {WHvRegisterReferenceTscSequence, WHvRegisterReferenceTscSequence},
+        {WHvX64RegisterNestedGuestState, WHvX64RegisterNestedVmxInvVpid},
+    };
+
+    for (size_t i = 0; i < array_size(ranges); i++)
+        if (name >= (uint32_t)ranges[i].first && name <= (uint32_t)ranges[i].last)
+            return true;
+    return false;
+}
+
+/* The engine knows none of these names. If one is not the API's, that is what is wrong with the call. */
+static enum status refuse_names(struct vcpu *vcpu, const struct batch *batch, enum status status)
+{
+    const struct engine *engine = vcpu->partition->engine;
+    union vreg_value ignored;
+
+    if (status != STATUS_INVALID_VP_REGISTER_NAME)
+        return status;
+    for (uint32_t i = 0; i < batch->count; i++)
+        if (!is_of_absent_feature(batch->names[i]) &&
+            engine->get_registers(vcpu->engine, &batch->names[i], 1, &ignored) == STATUS_INVALID_VP_REGISTER_NAME)
+            return STATUS_INVALID_VP_REGISTER_NAME;
+    return fail(STATUS_HV_INVALID_PARAMETER, "a register of a feature that the partition does not have");
+}
+
 static enum status get(struct vcpu *vcpu, const WHV_REGISTER_NAME *names, UINT32 count, WHV_REGISTER_VALUE *values)
 {
     struct batch batch;
@@ -133,6 +180,8 @@ static enum status get(struct vcpu *vcpu, const WHV_REGISTER_NAME *names, UINT32
     status = vcpu_begin_access(vcpu);
     if (status == STATUS_OK) {
         status = vcpu->partition->engine->get_registers(vcpu->engine, batch.names, count, batch.values);
+        if (unlikely(status != STATUS_OK))
+            status = refuse_names(vcpu, &batch, status);
         vcpu_end_access(vcpu);
     }
     if (status == STATUS_OK)
@@ -163,6 +212,8 @@ static enum status set(struct vcpu *vcpu, const WHV_REGISTER_NAME *names, UINT32
         status = vcpu_begin_access(vcpu);
     if (status == STATUS_OK) {
         status = vcpu->partition->engine->set_registers(vcpu->engine, batch.names, count, batch.values);
+        if (unlikely(status != STATUS_OK))
+            status = refuse_names(vcpu, &batch, status);
         vcpu_end_access(vcpu);
     }
     free(batch.heap);

@@ -88,12 +88,6 @@ bool emulator_registers_load_system(struct emulator_registers *r, struct cpu *cp
     return true;
 }
 
-/* FpMmx registers go by their physical number, the image by their distance from the top of the stack. */
-static unsigned image_slot(const struct cpu *cpu, unsigned physical)
-{
-    return (physical - (cpu->x87.status >> 11 & 7)) & 7;
-}
-
 bool emulator_registers_load_vector(struct emulator_registers *r, struct cpu *cpu, const struct emulator_client *client)
 {
     union vreg_value v[VECTOR_SIZE];
@@ -110,9 +104,9 @@ bool emulator_registers_load_vector(struct emulator_registers *r, struct cpu *cp
     cpu->x87.instruction_pointer = v[VECTOR_FP].q[1];
     cpu->x87.data_pointer = v[VECTOR_MXCSR].q[0];
     cpu->mxcsr = v[VECTOR_MXCSR].d[2] & 0xffff;
-    for (unsigned i = 0; i < 8; i++) {
-        cpu->x87.st[image_slot(cpu, i)].mantissa = v[VECTOR_ST + i].q[0];
-        cpu->x87.st[image_slot(cpu, i)].exponent = v[VECTOR_ST + i].w[4];
+    for (unsigned i = 0; i < 8; i++) { /* as FXSAVE has them: ST(0) first */
+        cpu->x87.st[i].mantissa = v[VECTOR_ST + i].q[0];
+        cpu->x87.st[i].exponent = v[VECTOR_ST + i].w[4];
     }
     memcpy(r->vector, cpu->vector, sizeof(r->vector));
     r->x87 = cpu->x87;
@@ -204,8 +198,8 @@ static void add_x87(struct changes *c, const struct emulator_registers *r, const
     v->q[1] = cpu->x87.instruction_pointer;
     for (unsigned i = 0; i < 8; i++) {
         v = add(c, VREG_FPMMX0 + i);
-        v->q[0] = cpu->x87.st[image_slot(cpu, i)].mantissa;
-        v->w[4] = cpu->x87.st[image_slot(cpu, i)].exponent;
+        v->q[0] = cpu->x87.st[i].mantissa;
+        v->w[4] = cpu->x87.st[i].exponent;
     }
 }
 

@@ -280,6 +280,37 @@ const char *cpu_control_problem(const struct cpu *cpu)
     return NULL;
 }
 
+/* With byte granularity a limit has 20 bits, with page granularity its low 12 are ones. */
+static bool limit_is_possible(const struct segment *s)
+{
+    return s->attributes & SEG_G ? (s->limit & 0xfff) == 0xfff : s->limit <= 0xfffff;
+}
+
+static bool base_is_possible(const struct cpu *cpu, unsigned i, uint64_t base)
+{
+    if (!(cpu->efer & EFER_LMA) || (i != SEG_FS && i != SEG_GS && i != SEG_LDTR && i != SEG_TR))
+        return !(base >> 32);
+    return cpu_is_canonical(cpu, base);
+}
+
+const char *cpu_segment_problem(const struct cpu *cpu, unsigned which)
+{
+    const uint16_t both = SEG_L | SEG_DB;
+
+    if ((which & 1u << SEG_CS) && (cpu->efer & EFER_LMA) && (cpu->segment[SEG_CS].attributes & both) == both)
+        return "CS: L and D";
+    for (unsigned i = 0; i < SEG_COUNT; i++) {
+        const struct segment *s = &cpu->segment[i];
+        if (!(which >> i & 1) || !(s->attributes & SEG_P))
+            continue;
+        if (!limit_is_possible(s))
+            return "a segment's limit does not fit its granularity";
+        if (!base_is_possible(cpu, i, s->base))
+            return "a segment's base is not an address";
+    }
+    return NULL;
+}
+
 void cpu_control_changed(struct cpu *cpu)
 {
     memset(cpu->pdpte, 0, sizeof(cpu->pdpte));

@@ -54,6 +54,9 @@ must_check bool cpu_xcr0_is_valid(const struct cpu *cpu, uint64_t value);
  */
 const char *cpu_control_problem(const struct cpu *cpu);
 
+/* The same for segment registers whose hidden parts were set (bits of `which` by SEG_*; SDM 3C 26.3.1.2). */
+const char *cpu_segment_problem(const struct cpu *cpu, unsigned which);
+
 /* After registers were set from outside: PDPTEs, mode, keys, flush. PDPTEs that cannot be read count as not present. */
 void cpu_control_changed(struct cpu *cpu);
 

@@ -89,7 +89,7 @@ static enum msr_status write_tsc_adjust(struct cpu *cpu, uint32_t index, uint64_
 static enum msr_status read_feature_control(struct cpu *cpu, uint32_t index, uint64_t *value)
 {
     (void)cpu, (void)index;
-    *value = 1; /* locked, nothing enabled */
+    *value = FEATURE_CONTROL_LOCKED;
     return MSR_OK;
 }
 
@@ -140,6 +140,26 @@ bool msr_mtrr_def_type_is_valid(uint64_t value)
     return !(value & ~0xcffull) && types_are_valid(value & 0xff, MTRR_TYPES);
 }
 
+static uint64_t address_bits(const struct cpu *cpu)
+{
+    return (BIT64(cpu->physical_bits) - 1) & PAGE_MASK;
+}
+
+bool msr_mtrr_base_is_valid(const struct cpu *cpu, uint64_t value)
+{
+    return !(value & ~(address_bits(cpu) | 0xff)) && types_are_valid(value & 0xff, MTRR_TYPES);
+}
+
+bool msr_mtrr_mask_is_valid(const struct cpu *cpu, uint64_t value)
+{
+    return !(value & ~(address_bits(cpu) | 0x800));
+}
+
+bool msr_mtrr_fixed_is_valid(uint64_t value)
+{
+    return types_are_valid(value, MTRR_TYPES);
+}
+
 static enum msr_status write_pat(struct cpu *cpu, uint32_t index, uint64_t value)
 {
     (void)index;
@@ -167,14 +187,13 @@ static enum msr_status read_mtrr_range(struct cpu *cpu, uint32_t index, uint64_t
 static enum msr_status write_mtrr_range(struct cpu *cpu, uint32_t index, uint64_t value)
 {
     unsigned range = (index - MSR_MTRR_BASE_0) / 2;
-    uint64_t address = (BIT64(cpu->physical_bits) - 1) & PAGE_MASK;
 
     if (index & 1) {
-        if (value & ~(address | 0x800))
+        if (!msr_mtrr_mask_is_valid(cpu, value))
             return MSR_REFUSED;
         cpu->mtrr_mask[range] = value;
     } else {
-        if ((value & ~(address | 0xff)) || !types_are_valid(value & 0xff, MTRR_TYPES))
+        if (!msr_mtrr_base_is_valid(cpu, value))
             return MSR_REFUSED;
         cpu->mtrr_base[range] = value;
     }
@@ -196,7 +215,7 @@ static enum msr_status read_mtrr_fixed(struct cpu *cpu, uint32_t index, uint64_t
 
 static enum msr_status write_mtrr_fixed(struct cpu *cpu, uint32_t index, uint64_t value)
 {
-    if (!types_are_valid(value, MTRR_TYPES))
+    if (!msr_mtrr_fixed_is_valid(value))
         return MSR_REFUSED;
     cpu->mtrr_fixed[fixed_range(index)] = value;
     return MSR_OK;
@@ -247,7 +266,7 @@ static const struct row rows[] = {
     {MSR_APIC_BASE,         MSR_APIC_BASE,         FEATURE_APIC, STORED(apic_base), ANY, NULL, write_apic_base},
     {MSR_FEATURE_CONTROL,   MSR_FEATURE_CONTROL,   NO_FEATURE, 0, 0, read_feature_control, write_refused},
     {MSR_TSC_ADJUST,        MSR_TSC_ADJUST,        FEATURE_TSC_ADJUST, STORED(tsc_adjust), ANY, NULL, write_tsc_adjust},
-    {MSR_SPEC_CTRL,         MSR_SPEC_CTRL,         FEATURE_SPEC_CTRL, STORED(spec_ctrl), 0x403, NULL, NULL},
+    {MSR_SPEC_CTRL,         MSR_SPEC_CTRL,         FEATURE_SPEC_CTRL, STORED(spec_ctrl), MSR_SPEC_CTRL_BITS, NULL, NULL},
     {MSR_PRED_CMD,          MSR_PRED_CMD,          FEATURE_SPEC_CTRL, 0, 0, read_refused, write_ignored},
     {MSR_MICROCODE_UPDATE,  MSR_MICROCODE_UPDATE,  NO_FEATURE, 0, 0, read_refused, write_ignored},
     {MSR_MICROCODE_REVISION, MSR_MICROCODE_REVISION, NO_FEATURE, 0, 0, read_microcode, write_ignored},

@@ -30,6 +30,8 @@ enum {
 #define MTRR_CAPABILITIES  0x508ull       /* 8 variable ranges, fixed ranges, write-combining */
 #define MISC_ENABLE_RESET  0x1801ull      /* fast strings, no branch trace storage, no PEBS */
 #define PAT_RESET          0x0007040600070406ull
+#define MSR_SPEC_CTRL_BITS 0x403ull       /* IBRS, STIBP, BHI_DIS_S */
+#define FEATURE_CONTROL_LOCKED 1ull       /* and nothing enabled */
 #define APIC_BASE_RESET    0xfee00000ull
 /* clang-format on */
 
@@ -52,5 +54,8 @@ uint64_t msr_tsc(const struct cpu *cpu);
 /* Would the value be accepted (memory types valid, reserved bits clear)? For registers set from outside. */
 bool msr_pat_is_valid(uint64_t value);
 bool msr_mtrr_def_type_is_valid(uint64_t value);
+bool msr_mtrr_base_is_valid(const struct cpu *cpu, uint64_t value);
+bool msr_mtrr_mask_is_valid(const struct cpu *cpu, uint64_t value);
+bool msr_mtrr_fixed_is_valid(uint64_t value);
 
 #endif

@@ -37,6 +37,16 @@ void *host_pages(size_t count)
     return address;
 }
 
+static void release(const void *address)
+{
+    for (size_t i = 0; i < area_count; i++)
+        if (areas[i].address == address) {
+            munmap(areas[i].address, areas[i].size);
+            areas[i] = areas[--area_count];
+            return;
+        }
+}
+
 /* ---- registers ---- */
 
 void guest_set(struct guest *guest, WHV_REGISTER_NAME name, UINT64 number)
@@ -131,6 +141,7 @@ void guest_begin(struct guest *guest, const struct guest_options *options)
 void guest_end(struct guest *guest)
 {
     assert_ok(WHvDeletePartition(guest->partition));
+    release(guest->ram);
 }
 
 void guest_load(struct guest *guest, UINT64 gpa, const void *bytes, size_t size)

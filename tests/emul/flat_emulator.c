@@ -22,11 +22,6 @@ static bool works(enum flat_callback which)
 
 /* ---- registers ---- */
 
-static unsigned x87_slot(const struct cpu *cpu, uint32_t name)
-{
-    return (name - VREG_FPMMX0 - (cpu->x87.status >> 11 & 7)) & 7;
-}
-
 static uint64_t *plain(struct cpu *cpu, uint32_t name)
 {
     if (name <= VREG_R15)
@@ -62,8 +57,8 @@ bool flat_get_register(struct cpu *cpu, uint32_t name, union vreg_value *v)
     } else if (name >= VREG_XMM0 && name <= VREG_XMM15) {
         memcpy(v, &cpu->vector[name - VREG_XMM0], 16);
     } else if (name >= VREG_FPMMX0 && name <= VREG_FPMMX7) {
-        v->q[0] = cpu->x87.st[x87_slot(cpu, name)].mantissa;
-        v->q[1] = cpu->x87.st[x87_slot(cpu, name)].exponent;
+        v->q[0] = cpu->x87.st[name - VREG_FPMMX0].mantissa;
+        v->q[1] = cpu->x87.st[name - VREG_FPMMX0].exponent;
     } else if (name == VREG_FP_CONTROL_STATUS) {
         v->w[0] = cpu->x87.control;
         v->w[1] = cpu->x87.status;
@@ -102,8 +97,8 @@ bool flat_set_register(struct cpu *cpu, uint32_t name, const union vreg_value *v
     } else if (name >= VREG_XMM0 && name <= VREG_XMM15) {
         memcpy(&cpu->vector[name - VREG_XMM0], v, 16);
     } else if (name >= VREG_FPMMX0 && name <= VREG_FPMMX7) {
-        cpu->x87.st[x87_slot(cpu, name)].mantissa = v->q[0];
-        cpu->x87.st[x87_slot(cpu, name)].exponent = v->w[4];
+        cpu->x87.st[name - VREG_FPMMX0].mantissa = v->q[0];
+        cpu->x87.st[name - VREG_FPMMX0].exponent = v->w[4];
     } else if (name == VREG_FP_CONTROL_STATUS) {
         cpu->x87.control = v->w[0];
         cpu->x87.status = v->w[1];

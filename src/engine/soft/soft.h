@@ -10,6 +10,7 @@
  *   soft_exit.c      filling exits
  *   soft_completion.c finishing the instruction of a memory exit, access by access
  *   soft_registers.c registers from and to the API's names
+ *   soft_pending.c   the registers of events that wait
  *   soft_state.c     XSAVE and APIC state
  */
 #ifndef OWHP_ENGINE_SOFT_H
@@ -93,6 +94,7 @@ struct engine_vcpu {
 
     bool halted, wait_for_sipi;
     bool control_unchecked; /* registers were set from outside: do they fit together? */
+    uint8_t segments_unchecked; /* by SEG_*: these were set from outside */
     bool exit_pending;     /* `exit` was filled by an instruction that completed */
     struct vcpu_exit *exit;
     struct vcpu_exit stored_exit;
@@ -160,6 +162,10 @@ void soft_exit_after(struct engine_vcpu *vcpu, const struct vcpu_exit *exit);
 /* soft_registers.c */
 enum status soft_get_registers(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, union vreg_value *values);
 enum status soft_set_registers(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values);
+
+/* soft_pending.c: false: not one of its registers. A value that is refused: *status, and nothing is changed. */
+bool soft_get_event(const struct engine_vcpu *vcpu, uint32_t name, union vreg_value *v);
+bool soft_set_event(struct engine_vcpu *vcpu, uint32_t name, const union vreg_value *v, enum status *status);
 
 /* soft_state.c */
 enum status soft_get_xsave(struct engine_vcpu *vcpu, void *buffer, uint32_t size, uint32_t *written);

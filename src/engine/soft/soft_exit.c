@@ -41,6 +41,7 @@ struct vcpu_exit *soft_exit_begin(struct engine_vcpu *vcpu, enum exit_reason rea
 void soft_exit_after(struct engine_vcpu *vcpu, const struct vcpu_exit *exit)
 {
     vcpu->stored_exit = *exit;
+    vcpu->stored_exit.state = (struct exit_state){0}; /* the APIC knows of no instruction */
     vcpu->exit_pending = true;
     atomic_fetch_or(&vcpu->cpu->request, REQUEST_SERVICE);
 }

@@ -370,6 +370,9 @@ static enum port_result port_exception(struct cpu *cpu, const struct cpu_fault *
         return PORT_DEFAULT;
     struct vcpu_exit *exit = soft_exit_begin(vcpu, EXIT_EXCEPTION, false);
     exit->exception.vector = fault->vector;
+    /* Only INT3, INTO and INT1 come as #BP, #OF and a #DB without a cause. */
+    exit->exception.is_software = fault->vector == VECTOR_BP || fault->vector == VECTOR_OF ||
+                                  (fault->vector == VECTOR_DB && fault->is_trap && !fault->debug);
     exit->exception.has_error = fault->has_error;
     exit->exception.error = fault->error;
     exit->exception.parameter = fault->vector == VECTOR_PF ? fault->address : fault->vector == VECTOR_DB ? fault->debug : 0;

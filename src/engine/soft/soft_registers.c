@@ -5,6 +5,7 @@
  * back. Whether the registers fit together is judged at the next run (InvalidVpRegisterValue), because a client sets them in any
  * order and in several batches.
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/soft/soft.h"
@@ -50,17 +51,62 @@ static uint64_t *plain_register(struct cpu *cpu, uint32_t name)
     return NULL;
 }
 
-/* Values that no processor can hold are refused at once (whp-facts 9.3). */
-static enum status check_plain(const struct cpu *cpu, uint32_t name, uint64_t value)
-{
-    static const uint32_t canonical[] = {VREG_KERNEL_GS_BASE, VREG_LSTAR, VREG_CSTAR, VREG_SYSENTER_EIP, VREG_SYSENTER_ESP};
+/*
+ * Values that no processor can hold are refused at once (whp-facts 9.3), by the rules that WRMSR, XSETBV and MOV DR have. Bits of
+ * a row: those that may be set; 0: the value is a canonical address.
+ */
+#define CANONICAL   0
+#define CR0_IGNORED (0xffc0ull | BIT64(17) | 0x1ff80000ull) /* reserved, but neither MOV CR0 nor a monitor is told */
 
-    for (size_t i = 0; i < array_size(canonical); i++)
-        if (canonical[i] == name && !cpu_is_canonical(cpu, value))
-            return fail(STATUS_HV_INVALID_REGISTER_VALUE, "register 0x%x: 0x%llx is not a canonical address", name, (unsigned long long)value);
-    if ((name == VREG_PAT && !msr_pat_is_valid(value)) || (name == VREG_MTRR_DEF_TYPE && !msr_mtrr_def_type_is_valid(value)) ||
+static bool mask_allows(const struct cpu *cpu, uint32_t name, uint64_t value)
+{
+    static const struct {
+        uint32_t name;
+        uint64_t bits;
+    } rows[] = {
+        {VREG_KERNEL_GS_BASE, CANONICAL}, {VREG_LSTAR, CANONICAL},           {VREG_CSTAR, CANONICAL},
+        {VREG_SYSENTER_EIP, CANONICAL},   {VREG_SYSENTER_ESP, CANONICAL},    {VREG_SYSENTER_CS, 0xffffffff},
+        {VREG_SFMASK, 0xffffffff},        {VREG_TSC_AUX, 0xffffffff},        {VREG_SPEC_CTRL, MSR_SPEC_CTRL_BITS},
+        {VREG_DR6, 0xffffffff},           {VREG_DR7, 0xffffffff},
+    };
+
+    for (size_t i = 0; i < array_size(rows); i++)
+        if (rows[i].name == name)
+            return rows[i].bits == CANONICAL ? cpu_is_canonical(cpu, value) : !(value & ~rows[i].bits);
+    return name != VREG_XSS || !value; /* no supervisor state */
+}
+
+static bool is_in(uint32_t name, uint32_t first, unsigned count)
+{
+    return name >= first && name < first + count;
+}
+
+static bool memory_types_allow(const struct cpu *cpu, uint32_t name, uint64_t value)
+{
+    if (name == VREG_PAT)
+        return msr_pat_is_valid(value);
+    if (name == VREG_MTRR_DEF_TYPE)
+        return msr_mtrr_def_type_is_valid(value);
+    if (is_in(name, VREG_MTRR_PHYS_BASE0, 8))
+        return msr_mtrr_base_is_valid(cpu, value);
+    if (is_in(name, VREG_MTRR_PHYS_MASK0, 8))
+        return msr_mtrr_mask_is_valid(cpu, value);
+    return name < VREG_MTRR_FIX64K_00000 || name > VREG_MTRR_FIX4K_F8000 || msr_mtrr_fixed_is_valid(value);
+}
+
+static enum status set_plain(struct cpu *cpu, uint32_t name, uint64_t *member, uint64_t value)
+{
+    if (!mask_allows(cpu, name, value) || !memory_types_allow(cpu, name, value) ||
         (name == VREG_XCR0 && !cpu_xcr0_is_valid(cpu, value)))
         return fail(STATUS_HV_INVALID_REGISTER_VALUE, "register 0x%x cannot hold 0x%llx", name, (unsigned long long)value);
+    /* Bits that are wired: ET is 1, the reserved ones of DR6 and DR7 have their values (SDM 3A 2.5, 3B 17.2). */
+    if (name == VREG_CR0)
+        value = (value & ~CR0_IGNORED) | CR0_ET;
+    else if (name == VREG_DR6)
+        value = (value & DR6_WRITABLE) | DR6_FIXED;
+    else if (name == VREG_DR7)
+        value = (value & DR7_WRITABLE) | DR7_FIXED;
+    *member = value;
     return STATUS_OK;
 }
 
@@ -83,8 +129,8 @@ static bool get_floating_point(const struct cpu *cpu, uint32_t name, union vreg_
     if (name >= VREG_XMM0 && name <= VREG_XMM15) {
         memcpy(v, &cpu->vector[name - VREG_XMM0], 16);
     } else if (name >= VREG_FPMMX0 && name <= VREG_FPMMX7) {
-        /* By physical register number; the image has them from the top of the stack. */
-        unsigned top = cpu->x87.status >> 11 & 7, i = (name - VREG_FPMMX0 - top) & 7;
+        /* As FXSAVE has them: FpMmx0 is ST(0), so registers and TOP can be set in any order. */
+        unsigned i = name - VREG_FPMMX0;
         v->q[0] = cpu->x87.st[i].mantissa;
         v->q[1] = cpu->x87.st[i].exponent;
     } else if (name == VREG_FP_CONTROL_STATUS) {
@@ -108,7 +154,7 @@ static bool set_floating_point(struct cpu *cpu, uint32_t name, const union vreg_
     if (name >= VREG_XMM0 && name <= VREG_XMM15) {
         memcpy(&cpu->vector[name - VREG_XMM0], v, 16);
     } else if (name >= VREG_FPMMX0 && name <= VREG_FPMMX7) {
-        unsigned top = cpu->x87.status >> 11 & 7, i = (name - VREG_FPMMX0 - top) & 7;
+        unsigned i = name - VREG_FPMMX0;
         cpu->x87.st[i].mantissa = v->q[0];
         cpu->x87.st[i].exponent = v->w[4];
     } else if (name == VREG_FP_CONTROL_STATUS) {
@@ -121,17 +167,16 @@ static bool set_floating_point(struct cpu *cpu, uint32_t name, const union vreg_
         if (v->d[2] & 0xffff0000u)
             *status = fail(STATUS_HV_INVALID_REGISTER_VALUE, "MXCSR 0x%x has reserved bits", v->d[2]);
         else
-            cpu->mxcsr = v->d[2];
-        cpu->x87.data_pointer = v->q[0];
+            cpu->mxcsr = v->d[2], cpu->x87.data_pointer = v->q[0];
     } else {
         return false;
     }
     return true;
 }
 
-/* ---- time ---- */
+/* ---- time, and what has no member ---- */
 
-static bool get_time(struct engine_vcpu *vcpu, uint32_t name, uint64_t *value)
+static bool get_special(struct engine_vcpu *vcpu, uint32_t name, uint64_t *value)
 {
     switch (name) {
     case VREG_TSC: *value = tsc_read(&vcpu->tsc); return true;
@@ -140,135 +185,32 @@ static bool get_time(struct engine_vcpu *vcpu, uint32_t name, uint64_t *value)
     case VREG_VP_RUNTIME: *value = vcpu->counters.runtime_100ns; return true;
     case VREG_MTRR_CAP: *value = MTRR_CAPABILITIES; return true;
     case VREG_PRED_CMD: *value = 0; return true;
+    case VREG_FEATURE_CONTROL: *value = FEATURE_CONTROL_LOCKED; return true;
     default: return false;
     }
 }
 
-static bool set_time(struct engine_vcpu *vcpu, uint32_t name, uint64_t value, enum status *status)
+static bool set_special(struct engine_vcpu *vcpu, uint32_t name, uint64_t value, enum status *status)
 {
+    uint64_t fixed;
+
     switch (name) {
     case VREG_TSC: tsc_set(&vcpu->tsc, value); break;
     case VREG_TSC_ADJUST: tsc_set_adjust(&vcpu->tsc, value); break;
     case VREG_TSC_VIRTUAL_OFFSET: tsc_set_offset(&vcpu->tsc, value); break;
     case VREG_PRED_CMD: return true;
     case VREG_MTRR_CAP:
+    case VREG_FEATURE_CONTROL:
     case VREG_VP_RUNTIME:
-        *status = fail(STATUS_HV_INVALID_PARAMETER, "register 0x%x is read only", name);
+        /* The value it has may be set, so that a batch that was read can be written. */
+        if (!get_special(vcpu, name, &fixed) || value != fixed)
+            *status = fail(STATUS_HV_ACCESS_DENIED, "register 0x%x is read only", name);
         return true;
     default: return false;
     }
     if (vcpu->lapic)
         lapic_tsc_changed(vcpu->lapic);
     return true;
-}
-
-/* ---- pending events and activity ---- */
-
-/* WHV_X64_PENDING_INTERRUPTION_REGISTER: pending 0, type 1-3 (0 interrupt, 2 NMI, 3 exception), has error 4, length 5-8,
- * vector 16-31, error 32-63. */
-static uint64_t get_interruption(const struct engine_vcpu *vcpu)
-{
-    const struct event *e = &vcpu->interruption.event;
-    static const uint8_t types[] = {[EVENT_EXTERNAL] = 0, [EVENT_NMI] = 2, [EVENT_EXCEPTION] = 3, [EVENT_SOFTWARE] = 3,
-                                    [EVENT_SOFT_EXCEPTION] = 3, [EVENT_ICEBP] = 3};
-
-    if (!vcpu->interruption.is_pending)
-        return 0;
-    return 1 | (uint64_t)types[e->type] << 1 | (uint64_t)e->has_error << 4 | (uint64_t)(vcpu->interruption.instruction_length & 15) << 5 |
-           (uint64_t)e->vector << 16 | (uint64_t)e->error << 32;
-}
-
-static enum status set_interruption(struct engine_vcpu *vcpu, uint64_t value)
-{
-    unsigned type = value >> 1 & 7, vector = value >> 16 & 0xffff;
-
-    if ((value & 1) && ((type != 0 && type != 2 && type != 3) || vector > 255 || (type == 3 && vector > 31)))
-        return fail(STATUS_HV_INVALID_PARAMETER, "pending interruption of type %u with vector %u does not exist", type, vector);
-    vcpu->interruption = (struct pending_interruption){
-        .is_pending = value & 1,
-        .event = {.type = type == 0 ? EVENT_EXTERNAL : type == 2 ? EVENT_NMI : EVENT_EXCEPTION,
-                  .vector = type == 2 ? VECTOR_NMI : (uint8_t)vector,
-                  .has_error = value >> 4 & 1,
-                  .error = (uint32_t)(value >> 32)},
-        .instruction_length = value >> 5 & 15,
-    };
-    return STATUS_OK;
-}
-
-static enum status set_notifications(struct engine_vcpu *vcpu, uint64_t value)
-{
-    if (value & ~(uint64_t)0x3f)
-        return fail(STATUS_HV_INVALID_PARAMETER, "deliverability notifications 0x%llx: reserved or SynIC bits", (unsigned long long)value);
-    vcpu->notifications = value;
-    return STATUS_OK;
-}
-
-/* StartupSuspend 0, HaltSuspend 1, IdleSuspend 2. Without an APIC HLT exits, so there is nothing to suspend. */
-static enum status set_activity(struct engine_vcpu *vcpu, uint64_t value)
-{
-    if (!vcpu->lapic)
-        return fail(STATUS_HV_ACCESS_DENIED, "the activity state needs local APIC emulation");
-    if (value & ~(uint64_t)7)
-        return fail(STATUS_HV_INVALID_PARAMETER, "activity state 0x%llx has reserved bits", (unsigned long long)value);
-    vcpu->wait_for_sipi = value & 1;
-    vcpu->halted = value & 6;
-    return STATUS_OK;
-}
-
-static bool get_event(const struct engine_vcpu *vcpu, uint32_t name, union vreg_value *v)
-{
-    const struct cpu *cpu = vcpu->cpu;
-
-    switch ((int)name) {
-    case VREG_PENDING_INTERRUPTION: v->q[0] = get_interruption(vcpu); return true;
-    case VREG_INTERRUPT_STATE: v->q[0] = (uint64_t)cpu->interrupt_shadow | (uint64_t)cpu->nmi_masked << 1; return true;
-    case VREG_PENDING_EVENT: *v = vcpu->pending_event; return true;
-    case VREG_PENDING_EVENT1:
-    case VREG_PENDING_EVENT2:
-    case VREG_PENDING_EVENT3: return true;
-    case VREG_DELIVERABILITY_NOTIFICATIONS: v->q[0] = vcpu->notifications; return true;
-    case VREG_INTERNAL_ACTIVITY_STATE: v->q[0] = (uint64_t)vcpu->wait_for_sipi | (uint64_t)vcpu->halted << 1; return true;
-    case VREG_PENDING_DEBUG_EXCEPTION: v->q[0] = vcpu->pending_debug; return true;
-    default: return false;
-    }
-}
-
-static bool set_event(struct engine_vcpu *vcpu, uint32_t name, const union vreg_value *v, enum status *status)
-{
-    struct cpu *cpu = vcpu->cpu;
-
-    switch ((int)name) {
-    case VREG_PENDING_INTERRUPTION:
-        *status = set_interruption(vcpu, v->q[0]);
-        return true;
-    case VREG_INTERRUPT_STATE:
-        cpu->interrupt_shadow = v->q[0] & 1;
-        cpu->nmi_masked = v->q[0] >> 1 & 1;
-        return true;
-    case VREG_PENDING_EVENT:
-        if ((v->q[0] & 1) && (v->q[0] >> 1 & 7) != 0 && (v->q[0] >> 1 & 7) != 5)
-            *status = fail(STATUS_HV_INVALID_PARAMETER, "pending event type %u is not supported", (unsigned)(v->q[0] >> 1 & 7));
-        else
-            vcpu->pending_event = v->q[0] & 1 ? *v : (union vreg_value){0};
-        return true;
-    case VREG_PENDING_EVENT1:
-    case VREG_PENDING_EVENT2:
-    case VREG_PENDING_EVENT3:
-        if (v->q[0] || v->q[1])
-            *status = fail(STATUS_HV_INVALID_PARAMETER, "nested virtualization events are not supported");
-        return true;
-    case VREG_DELIVERABILITY_NOTIFICATIONS:
-        *status = set_notifications(vcpu, v->q[0]);
-        return true;
-    case VREG_INTERNAL_ACTIVITY_STATE:
-        *status = set_activity(vcpu, v->q[0]);
-        return true;
-    case VREG_PENDING_DEBUG_EXCEPTION:
-        vcpu->pending_debug = v->q[0] & 0x1f;
-        return true;
-    default:
-        return false;
-    }
 }
 
 static bool is_apic_name(uint32_t name)
@@ -284,7 +226,7 @@ static enum status get_apic_register(struct engine_vcpu *vcpu, uint32_t name, un
     if (vcpu->lapic)
         return lapic_get_register(vcpu->lapic, name, v);
     switch (name) {
-    case VREG_APIC_BASE: v->q[0] = APIC_BASE_RESET | (vcpu->index ? 0 : BIT64(8)); return STATUS_OK;
+    case VREG_APIC_BASE: v->q[0] = vcpu->cpu->apic_base; return STATUS_OK;
     case VREG_INITIAL_APIC_ID: v->q[0] = vcpu->index; return STATUS_OK;
     default: return fail(STATUS_HV_INVALID_PARAMETER, "register 0x%x needs local APIC emulation", name);
     }
@@ -314,7 +256,7 @@ static enum status get_register(struct engine_vcpu *vcpu, uint32_t name, union v
         v->q[0] = vcpu->lapic ? lapic_cr8(vcpu->lapic) : cpu->cr8;
     } else if (is_apic_name(name)) {
         return get_apic_register(vcpu, name, v);
-    } else if (!get_floating_point(cpu, name, v) && !get_time(vcpu, name, &v->q[0]) && !get_event(vcpu, name, v)) {
+    } else if (!get_floating_point(cpu, name, v) && !get_special(vcpu, name, &v->q[0]) && !soft_get_event(vcpu, name, v)) {
         return fail(STATUS_INVALID_VP_REGISTER_NAME, "register name 0x%x is not known", name);
     }
     return STATUS_OK;
@@ -332,10 +274,30 @@ enum status soft_get_registers(struct engine_vcpu *vcpu, const uint32_t *names, 
 
 /* ---- writing ---- */
 
+/*
+ * Without an emulated APIC the client has one of its own, and IA32_APIC_BASE is a value that is kept for it (clients set it with all
+ * the others).
+ */
+static enum status check_apic_register(const struct engine_vcpu *vcpu, uint32_t name, const union vreg_value *v)
+{
+    const uint64_t base_bits = ((BIT64(vcpu->cpu->physical_bits) - 1) & PAGE_MASK) | 0xd00;
+
+    if (vcpu->lapic)
+        return lapic_check_register(vcpu->lapic, name, v);
+    if (name == VREG_APIC_BASE && (v->q[0] & ~base_bits))
+        return fail(STATUS_HV_INVALID_REGISTER_VALUE, "APIC base 0x%llx has reserved bits", (unsigned long long)v->q[0]);
+    if (name == VREG_APIC_BASE || (name == VREG_INITIAL_APIC_ID && v->q[0] == vcpu->index))
+        return STATUS_OK;
+    return fail(STATUS_HV_INVALID_PARAMETER, "register 0x%x needs local APIC emulation", name);
+}
+
 static enum status set_apic_register(struct engine_vcpu *vcpu, uint32_t name, const union vreg_value *v)
 {
-    if (!vcpu->lapic)
-        return fail(STATUS_HV_INVALID_PARAMETER, "register 0x%x needs local APIC emulation", name);
+    if (!vcpu->lapic) {
+        if (name == VREG_APIC_BASE)
+            vcpu->cpu->apic_base = v->q[0];
+        return STATUS_OK;
+    }
     gpa_t page = lapic_page(vcpu->lapic);
     enum status status = lapic_set_register(vcpu->lapic, name, v);
     if (lapic_page(vcpu->lapic) != page)
@@ -362,10 +324,9 @@ static enum status set_register(struct engine_vcpu *vcpu, uint32_t name, const u
     enum status status = STATUS_OK;
 
     if (member) {
-        status = check_plain(cpu, name, v->q[0]);
-        if (status == STATUS_OK)
-            *member = v->q[0];
+        status = set_plain(cpu, name, member, v->q[0]);
     } else if (segment) {
+        vcpu->segments_unchecked |= (uint8_t)(1u << (name - VREG_ES));
         *segment = (struct segment){.base = v->segment.base, .limit = v->segment.limit, .selector = v->segment.selector,
                                     .attributes = v->segment.attributes};
     } else if (table) {
@@ -378,7 +339,7 @@ static enum status set_register(struct engine_vcpu *vcpu, uint32_t name, const u
         status = set_cr8(vcpu, v->q[0]);
     } else if (is_apic_name(name)) {
         status = set_apic_register(vcpu, name, v);
-    } else if (!set_floating_point(cpu, name, v, &status) && !set_time(vcpu, name, v->q[0], &status) && !set_event(vcpu, name, v, &status)) {
+    } else if (!set_floating_point(cpu, name, v, &status) && !set_special(vcpu, name, v->q[0], &status) && !soft_set_event(vcpu, name, v, &status)) {
         return fail(STATUS_INVALID_VP_REGISTER_NAME, "register name 0x%x is not known", name);
     }
     return status;
@@ -421,8 +382,7 @@ static enum status check_names(struct engine_vcpu *vcpu, const uint32_t *names, 
     for (uint32_t i = 0; i < count; i++) {
         enum status status = get_register(vcpu, names[i], &scratch);
         if (status == STATUS_OK && is_apic_name(names[i]))
-            status = vcpu->lapic ? lapic_check_register(vcpu->lapic, names[i], &values[i])
-                                 : fail(STATUS_HV_INVALID_PARAMETER, "register 0x%x needs local APIC emulation", names[i]);
+            status = check_apic_register(vcpu, names[i], &values[i]);
         if (status != STATUS_OK)
             return status;
     }
@@ -445,11 +405,10 @@ static void set_apic_registers(struct engine_vcpu *vcpu, const uint32_t *names, 
             (void)set_apic_register(vcpu, names[i], &values[i]);
 }
 
-enum { BATCH_LIMIT = 256 };
-
-static enum status set_batch(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values)
+/* `before` has room for what the registers hold now. */
+static enum status set_batch(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values,
+                             union vreg_value *before)
 {
-    union vreg_value before[BATCH_LIMIT];
     enum status status = check_names(vcpu, names, count, values);
 
     for (uint32_t i = 0; i < count && status == STATUS_OK; i++) {
@@ -465,13 +424,27 @@ static enum status set_batch(struct engine_vcpu *vcpu, const uint32_t *names, ui
     return status;
 }
 
+enum { ON_STACK = 64 };
+
+static enum status set_any_batch(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values)
+{
+    union vreg_value stack[ON_STACK], *heap;
+
+    if (likely(count <= ON_STACK))
+        return set_batch(vcpu, names, count, values, stack);
+    heap = aligned_alloc(16, count * sizeof(*heap));
+    if (!heap)
+        return fail(STATUS_NO_MEMORY, "no memory for %u registers", count);
+    enum status status = set_batch(vcpu, names, count, values, heap);
+    free(heap);
+    return status;
+}
+
 enum status soft_set_registers(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values)
 {
     enum status status;
 
-    if (count > BATCH_LIMIT)
-        return fail(STATUS_INVALID_ARGUMENT, "more than %u registers in one call", BATCH_LIMIT);
-    status = set_batch(vcpu, names, count, values);
+    status = set_any_batch(vcpu, names, count, values);
     if (status != STATUS_OK)
         return status;
     if (ends_shadow(names, count))

@@ -61,6 +61,19 @@ static enum step inject_pending_exception(struct engine_vcpu *vcpu)
     return inject(vcpu, event);
 }
 
+/* PendingDebugException: what the client says is left of the instruction before. A trap, as at its end (SDM 3A 6.9). */
+static enum step inject_debug(struct engine_vcpu *vcpu)
+{
+    struct cpu *cpu = vcpu->cpu;
+    const uint64_t breakpoints = vcpu->pending_debug & 15, is_step = vcpu->pending_debug >> 4 & 1;
+
+    vcpu->pending_debug = 0;
+    cpu->fault = (struct cpu_fault){.vector = VECTOR_DB, .is_trap = true, .debug = breakpoints | (is_step ? DR6_BS : 0)};
+    if (cpu->port->exception(cpu, &cpu->fault) == PORT_EXIT)
+        return STEP_EXIT;
+    return inject(vcpu, event_from_fault(cpu));
+}
+
 static bool extint_deliverable(const struct engine_vcpu *vcpu)
 {
     return pending_event_is(vcpu, 5) && vcpu->lapic && lapic_accepts_extint(vcpu->lapic);
@@ -114,6 +127,8 @@ static enum step events(struct engine_vcpu *vcpu)
     }
     if (pending_event_is(vcpu, 0))
         return inject_pending_exception(vcpu);
+    if (unlikely(vcpu->pending_debug))
+        return inject_debug(vcpu);
     if (!cpu->nmi_masked && !cpu->interrupt_shadow) {
         if (atomic_load(&vcpu->pending) & PENDING_NMI) {
             atomic_fetch_and(&vcpu->pending, ~(uint32_t)PENDING_NMI);
@@ -260,6 +275,22 @@ static enum step execute(struct engine_vcpu *vcpu)
     }
 }
 
+/* Set from outside: can a processor run with them? Asked again until it can. */
+static enum step check_registers(struct engine_vcpu *vcpu)
+{
+    /* An external interrupt goes through the local APIC: without one there is no such event (whp-facts 9.5). */
+    bool impossible = cpu_control_problem(vcpu->cpu) || cpu_segment_problem(vcpu->cpu, vcpu->segments_unchecked) ||
+                      (!vcpu->lapic && pending_event_is(vcpu, 5));
+
+    vcpu->control_unchecked = impossible;
+    if (!impossible) {
+        vcpu->segments_unchecked = 0;
+        return STEP_AGAIN;
+    }
+    soft_exit_begin(vcpu, EXIT_INVALID_REGISTER_VALUE, false);
+    return STEP_EXIT;
+}
+
 enum status soft_run(struct engine_vcpu *vcpu, struct vcpu_exit *exit)
 {
     struct engine_partition *p = vcpu->partition;
@@ -276,13 +307,8 @@ enum status soft_run(struct engine_vcpu *vcpu, struct vcpu_exit *exit)
     if (unlikely(vcpu->copied.count))
         atomic_fetch_or(&vcpu->pending, PENDING_VERIFY_CODE);
     soft_enter(vcpu);
-    if (unlikely(vcpu->control_unchecked)) {
-        if (cpu_control_problem(vcpu->cpu)) {
-            soft_exit_begin(vcpu, EXIT_INVALID_REGISTER_VALUE, false);
-            step = STEP_EXIT;
-        }
-        vcpu->control_unchecked = step == STEP_EXIT;
-    }
+    if (unlikely(vcpu->control_unchecked))
+        step = check_registers(vcpu);
     while (step != STEP_EXIT) {
         step = service(vcpu);
         if (step == STEP_RUN)

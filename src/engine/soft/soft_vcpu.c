@@ -107,6 +107,11 @@ void soft_vcpu_reset(struct engine_vcpu *vcpu)
     vcpu->halted = false;
     vcpu->wait_for_sipi = vcpu->lapic && vcpu->index != 0;
     vcpu->exit_pending = false;
+    vcpu->control_unchecked = false;
+    vcpu->segments_unchecked = 0;
+    vcpu->cpu->interrupt_waiting = false;
+    if (vcpu->index)
+        vcpu->cpu->apic_base &= ~BIT64(8); /* not the bootstrap processor */
     vcpu->interruption = (struct pending_interruption){0};
     vcpu->pending_event = (union vreg_value){0};
     vcpu->notifications = vcpu->pending_debug = 0;
