@@ -188,13 +188,135 @@ OWHP_EXPORT HRESULT WINAPI OwhpFreeMemory(VOID *Address);
  * host that has stored through its own pointer, after the store. Code that processors have
  * cached from these pages is dropped. The range need not be aligned.
  *
- * WHV_E_GPA_RANGE_NOT_FOUND  a page is not mapped, or not with TrackDirtyPages; no bit is set
+ * WHV_E_GPA_RANGE_NOT_FOUND  a page is not mapped; or not with TrackDirtyPages while there is no
+ *                            consumer of all pages (OwhpCreateDirtyConsumer); no bit is set
  * E_INVALIDARG               size 0, a range that wraps around or reaches beyond the physical
  *                            address width
  */
 OWHP_EXPORT HRESULT WINAPI OwhpMarkDirty(WHV_PARTITION_HANDLE Partition,
                                          WHV_GUEST_PHYSICAL_ADDRESS GuestAddress,
                                          UINT64 SizeInBytes);
+
+/* ========================================================================================== */
+/* Dirty pages, for several readers                                                           */
+/* ========================================================================================== */
+
+/*
+ * A consumer is an independent reader of dirty pages: it sees every page that was dirtied since
+ * it last took that page, whatever other consumers take meanwhile. What dirties a page: stores of
+ * the guest, accessed and dirty updates of page walks, WHvWriteGpaRange, WHvTranslateGva with
+ * SetPageTableBits (the page-table pages), OwhpMarkDirty. Stores through the host pointer do not.
+ *
+ * OWHP_DIRTY_CONSUMER_WHV is the consumer of WHvQueryGpaRangeDirtyBitmap. It always exists. What a
+ * query costs depends on the number of dirty pages, not on the size of the range, but for the
+ * zeroing of a bitmap; what a guest's store costs does not depend on the number of consumers.
+ */
+#define OWHP_DIRTY_CONSUMER_WHV 0u
+
+typedef enum OWHP_DIRTY_CONSUMER_FLAGS {
+    OwhpDirtyConsumerFlagNone = 0,
+    /* It sees all mapped pages, also those mapped without TrackDirtyPages, and a range that it
+     * queries may have holes. */
+    OwhpDirtyConsumerFlagAllPages = 1,
+    /* Only with AllPages: what was dirtied stays so when the page is unmapped or replaced, until it
+     * is taken. Without it such pages are clean, as for WHvQueryGpaRangeDirtyBitmap. */
+    OwhpDirtyConsumerFlagKeepUnmapped = 2
+} OWHP_DIRTY_CONSUMER_FLAGS;
+
+typedef enum OWHP_QUERY_DIRTY_FLAGS {
+    OwhpQueryDirtyFlagNone = 0,
+    /* The pages stay dirty. Running processors are not disturbed: a store that is made at the same
+     * moment may be seen or not. */
+    OwhpQueryDirtyFlagPeek = 1
+} OWHP_QUERY_DIRTY_FLAGS;
+
+/*
+ * Makes a consumer for a range of guest addresses, mapped or not. Everything in it begins clean.
+ * *Consumer is its number, not 0 and not reused before 2^32 others. It ends with
+ * OwhpDeleteDirtyConsumer, or with the partition.
+ *
+ * GuestAddress and SizeInBytes: multiples of 4096; both 0: all addresses.
+ *
+ * E_INVALIDARG   alignment, size 0 at another address, a range that wraps around or reaches beyond
+ *                the physical address width, unknown Flags, KeepUnmapped without AllPages
+ * E_OUTOFMEMORY  the host refuses
+ * E_POINTER      Consumer is NULL
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpCreateDirtyConsumer(WHV_PARTITION_HANDLE Partition,
+                                                   WHV_GUEST_PHYSICAL_ADDRESS GuestAddress,
+                                                   UINT64 SizeInBytes,
+                                                   OWHP_DIRTY_CONSUMER_FLAGS Flags,
+                                                   UINT32 *Consumer);
+
+/*
+ * Ends a consumer. What it has not taken is forgotten.
+ *
+ * HRESULT_FROM_WIN32(ERROR_NOT_FOUND)  no such consumer
+ * E_INVALIDARG                         OWHP_DIRTY_CONSUMER_WHV
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpDeleteDirtyConsumer(WHV_PARTITION_HANDLE Partition,
+                                                   UINT32 Consumer);
+
+/*
+ * Tells the dirty pages of a range as WHvQueryGpaRangeDirtyBitmap does, to any consumer and with
+ * the choice of leaving them dirty. Page i of the range is bit i % 64 of Bitmap[i / 64]; bits past
+ * the last page are 0, words after it are left alone.
+ *
+ * BitmapSizeInBytes 0: no bitmap. *DirtyPageCount (may be NULL) receives the number of dirty pages.
+ *
+ * HRESULT_FROM_WIN32(ERROR_NOT_FOUND)  no such consumer
+ * E_INVALIDARG               alignment, size 0, a range that is not in the consumer's or beyond the
+ *                            physical address width, a Bitmap that is not a multiple of 8, unknown
+ *                            Flags
+ * WHV_E_GPA_RANGE_NOT_FOUND  a page is not mapped with TrackDirtyPages (not with
+ *                            OwhpDirtyConsumerFlagAllPages)
+ * WHV_E_INSUFFICIENT_BUFFER  the bitmap has less than 8 bytes for each 64 pages begun
+ * E_POINTER                  Bitmap is NULL or not writable
+ * After a failure nothing has been cleared.
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpQueryDirtyBitmap(WHV_PARTITION_HANDLE Partition, UINT32 Consumer,
+                                                OWHP_QUERY_DIRTY_FLAGS Flags,
+                                                WHV_GUEST_PHYSICAL_ADDRESS GuestAddress,
+                                                UINT64 SizeInBytes, UINT64 *Bitmap,
+                                                UINT32 BitmapSizeInBytes, UINT64 *DirtyPageCount);
+
+/*
+ * Tells the dirty pages of a range as a list of ranges: in ascending order, neighbours joined.
+ * GuestAddress and SizeInBytes both 0: the consumer's range.
+ *
+ * S_OK     all are told; *RangeCount is their number
+ * S_FALSE  RangeCapacity ranges are told, and there are more. They stay dirty: the same call tells
+ *          them next (or, with Peek, a call that begins after the last range)
+ *
+ * HRESULT_FROM_WIN32(ERROR_NOT_FOUND)  no such consumer
+ * E_INVALIDARG               RangeCapacity 0, and as OwhpQueryDirtyBitmap
+ * WHV_E_GPA_RANGE_NOT_FOUND  as OwhpQueryDirtyBitmap
+ * E_POINTER                  Ranges or RangeCount is NULL or not writable
+ * After a failure nothing has been cleared.
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpQueryDirtyRanges(WHV_PARTITION_HANDLE Partition, UINT32 Consumer,
+                                                OWHP_QUERY_DIRTY_FLAGS Flags,
+                                                WHV_GUEST_PHYSICAL_ADDRESS GuestAddress,
+                                                UINT64 SizeInBytes, WHV_MEMORY_RANGE_ENTRY *Ranges,
+                                                UINT32 RangeCapacity, UINT32 *RangeCount);
+
+/*
+ * Gives the mappings of a range TrackDirtyPages, or takes it from them, while processors run. Pages
+ * whose tracking changes are clean afterwards; consumers with OwhpDirtyConsumerFlagAllPages notice
+ * nothing. Everything else (rights, pins, memory) stays. From the return on every store to a tracked
+ * page is seen.
+ *
+ * WHV_E_GPA_RANGE_NOT_FOUND  a page is not mapped; nothing is changed
+ * E_INVALIDARG               alignment, size 0, beyond the physical address width
+ * E_OUTOFMEMORY              the host refuses
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpSetDirtyTracking(WHV_PARTITION_HANDLE Partition,
+                                                WHV_GUEST_PHYSICAL_ADDRESS GuestAddress,
+                                                UINT64 SizeInBytes, BOOL Enable);
+
+/* ========================================================================================== */
+/* What is mapped                                                                             */
+/* ========================================================================================== */
 
 /* Where the memory behind a mapping is. */
 typedef enum OWHP_GPA_SOURCE {

@@ -39,8 +39,9 @@
  * It follows that a range without dirty bits has no write-TLB entries: harvesting a clean range
  * need not disturb anybody.
  *
- * Several consumers (display, snapshot, migration) are several records: what is taken from the one
- * that processors mark is handed to the others with gpa_dirty_mark_range before it is answered.
+ * Several consumers (display, snapshot, migration) are several records (gpa_consumer.c): what is
+ * taken from the one that processors mark is handed to the others before it is answered. Hence a
+ * visit looks at two records at once: the processors' and the consumer's own.
  */
 #include "mem/gpa_dirty.h"
 
@@ -154,6 +155,20 @@ static gpa_dirty_word *word_at(gpa_dirty_word *window, unsigned level, uint64_t 
 
 /* ---- mark ---- */
 
+void gpa_dirty_mark_bits(struct gpa_dirty *dirty, uint64_t first, uint64_t bits)
+{
+    gpa_dirty_word *window = dirty->windows[first >> GPA_DIRTY_WINDOW_SHIFT];
+    uint64_t index = (first & (WINDOW_PAGES - 1)) >> 6;
+
+    for (unsigned level = 0; window && level < GPA_DIRTY_LEVELS; level++) {
+        gpa_dirty_word *word = word_at(window, level, index);
+        if ((atomic_load(word) & bits) != bits)
+            atomic_fetch_or(word, bits);
+        bits = (uint64_t)1 << (index & 63);
+        index >>= 6;
+    }
+}
+
 static void mark_level(gpa_dirty_word *window, unsigned level, uint64_t first, uint64_t end)
 {
     for (uint64_t index = first >> 6; index <= (end - 1) >> 6; index++) {
@@ -177,41 +192,7 @@ void gpa_dirty_mark_range(struct gpa_dirty *dirty, uint64_t page, uint64_t count
     }
 }
 
-/* ---- peek ---- */
-
-struct visit {
-    const struct piece *piece;
-    gpa_dirty_sink *sink;
-    void *ctx;
-};
-
-/* The recursion is as deep as there are levels. */
-static void peek_word(const struct visit *visit, unsigned level, uint64_t index)
-{
-    const struct piece *piece = visit->piece;
-    uint64_t bits =
-        atomic_load(word_at(piece->window, level, index)) & piece_mask(piece, level, index);
-
-    if (level == 0) {
-        if (bits)
-            visit->sink(visit->ctx, piece->base + (index << 6), bits);
-        return;
-    }
-    for (; bits; bits &= bits - 1)
-        peek_word(visit, level - 1, (index << 6) + (uint64_t)__builtin_ctzll(bits));
-}
-
-void gpa_dirty_peek(const struct gpa_dirty *dirty, uint64_t page, uint64_t count,
-                    gpa_dirty_sink *sink, void *ctx)
-{
-    uint64_t end = page + count;
-    while (page < end) {
-        struct piece piece = next_piece(dirty, page, end);
-        if (piece.window)
-            peek_word(&(struct visit){&piece, sink, ctx}, TOP_LEVEL, 0);
-        page = piece.base + piece.end;
-    }
-}
+/* ---- any ---- */
 
 static bool any_in_word(const struct piece *piece, unsigned level, uint64_t index)
 {
@@ -237,43 +218,145 @@ bool gpa_dirty_any(const struct gpa_dirty *dirty, uint64_t page, uint64_t count)
     return false;
 }
 
-/* ---- take ---- */
+/* ---- visits ---- */
 
-static bool take_leaf(const struct visit *visit, uint64_t index)
+enum { RECORDS = 2 };
+
+/* A visit in one window of its records. */
+struct walk {
+    const struct gpa_dirty_visit *visit;
+    struct piece piece;
+    gpa_dirty_word *window[RECORDS];
+    bool stopped; /* the sink wants no more */
+};
+
+/* A word and the records in which something may be found there: bit r for window[r]. Where only one record's summary has a
+ * bit, the other's words below are not even read: they may be memory that does not exist yet. */
+struct place {
+    unsigned level;
+    uint64_t index;
+    unsigned records;
+};
+
+static struct place place_below(const struct place *place, uint64_t bit, unsigned records)
 {
-    uint64_t mask = piece_mask(visit->piece, 0, index);
-    uint64_t bits = atomic_fetch_and(word_at(visit->piece->window, 0, index), ~mask);
-
-    if (visit->sink && (bits & mask))
-        visit->sink(visit->ctx, visit->piece->base + (index << 6), bits & mask);
-    return (bits & ~mask) != 0;
+    return (struct place){place->level - 1, (place->index << 6) + (uint64_t)__builtin_ctzll(bit), records};
 }
 
-/* Take what lies in the piece below this word; true if something else remains in the word. */
-static bool take_word(const struct visit *visit, unsigned level, uint64_t index)
+static void tell(struct walk *walk, const struct place *place, uint64_t bits)
 {
-    if (level == 0)
-        return take_leaf(visit, index);
+    const struct gpa_dirty_visit *visit = walk->visit;
+    if (bits && visit->sink)
+        walk->stopped = !visit->sink(visit->ctx, walk->piece.base + (place->index << 6), bits);
+}
 
-    gpa_dirty_word *word = word_at(visit->piece->window, level, index);
-    uint64_t bits = atomic_load(word) & piece_mask(visit->piece, level, index);
-    for (; bits; bits &= bits - 1) {
-        uint64_t bit = bits & -bits;
-        atomic_fetch_and(word, ~bit);
-        if (take_word(visit, level - 1, (index << 6) + (uint64_t)__builtin_ctzll(bit)))
-            atomic_fetch_or(word, bit);
+/* The dirty bits of the piece, of each record and of all. */
+static uint64_t load_bits(const struct walk *walk, const struct place *place, uint64_t each[RECORDS])
+{
+    uint64_t mask = piece_mask(&walk->piece, place->level, place->index);
+    for (unsigned r = 0; r < RECORDS; r++)
+        each[r] = place->records >> r & 1
+                      ? atomic_load(word_at(walk->window[r], place->level, place->index)) & mask
+                      : 0;
+    return each[0] | each[1];
+}
+
+static unsigned records_with(const uint64_t each[RECORDS], uint64_t bit)
+{
+    return (each[0] & bit ? 1u : 0) | (each[1] & bit ? 2u : 0);
+}
+
+/* The recursion is as deep as there are levels. */
+static void peek_word(struct walk *walk, struct place place)
+{
+    uint64_t each[RECORDS];
+    uint64_t bits = load_bits(walk, &place, each);
+
+    if (place.level == 0) {
+        tell(walk, &place, bits);
+        return;
     }
-    return atomic_load(word) != 0;
+    for (; bits && !walk->stopped; bits &= bits - 1)
+        peek_word(walk, place_below(&place, bits, records_with(each, bits & -bits)));
 }
 
-void gpa_dirty_take(struct gpa_dirty *dirty, uint64_t page, uint64_t count, gpa_dirty_sink *sink,
-                    void *ctx)
+/* Returns the records in which something remains: outside the piece, or marked in this moment. */
+static unsigned take_leaf(struct walk *walk, const struct place *place)
 {
-    uint64_t end = page + count;
-    while (page < end) {
-        struct piece piece = next_piece(dirty, page, end);
-        if (piece.window)
-            take_word(&(struct visit){&piece, sink, ctx}, TOP_LEVEL, 0);
-        page = piece.base + piece.end;
+    const struct gpa_dirty_visit *visit = walk->visit;
+    uint64_t each[RECORDS], mask = piece_mask(&walk->piece, 0, place->index);
+    unsigned left = 0;
+
+    load_bits(walk, place, each);
+    for (unsigned r = 0; r < RECORDS; r++) {
+        if (!(place->records >> r & 1))
+            continue;
+        gpa_dirty_word *word = word_at(walk->window[r], 0, place->index);
+        uint64_t was = each[r] ? atomic_fetch_and(word, ~mask) : atomic_load(word);
+        each[r] = each[r] ? was & mask : 0;
+        left |= was & ~each[r] ? 1u << r : 0;
+    }
+    if (visit->tee && each[0])
+        visit->tee(visit->tee_ctx, walk->piece.base + (place->index << 6), each[0]);
+    tell(walk, place, each[0] | each[1]);
+    return left;
+}
+
+/* Take what lies in the piece below this word; returns the records in which something else remains in the word. */
+static unsigned take_word(struct walk *walk, struct place place)
+{
+    if (place.level == 0)
+        return take_leaf(walk, &place);
+
+    uint64_t each[RECORDS];
+    unsigned left = 0;
+    for (uint64_t bits = load_bits(walk, &place, each); bits && !walk->stopped; bits &= bits - 1) {
+        uint64_t bit = bits & -bits;
+        unsigned had = records_with(each, bit);
+        for (unsigned r = 0; r < RECORDS; r++)
+            if (had >> r & 1)
+                atomic_fetch_and(word_at(walk->window[r], place.level, place.index), ~bit);
+        unsigned remain = take_word(walk, place_below(&place, bit, had));
+        for (unsigned r = 0; r < RECORDS; r++)
+            if (remain >> r & 1)
+                atomic_fetch_or(word_at(walk->window[r], place.level, place.index), bit);
+    }
+    for (unsigned r = 0; r < RECORDS; r++)
+        if (place.records >> r & 1 && atomic_load(word_at(walk->window[r], place.level, place.index)))
+            left |= 1u << r;
+    return left;
+}
+
+/* The next window of a visit, and the records that have one there. */
+static unsigned next_window(struct walk *walk, uint64_t page, uint64_t end)
+{
+    const struct gpa_dirty_visit *visit = walk->visit;
+    walk->piece = next_piece(visit->record, page, end);
+    walk->window[0] = walk->piece.window;
+    walk->window[1] = visit->other ? visit->other->windows[page >> GPA_DIRTY_WINDOW_SHIFT] : NULL;
+    return (walk->window[0] ? 1u : 0) | (walk->window[1] ? 2u : 0);
+}
+
+void gpa_dirty_visit_peek(const struct gpa_dirty_visit *visit)
+{
+    struct walk walk = {.visit = visit};
+    uint64_t page = visit->page, end = page + visit->count;
+    while (page < end && !walk.stopped) {
+        unsigned records = next_window(&walk, page, end);
+        if (records)
+            peek_word(&walk, (struct place){TOP_LEVEL, 0, records});
+        page = walk.piece.base + walk.piece.end;
+    }
+}
+
+void gpa_dirty_visit_take(const struct gpa_dirty_visit *visit)
+{
+    struct walk walk = {.visit = visit};
+    uint64_t page = visit->page, end = page + visit->count;
+    while (page < end && !walk.stopped) {
+        unsigned records = next_window(&walk, page, end);
+        if (records)
+            take_word(&walk, (struct place){TOP_LEVEL, 0, records});
+        page = walk.piece.base + walk.piece.end;
     }
 }

@@ -1,7 +1,8 @@
 /*
  * A record of written pages, by page number, for a whole guest physical address space. Costs follow
- * what is dirty: a clean terabyte takes no memory and no time. Marking is lock-free; one record
- * serves one consumer. Invariant W and the layout are explained in gpa_dirty.c.
+ * what is dirty: a clean terabyte takes no memory and no time. Marking is lock-free. One record is
+ * marked by the processors, one more per consumer keeps what was taken from it and not yet told
+ * (gpa_consumer.c). Invariant W and the layout are explained in gpa_dirty.c.
  */
 #ifndef OWHP_MEM_GPA_DIRTY_H
 #define OWHP_MEM_GPA_DIRTY_H
@@ -57,18 +58,41 @@ static always_inline void gpa_dirty_mark(struct gpa_dirty *dirty, uint64_t page)
 
 void gpa_dirty_mark_range(struct gpa_dirty *dirty, uint64_t page, uint64_t count);
 
+/* Mark page first + i for each bit i; first is a multiple of 64. Pages never covered: nothing. */
+void gpa_dirty_mark_bits(struct gpa_dirty *dirty, uint64_t first, uint64_t bits);
+
 /* Receives dirty pages in ascending order: bit i of bits (never 0) is page first + i; first is a
- * multiple of 64. */
-typedef void gpa_dirty_sink(void *ctx, uint64_t first, uint64_t bits);
+ * multiple of 64. False: no more, please; what was reported counts. */
+typedef bool gpa_dirty_sink(void *ctx, uint64_t first, uint64_t bits);
 
 /* True if a page of the range is dirty. Pages never covered are clean. */
 bool gpa_dirty_any(const struct gpa_dirty *dirty, uint64_t page, uint64_t count);
 
-/* Report the dirty pages of the range; sink may be NULL for take. Take clears what it reports: each
- * mark is reported exactly once. Takes are serialized by the caller; marks may run meanwhile. */
-void gpa_dirty_peek(const struct gpa_dirty *dirty, uint64_t page, uint64_t count,
-                    gpa_dirty_sink *sink, void *ctx);
-void gpa_dirty_take(struct gpa_dirty *dirty, uint64_t page, uint64_t count, gpa_dirty_sink *sink,
-                    void *ctx);
+/* What to look at, and who is told. */
+struct gpa_dirty_visit {
+    struct gpa_dirty *record;
+    struct gpa_dirty *other; /* a second record, seen together with the first as one; may be NULL */
+    uint64_t page, count;
+    gpa_dirty_sink *sink;    /* NULL: nobody */
+    void *ctx;
+    gpa_dirty_sink *tee; /* take: also gets what was in `record`, before sink; its answer is ignored; may be NULL */
+    void *tee_ctx;
+};
+
+/* Report the dirty pages of the range. Take clears what it reports: each mark is reported exactly
+ * once. Takes are serialized by the caller; marks may run meanwhile. */
+void gpa_dirty_visit_peek(const struct gpa_dirty_visit *visit);
+void gpa_dirty_visit_take(const struct gpa_dirty_visit *visit);
+
+/* The same of one record. */
+static inline void gpa_dirty_peek(struct gpa_dirty *dirty, uint64_t page, uint64_t count, gpa_dirty_sink *sink, void *ctx)
+{
+    gpa_dirty_visit_peek(&(struct gpa_dirty_visit){dirty, NULL, page, count, sink, ctx, NULL, NULL});
+}
+
+static inline void gpa_dirty_take(struct gpa_dirty *dirty, uint64_t page, uint64_t count, gpa_dirty_sink *sink, void *ctx)
+{
+    gpa_dirty_visit_take(&(struct gpa_dirty_visit){dirty, NULL, page, count, sink, ctx, NULL, NULL});
+}
 
 #endif

@@ -1,12 +1,18 @@
 /*
- * Dirty pages of a space: query (read and clear), peek, mark. The record is gpa_dirty.c, the
- * protocol gpa_space.c; here they meet the caller's bitmap.
+ * Dirty pages of a space: query (read and clear), peek, mark; as a bitmap, as a list of ranges, and for whoever works on the
+ * pages themselves. The records are gpa_dirty.c and gpa_consumer.c, the protocol gpa_space.c; here they meet the caller's
+ * buffers.
+ *
+ * A harvest takes what processors have marked, with processors held, and what others have handed on to this consumer, for
+ * which nobody need be held. It looks at both as one.
  */
-#include "mem/gpa_space.h"
+#include "mem/gpa_consumer.h"
 
 #include "mem/gpa_space_state.h"
 #include "os/guarded.h"
 #include "util/last_error.h"
+
+/* ---- bitmaps ---- */
 
 /* Where dirty pages go: page `first` of the space is bit 0 of the bitmap. */
 struct collector {
@@ -15,21 +21,22 @@ struct collector {
     uint64_t count;
 };
 
-static void collect(void *ctx, uint64_t page, uint64_t bits)
+static bool collect(void *ctx, uint64_t page, uint64_t bits)
 {
     struct collector *collector = ctx;
     collector->count += (uint64_t)__builtin_popcountll(bits);
     if (!collector->bitmap)
-        return;
+        return true;
     if (page < collector->first) { /* the range begins inside this word */
         collector->bitmap[0] |= bits >> (collector->first - page);
-        return;
+        return true;
     }
     uint64_t *word = collector->bitmap + (page - collector->first) / 64;
     unsigned shift = (page - collector->first) % 64;
     word[0] |= bits << shift;
     if (shift && bits >> (64 - shift))
         word[1] |= bits >> (64 - shift);
+    return true;
 }
 
 static uint64_t bitmap_size(uint64_t size)
@@ -52,24 +59,6 @@ static enum status check_bitmap(gpa_t gpa, uint64_t size, const uint64_t *bitmap
     return STATUS_OK;
 }
 
-/* Every page of the range must be mapped and tracked. Under `change` or in a read section. */
-static enum status check_tracked(const struct gpa_space *space, gpa_t gpa, uint64_t size)
-{
-    uint64_t good = gpa_space_covered(space, gpa, size, GPA_TRACK_DIRTY);
-    if (good == size)
-        return STATUS_OK;
-    return fail(STATUS_GPA_RANGE_NOT_FOUND,
-                RANGE_FORMAT "the page at 0x%" PRIx64 " is not mapped with dirty tracking", gpa,
-                size, gpa + good);
-}
-
-static enum status check_query(const struct gpa_space *space, gpa_t gpa, uint64_t size,
-                               const uint64_t *bitmap, size_t bytes)
-{
-    enum status status = gpa_space_check_pages(space, gpa, size);
-    return status == STATUS_OK ? check_bitmap(gpa, size, bitmap, bytes) : status;
-}
-
 /* Also finds out whether the bitmap can be written, before anything is cleared. */
 static enum status zero_bitmap(gpa_t gpa, uint64_t size, uint64_t *bitmap, size_t bytes)
 {
@@ -79,53 +68,296 @@ static enum status zero_bitmap(gpa_t gpa, uint64_t size, uint64_t *bitmap, size_
                 (void *)bitmap);
 }
 
-static void harvest(struct gpa_space *space, struct gpa_range range, struct collector *collector)
-{
-    uint64_t page = pages_of(range.gpa), pages = pages_of(range.size);
+/* ---- lists ---- */
 
-    if (!gpa_dirty_any(space->dirty, page, pages))
-        return; /* no dirty bit, so no write-TLB entry: nobody need be held (invariant W) */
-    gpa_space_hold(space);
-    gpa_dirty_take(space->dirty, page, pages, collect, collector);
-    gpa_space_release(space, &(struct gpa_change){GPA_CHANGE_DIRTY_CLEAR, range});
+/* Runs of dirty pages on their way to the caller's array. */
+struct lister {
+    struct gpa_dirty_list *list;
+    struct gpa_range run;       /* the latest; size 0: none */
+    struct gpa_range batch[32]; /* complete, not yet written */
+    size_t batched, room;       /* room: for runs, the latest included */
+    bool bad_array;
+};
+
+static bool flush(struct lister *l)
+{
+    if (!guarded_copy(l->list->array + l->list->count, l->batch, l->batched * sizeof(l->batch[0])))
+        l->bad_array = true;
+    l->list->count += l->batched;
+    l->batched = 0;
+    return !l->bad_array;
 }
+
+/* False: there is no room for one more; nothing has changed. */
+static bool add_run(struct lister *l, struct gpa_range run)
+{
+    if (l->run.size && range_end(l->run) == run.gpa) {
+        l->run.size += run.size;
+        return true;
+    }
+    if (!l->room) {
+        l->list->more = true;
+        return false;
+    }
+    if (l->run.size)
+        l->batch[l->batched++] = l->run;
+    l->run = run;
+    l->room--;
+    return l->batched < array_size(l->batch) || flush(l);
+}
+
+static bool list_bits(void *ctx, uint64_t page, uint64_t bits)
+{
+    while (bits) {
+        unsigned start = (unsigned)__builtin_ctzll(bits);
+        uint64_t above = ~(bits >> start);
+        unsigned length = above ? (unsigned)__builtin_ctzll(above) : 64;
+        if (!add_run(ctx, (struct gpa_range){(page + start) << PAGE_SHIFT, (uint64_t)length << PAGE_SHIFT}))
+            return false;
+        if (start + length >= 64)
+            break;
+        bits &= ~(uint64_t)0 << (start + length);
+    }
+    return true;
+}
+
+static void list_end(struct lister *l)
+{
+    if (l->run.size)
+        l->batch[l->batched++] = l->run;
+    flush(l);
+}
+
+/* ---- who may ask for what ---- */
+
+/* Every page of the range must be mapped and tracked (or only mapped: flags 0). Under `change` or in a read section. */
+static enum status check_tracked(const struct gpa_space *space, struct gpa_range range, uint32_t flags)
+{
+    uint64_t good = gpa_space_covered(space, range.gpa, range.size, flags);
+    if (good == range.size)
+        return STATUS_OK;
+    return fail(STATUS_GPA_RANGE_NOT_FOUND, RANGE_FORMAT "the page at 0x%" PRIx64 " is not mapped%s", range.gpa, range.size,
+                range.gpa + good, flags ? " with dirty tracking" : "");
+}
+
+/* The consumer, if it may ask this. Under `change` or in a read section. */
+static enum status check_consumer(const struct gpa_space *space, const struct gpa_dirty_query *query,
+                                  struct gpa_consumer **consumer)
+{
+    struct gpa_consumer *c = gpa_consumer_find(space, query->consumer);
+    *consumer = c;
+    if (!c)
+        return fail(STATUS_NOT_FOUND, "no dirty consumer %u", query->consumer);
+    if (query->range.gpa < c->range.gpa || range_end(query->range) > range_end(c->range))
+        return fail(STATUS_INVALID_ARGUMENT, RANGE_FORMAT "not in that of dirty consumer %u, 0x%" PRIx64 ", size 0x%" PRIx64,
+                    query->range.gpa, query->range.size, c->id, c->range.gpa, c->range.size);
+    return c->flags & GPA_CONSUMER_UNTRACKED ? STATUS_OK : check_tracked(space, query->range, GPA_TRACK_DIRTY);
+}
+
+/* ---- harvest ---- */
+
+/* A harvest in progress. Under `change`. */
+struct harvest {
+    struct gpa_space *space;
+    struct gpa_consumer *consumer;
+    struct gpa_range range;
+    struct gpa_consumers others;
+    bool marked, held;
+    struct gpa_dirty_visit visit; /* takes what there is */
+};
+
+/* False: nothing is dirty, and there is nothing to end. No dirty bit of the processors' means no write-TLB entry: nobody need
+ * be held (invariant W), and nobody must look at the record, which they may be marking. */
+static bool harvest_begin(struct harvest *h, bool always_hold)
+{
+    uint64_t page = pages_of(h->range.gpa), pages = pages_of(h->range.size);
+    struct gpa_dirty *pending = h->consumer->pending;
+
+    h->others = (struct gpa_consumers){h->space, h->consumer};
+    h->marked = gpa_dirty_any(h->space->dirty, page, pages);
+    h->visit = (struct gpa_dirty_visit){pending, NULL, page, pages, NULL, NULL, NULL, &h->others};
+    if (h->marked) {
+        h->visit.record = h->space->dirty;
+        h->visit.other = pending;
+        h->visit.tee = h->space->consumers->next ? gpa_consumers_give : NULL;
+    } else if (!gpa_dirty_any(pending, page, pages)) {
+        return false;
+    }
+    h->held = h->marked || always_hold;
+    if (h->held)
+        gpa_space_hold(h->space);
+    return true;
+}
+
+static void harvest_end(struct harvest *h)
+{
+    const struct gpa_change change = {GPA_CHANGE_DIRTY_CLEAR, h->range};
+
+    if (h->held)
+        gpa_space_release(h->space, h->marked ? &change : NULL);
+}
+
+static void take(struct gpa_space *space, struct gpa_consumer *consumer, struct gpa_range range, gpa_dirty_sink *sink, void *ctx)
+{
+    struct harvest h = {.space = space, .consumer = consumer, .range = range};
+
+    if (!harvest_begin(&h, false))
+        return;
+    h.visit.sink = sink;
+    h.visit.ctx = ctx;
+    gpa_dirty_visit_take(&h.visit);
+    harvest_end(&h);
+}
+
+/* In a read section. */
+static void peek(struct gpa_space *space, struct gpa_consumer *consumer, struct gpa_range range, gpa_dirty_sink *sink, void *ctx)
+{
+    gpa_dirty_visit_peek(&(struct gpa_dirty_visit){space->dirty, consumer->pending, pages_of(range.gpa), pages_of(range.size),
+                                                   sink, ctx, NULL, NULL});
+}
+
+/* First the list is written, then what is in it cleared: an array that cannot be written costs nothing. */
+static void take_list(struct gpa_space *space, struct gpa_consumer *consumer, struct gpa_range range, struct lister *lister)
+{
+    struct harvest h = {.space = space, .consumer = consumer, .range = range};
+
+    if (!harvest_begin(&h, false))
+        return;
+    h.visit.sink = list_bits;
+    h.visit.ctx = lister;
+    gpa_dirty_visit_peek(&h.visit);
+    gpa_t end = range_end(lister->run);
+    list_end(lister);
+    h.visit.sink = NULL;
+    if (lister->list->more)
+        h.visit.count = pages_of(end - range.gpa);
+    if (!lister->bad_array)
+        gpa_dirty_visit_take(&h.visit);
+    harvest_end(&h);
+}
+
+/* ---- calls ---- */
+
+/* Between these the space does not change: a peek lets processors and other readers go on. */
+static void query_begin(struct gpa_space *space, const struct gpa_dirty_query *query)
+{
+    if (query->flags & GPA_QUERY_PEEK)
+        gpa_space_read_begin(space);
+    else
+        pthread_mutex_lock(&space->change);
+}
+
+static void query_end(struct gpa_space *space, const struct gpa_dirty_query *query)
+{
+    if (query->flags & GPA_QUERY_PEEK)
+        gpa_space_read_end(space);
+    else
+        pthread_mutex_unlock(&space->change);
+}
+
+enum status gpa_consumer_bitmap(struct gpa_space *space, const struct gpa_dirty_query *query, uint64_t *bitmap,
+                                size_t bitmap_bytes, uint64_t *count)
+{
+    const struct gpa_range range = query->range;
+    struct gpa_consumer *consumer;
+    enum status status = gpa_space_check_pages(space, range.gpa, range.size);
+    if (status == STATUS_OK)
+        status = check_bitmap(range.gpa, range.size, bitmap, bitmap_bytes);
+    if (status != STATUS_OK)
+        return status;
+
+    struct collector collector = {pages_of(range.gpa), bitmap_bytes ? bitmap : NULL, 0};
+    query_begin(space, query);
+    status = check_consumer(space, query, &consumer);
+    if (status == STATUS_OK)
+        status = zero_bitmap(range.gpa, range.size, bitmap, bitmap_bytes);
+    if (status == STATUS_OK)
+        (query->flags & GPA_QUERY_PEEK ? peek : take)(space, consumer, range, collect, &collector);
+    query_end(space, query);
+    if (status == STATUS_OK && count)
+        *count = collector.count;
+    return status;
+}
+
+enum status gpa_consumer_list(struct gpa_space *space, const struct gpa_dirty_query *query, struct gpa_dirty_list *list)
+{
+    const struct gpa_range range = query->range;
+    struct lister lister = {.list = list, .room = list->capacity};
+    struct gpa_consumer *consumer;
+    enum status status = gpa_space_check_pages(space, range.gpa, range.size);
+    if (status != STATUS_OK)
+        return status;
+    if (list->capacity == 0)
+        return fail(STATUS_INVALID_ARGUMENT, RANGE_FORMAT "no room for a range", range.gpa, range.size);
+
+    list->count = 0;
+    list->more = false;
+    query_begin(space, query);
+    status = check_consumer(space, query, &consumer);
+    if (status == STATUS_OK && query->flags & GPA_QUERY_PEEK) {
+        peek(space, consumer, range, list_bits, &lister);
+        list_end(&lister);
+    } else if (status == STATUS_OK) {
+        take_list(space, consumer, range, &lister);
+    }
+    query_end(space, query);
+    if (lister.bad_array)
+        return fail(STATUS_BAD_POINTER, RANGE_FORMAT "the array at %p cannot be written", range.gpa, range.size,
+                    (void *)list->array);
+    return status;
+}
+
+/* On its way to the client: what the client changes is dirty for the others. */
+struct rewriter {
+    struct gpa_consumers *others;
+    gpa_dirty_sink *sink;
+    void *ctx;
+};
+
+static bool rewrite(void *ctx, uint64_t page, uint64_t bits)
+{
+    struct rewriter *rewriter = ctx;
+    gpa_consumers_give(rewriter->others, page, bits);
+    return rewriter->sink(rewriter->ctx, page, bits);
+}
+
+enum status gpa_consumer_visit(struct gpa_space *space, const struct gpa_dirty_query *query, gpa_dirty_sink *sink, void *ctx)
+{
+    struct harvest h = {.space = space, .range = query->range};
+    struct rewriter rewriter = {&h.others, sink, ctx};
+    bool rewrites = query->flags & GPA_QUERY_REWRITES;
+    enum status status = gpa_space_check_pages(space, query->range.gpa, query->range.size);
+    if (status != STATUS_OK)
+        return status;
+    if (query->flags & GPA_QUERY_PEEK)
+        return fail(STATUS_INVALID_ARGUMENT, "a visit takes the pages");
+
+    pthread_mutex_lock(&space->change);
+    status = check_consumer(space, query, &h.consumer);
+    if (status == STATUS_OK && harvest_begin(&h, true)) {
+        h.visit.sink = rewrites ? rewrite : sink;
+        h.visit.ctx = rewrites ? &rewriter : ctx;
+        gpa_dirty_visit_take(&h.visit);
+        harvest_end(&h);
+    }
+    pthread_mutex_unlock(&space->change);
+    return status;
+}
+
+/* ---- the first consumer ---- */
 
 enum status gpa_space_query_dirty(struct gpa_space *space, gpa_t gpa, uint64_t size,
                                   uint64_t *bitmap, size_t bitmap_bytes)
 {
-    enum status status = check_query(space, gpa, size, bitmap, bitmap_bytes);
-    if (status != STATUS_OK)
-        return status;
-
-    struct collector collector = {pages_of(gpa), bitmap_bytes ? bitmap : NULL, 0};
-    pthread_mutex_lock(&space->change);
-    status = check_tracked(space, gpa, size);
-    if (status == STATUS_OK)
-        status = zero_bitmap(gpa, size, bitmap, bitmap_bytes);
-    if (status == STATUS_OK)
-        harvest(space, (struct gpa_range){gpa, size}, &collector);
-    pthread_mutex_unlock(&space->change);
-    return status;
+    const struct gpa_dirty_query query = {GPA_CONSUMER_FIRST, 0, {gpa, size}};
+    return gpa_consumer_bitmap(space, &query, bitmap, bitmap_bytes, NULL);
 }
 
 enum status gpa_space_peek_dirty(struct gpa_space *space, gpa_t gpa, uint64_t size,
                                  uint64_t *bitmap, size_t bitmap_bytes, uint64_t *count)
 {
-    enum status status = check_query(space, gpa, size, bitmap, bitmap_bytes);
-    if (status != STATUS_OK)
-        return status;
-
-    struct collector collector = {pages_of(gpa), bitmap_bytes ? bitmap : NULL, 0};
-    gpa_space_read_begin(space);
-    status = check_tracked(space, gpa, size);
-    if (status == STATUS_OK)
-        status = zero_bitmap(gpa, size, bitmap, bitmap_bytes);
-    if (status == STATUS_OK)
-        gpa_dirty_peek(space->dirty, pages_of(gpa), pages_of(size), collect, &collector);
-    gpa_space_read_end(space);
-    if (status == STATUS_OK && count)
-        *count = collector.count;
-    return status;
+    const struct gpa_dirty_query query = {GPA_CONSUMER_FIRST, GPA_QUERY_PEEK, {gpa, size}};
+    return gpa_consumer_bitmap(space, &query, bitmap, bitmap_bytes, count);
 }
 
 enum status gpa_space_mark_dirty(struct gpa_space *space, gpa_t gpa, uint64_t size)
@@ -136,7 +368,7 @@ enum status gpa_space_mark_dirty(struct gpa_space *space, gpa_t gpa, uint64_t si
 
     struct gpa_range pages = range_round_out((struct gpa_range){gpa, size});
     gpa_space_read_begin(space);
-    status = check_tracked(space, pages.gpa, pages.size);
+    status = check_tracked(space, pages, space->record_all ? 0 : GPA_TRACK_DIRTY);
     if (status == STATUS_OK) {
         gpa_dirty_mark_range(space->dirty, pages_of(pages.gpa), pages_of(pages.size));
         gpa_space_wrote(space, gpa, size);

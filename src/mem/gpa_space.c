@@ -46,6 +46,7 @@
  */
 #include "mem/gpa_space.h"
 
+#include "mem/gpa_consumer.h"
 #include "mem/gpa_sources.h"
 #include "os/guarded.h"
 #include "util/last_error.h"
@@ -63,7 +64,9 @@ struct gpa_space *gpa_space_create(unsigned physical_address_bits)
         return NULL;
     space->limit = (gpa_t)1 << physical_address_bits;
     space->dirty = gpa_dirty_create(pages_of(space->limit));
-    if (!space->dirty) {
+    if (!space->dirty || !gpa_consumers_init(space)) {
+        gpa_consumers_fini(space);
+        gpa_dirty_destroy(space->dirty);
         free(space);
         return NULL;
     }
@@ -80,6 +83,7 @@ void gpa_space_destroy(struct gpa_space *space)
     extent_tree_fini(&space->pins);
     extent_tree_fini(&space->mappings);
     gpa_sources_fini(space);
+    gpa_consumers_fini(space);
     gpa_dirty_destroy(space->dirty);
     read_gate_fini(&space->gate);
     pthread_mutex_destroy(&space->change);
@@ -222,10 +226,8 @@ enum status gpa_space_check_mapping(const struct gpa_space *space, const struct 
 /* Everything a change of the mappings can need. */
 static bool reserve(struct gpa_space *space, struct gpa_range range, const struct extent *pieces, size_t count)
 {
-    bool tracked = count && (pieces[0].attributes & GPA_TRACK_DIRTY);
-
     return extent_tree_reserve(&space->mappings, count + 1) && gpa_pins_reserve_drop(space) &&
-           (!tracked || gpa_dirty_cover(space->dirty, pages_of(range.gpa), pages_of(range.size)));
+           (!count || gpa_consumers_cover(space, range, pieces[0].attributes));
 }
 
 static void set_pieces(struct gpa_space *space, struct gpa_range range, const struct extent *pieces, size_t count)
@@ -249,7 +251,7 @@ enum status gpa_space_replace(struct gpa_space *space, struct gpa_range range, c
         return fail(STATUS_NO_MEMORY, RANGE_FORMAT "no memory to record the change", range.gpa, range.size);
     gpa_space_hold(space);
     set_pieces(space, range, pieces, count);
-    gpa_dirty_take(space->dirty, pages_of(range.gpa), pages_of(range.size), NULL, NULL);
+    gpa_consumers_forget(space, range, GPA_CONSUMER_KEEP);
     gpa_space_release(space, &change);
     gpa_pins_drop(space, range.gpa, range.size);
     if (unlikely(space->sources.live))

@@ -213,7 +213,8 @@ must_check enum status gpa_space_peek_dirty(struct gpa_space *space, gpa_t gpa, 
  * The host stored through its own pointer: mark the pages that the range touches (any alignment).
  * Notifies as a write does.
  * STATUS_INVALID_ARGUMENT     size 0, beyond the space
- * STATUS_GPA_RANGE_NOT_FOUND  part of the pages is unmapped or not tracked; nothing marked
+ * STATUS_GPA_RANGE_NOT_FOUND  part of the pages is unmapped, or not tracked while no
+ *                             consumer sees untracked ones (gpa_consumer.h); nothing marked
  */
 must_check enum status gpa_space_mark_dirty(struct gpa_space *space, gpa_t gpa, uint64_t size);
 

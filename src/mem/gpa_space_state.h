@@ -18,6 +18,14 @@ struct gpa_sources {
     uint32_t count, capacity, live;
 };
 
+/* A reader of dirty pages (gpa_consumer.c). All but pending's bits fixed after create. */
+struct gpa_consumer {
+    struct gpa_consumer *next;
+    uint32_t id, flags;
+    struct gpa_range range;
+    struct gpa_dirty *pending; /* dirty for this one, and no longer marked in space->dirty */
+};
+
 struct gpa_space {
     gpa_t limit; /* fixed after create */
 
@@ -32,8 +40,13 @@ struct gpa_space {
      * a read section, or being a running processor is enough to read. Extents: target is the host address, owner the
      * source (gpa_sources.h) or 0, attributes the flags. */
     struct extent_tree mappings;
-    struct gpa_dirty *dirty;
+    struct gpa_dirty *dirty; /* what processors mark */
     struct gpa_sources sources;
+
+    /* Written like the mappings. The first is always there. */
+    struct gpa_consumer *consumers;
+    uint32_t last_consumer;
+    uint32_t record_all; /* consumers of untracked pages: every page is recorded */
 
     /* Pins per guest page, under `change`: target is the host address that was locked, attributes
      * the number of pins. */
@@ -83,6 +96,28 @@ uint64_t gpa_probe_host(uint8_t *start, uint64_t size, bool write);
 must_check bool gpa_pins_reserve_drop(struct gpa_space *space);
 void gpa_pins_drop(struct gpa_space *space, gpa_t gpa, uint64_t size);
 
+/* ---- gpa_consumer.c ---- */
+
+must_check bool gpa_consumers_init(struct gpa_space *space);
+void gpa_consumers_fini(struct gpa_space *space);
+
+/* Under `change` or in a read section. */
+struct gpa_consumer *gpa_consumer_find(const struct gpa_space *space, uint32_t id);
+
+/* Get the memory to mark the pages of a range that is to be mapped with these flags. Under `change`. */
+must_check bool gpa_consumers_cover(struct gpa_space *space, struct gpa_range range, uint32_t flags);
+
+/* The pages of the range are others now: nothing of them is dirty but for consumers with one of the flags `keepers`.
+ * Processors are held. */
+void gpa_consumers_forget(struct gpa_space *space, struct gpa_range range, uint32_t keepers);
+
+/* A gpa_dirty_sink: the pages are dirty for all consumers but one. Its context. Under `change`. */
+struct gpa_consumers {
+    struct gpa_space *space;
+    const struct gpa_consumer *except;
+};
+bool gpa_consumers_give(void *ctx, uint64_t first, uint64_t bits);
+
 static inline struct gpa_view gpa_view_of(const struct gpa_space *space,
                                           const struct extent *extent)
 {
@@ -92,7 +127,7 @@ static inline struct gpa_view gpa_view_of(const struct gpa_space *space,
         .size = extent->size,
         .host = (uint8_t *)(uintptr_t)extent->target,
         .flags = flags,
-        .dirty = flags & GPA_TRACK_DIRTY ? space->dirty : NULL,
+        .dirty = flags & GPA_TRACK_DIRTY || unlikely(space->record_all && flags) ? space->dirty : NULL,
         .source = unlikely(extent->owner) ? gpa_space_copied(space, extent->owner) : NULL,
     };
 }

@@ -141,6 +141,28 @@ static HRESULT target_set(P p, UINT32 v)
     return WHvGetInterruptTargetVpSet(p, 1, WHvX64InterruptDestinationModePhysical, scratch.d, 64, &count);
 }
 static HRESULT mark_dirty(P p, UINT32 v) { (void)v; return OwhpMarkDirty(p, 0x5000, 1); }
+static HRESULT create_consumer(P p, UINT32 v)
+{
+    (void)v;
+    return OwhpCreateDirtyConsumer(p, 0, 0, OwhpDirtyConsumerFlagNone, scratch.d);
+}
+static HRESULT delete_consumer(P p, UINT32 v)
+{
+    HRESULT result = create_consumer(p, v);
+    return SUCCEEDED(result) ? OwhpDeleteDirtyConsumer(p, scratch.d[0]) : OwhpDeleteDirtyConsumer(p, 1);
+}
+static HRESULT dirty_bitmap(P p, UINT32 v)
+{
+    (void)v;
+    return OwhpQueryDirtyBitmap(p, 0, OwhpQueryDirtyFlagNone, 0x5000, 4096, scratch.q, 8, NULL);
+}
+static HRESULT dirty_ranges(P p, UINT32 v)
+{
+    (void)v;
+    return OwhpQueryDirtyRanges(p, 0, OwhpQueryDirtyFlagPeek, 0x5000, 4096, (WHV_MEMORY_RANGE_ENTRY *)(void *)scratch.q, 4,
+                                &count);
+}
+static HRESULT set_tracking(P p, UINT32 v) { (void)v; return OwhpSetDirtyTracking(p, 0x5000, 4096, TRUE); }
 static HRESULT enumerate(P p, UINT32 v)
 {
     (void)v;
@@ -212,6 +234,11 @@ static const struct call {
     ROW(query, NEEDS_SETUP),
     ROW(advise, NEEDS_SETUP),
     ROW(mark_dirty, NEEDS_SETUP),
+    ROW(create_consumer, NEEDS_SETUP),
+    ROW(delete_consumer, NEEDS_SETUP),
+    ROW(dirty_bitmap, NEEDS_SETUP),
+    ROW(dirty_ranges, NEEDS_SETUP),
+    ROW(set_tracking, NEEDS_SETUP),
     ROW(enumerate, NEEDS_SETUP),
     ROW(partition_counters, NEEDS_SETUP),
     ROW(interrupt, NEEDS_SETUP),

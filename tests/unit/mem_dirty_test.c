@@ -14,7 +14,7 @@ struct seen {
 };
 
 /* Every reported page must be in the range, ascending, and dirty in the model. */
-static void check_sink(void *ctx, uint64_t first, uint64_t bits)
+static bool check_sink(void *ctx, uint64_t first, uint64_t bits)
 {
     struct seen *seen = ctx;
     seen->bad |= bits == 0 || first % 64 || (seen->count && first <= seen->last);
@@ -24,6 +24,7 @@ static void check_sink(void *ctx, uint64_t first, uint64_t bits)
         seen->bad |= page >= MODEL || !model[page];
         seen->count++;
     }
+    return true;
 }
 
 static uint64_t model_count(uint64_t first, uint64_t n)
@@ -124,13 +125,14 @@ static void *mark_pages(void *ctx)
     return NULL;
 }
 
-static void note_taken(void *ctx, uint64_t first, uint64_t bits)
+static bool note_taken(void *ctx, uint64_t first, uint64_t bits)
 {
     struct race *race = ctx;
     for (; bits; bits &= bits - 1) {
         uint64_t page = first + (uint64_t)__builtin_ctzll(bits);
         race->taken_at[page] = atomic_load(&race->marks[page]);
     }
+    return true;
 }
 
 /* No mark may be lost: after the last take, every page was reported after its last mark. */

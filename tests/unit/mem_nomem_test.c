@@ -5,6 +5,8 @@
  */
 #include "mem_test.h"
 
+#include "mem/gpa_consumer.h"
+
 #include <stdlib.h>
 
 static long allocations_left = -1; /* negative: no limit */
@@ -93,6 +95,24 @@ static enum status unpin_some(struct gpa_space *space)
     return gpa_space_unpin(space, PAGES(21), PAGES(18));
 }
 
+static enum status switch_tracking(struct gpa_space *space)
+{
+    return gpa_space_set_tracking(space, (struct gpa_range){PAGES(1100), PAGES(1)}, true);
+}
+
+static enum status create_consumer(struct gpa_space *space)
+{
+    uint32_t id;
+    return gpa_consumer_create(space, (struct gpa_range){0, (gpa_t)1 << 48}, GPA_CONSUMER_UNTRACKED, &id);
+}
+
+/* A new window for the processors' record and for those of two consumers. */
+static enum status map_for_consumers(struct gpa_space *space)
+{
+    enum status status = create_consumer(space);
+    return status == STATUS_OK ? map_far_away(space) : status;
+}
+
 /* Returns how many allocations were refused before the call succeeded. */
 static unsigned try(enum status (*call)(struct gpa_space *))
 {
@@ -129,6 +149,14 @@ static void test_unmap(void **state)
     try(unmap_in_the_middle);
 }
 
+static void test_consumers(void **state)
+{
+    (void)state;
+    assert_true(try(create_consumer) >= 4); /* itself, its record and two windows */
+    assert_true(try(map_for_consumers) >= 8);
+    try(switch_tracking);
+}
+
 static void test_pin(void **state)
 {
     (void)state;
@@ -161,6 +189,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_map),
         cmocka_unit_test(test_unmap),
+        cmocka_unit_test(test_consumers),
         cmocka_unit_test(test_pin),
         cmocka_unit_test(test_create),
     };

@@ -8,6 +8,8 @@
  */
 #include "mem_test.h"
 
+#include "mem/gpa_consumer.h"
+
 #include <pthread.h>
 #include <unistd.h>
 
@@ -61,7 +63,7 @@ static void release(void *ctx, const struct gpa_change *change)
     struct engine *engine = ctx;
     pthread_mutex_lock(&engine->lock);
     engine->unheld += !engine->held || engine->running != 0;
-    for (unsigned p = 0; p < PROCESSORS && !engine->careless; p++)
+    for (unsigned p = 0; change && p < PROCESSORS && !engine->careless; p++)
         for (uint64_t page = 0; page < SPACE_PAGES; page++)
             if (range_contains(change->range, PAGES(page)))
                 engine->processors[p].tlb[page] = NULL;
@@ -153,6 +155,7 @@ static void finish(struct engine *engine)
 
 struct harvest {
     struct gpa_space *space;
+    uint32_t consumer;
     uint8_t *host;
     uint64_t seen[TRACKED];
     unsigned missed, invented, reports;
@@ -166,8 +169,8 @@ static uint64_t number_of(const struct harvest *harvest, uint64_t page)
 static void harvest_once(struct harvest *harvest, uint64_t first, uint64_t n)
 {
     uint64_t bitmap[TRACKED / 64 + 1];
-    assert_ok(
-        gpa_space_query_dirty(harvest->space, PAGES(first), PAGES(n), bitmap, sizeof(bitmap)));
+    const struct gpa_dirty_query query = {harvest->consumer, 0, {PAGES(first), PAGES(n)}};
+    assert_ok(gpa_consumer_bitmap(harvest->space, &query, bitmap, sizeof(bitmap), NULL));
     for (uint64_t i = 0; i < n; i++) {
         if (!(bitmap[i / 64] >> (i % 64) & 1))
             continue;
@@ -230,6 +233,70 @@ static void test_the_test_can_fail(void **state)
     }
     assert_int_not_equal(missed, 0);
 }
+
+/* ---- several consumers ---- */
+
+struct reader {
+    struct harvest harvest;
+    pthread_t thread;
+    _Atomic bool *end;
+};
+
+static void *read_on(void *ctx)
+{
+    struct reader *reader = ctx;
+    uint64_t random = 7 + reader->harvest.consumer;
+    while (!atomic_load(reader->end)) {
+        uint64_t first = random_below(&random, TRACKED);
+        harvest_once(&reader->harvest, first, 1 + random_below(&random, TRACKED - first));
+        usleep(30);
+    }
+    return NULL;
+}
+
+/* Three readers take as they like, one of them sees untracked pages, and tracking is switched at the other end: each store
+ * reaches each reader. */
+static void test_consumers(void **state)
+{
+    (void)state;
+    static struct engine engine;
+    static struct reader readers[3];
+    struct gpa_space *space = gpa_space_create(40);
+    uint8_t *host = host_pages(SPACE_PAGES);
+    const struct gpa_range all = {0, PAGES(SPACE_PAGES)};
+    _Atomic bool end = false;
+    bool on = false;
+
+    assert_ok(map(space, 0, PAGES(SPACE_PAGES), host, RWX | T));
+    start(&engine, space, false); /* what is stored before a consumer begins is not its business, but must not be lost to others */
+    for (unsigned i = 0; i < 3; i++) {
+        readers[i] = (struct reader){.harvest = {.space = space, .host = host}, .end = &end};
+        if (i)
+            assert_ok(gpa_consumer_create(space, all, i == 2 ? GPA_CONSUMER_UNTRACKED : 0, &readers[i].harvest.consumer));
+        assert_int_equal(pthread_create(&readers[i].thread, NULL, read_on, &readers[i]), 0);
+    }
+    while (!all_done(&engine)) {
+        uint32_t id;
+        assert_ok(gpa_space_set_tracking(space, (struct gpa_range){PAGES(TRACKED), PAGES(4)}, on = !on));
+        assert_ok(gpa_consumer_create(space, all, GPA_CONSUMER_UNTRACKED | GPA_CONSUMER_KEEP, &id));
+        assert_ok(gpa_consumer_destroy(space, id));
+    }
+    atomic_store(&end, true);
+    finish(&engine);
+    for (unsigned i = 0; i < 3; i++) {
+        pthread_join(readers[i].thread, NULL);
+        /* A page nobody stored to since the consumer began. */
+        for (uint64_t page = 0; i && page < TRACKED; page++)
+            if (!readers[i].harvest.seen[page])
+                readers[i].harvest.seen[page] = number_of(&readers[i].harvest, page);
+        last_harvest(&readers[i].harvest);
+        assert_int_equal(readers[i].harvest.missed, 0);
+    }
+    gpa_space_destroy(space);
+    free_pages(host, SPACE_PAGES);
+}
+
+/* ---- exactness ---- */
 
 /* With processors at rest a report is exact in both directions. */
 static void test_nothing_is_invented(void **state)
@@ -380,7 +447,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_store_is_missed),  cmocka_unit_test(test_the_test_can_fail),
-        cmocka_unit_test(test_nothing_is_invented), cmocka_unit_test(test_replace_is_atomic),
+        cmocka_unit_test(test_consumers),           cmocka_unit_test(test_nothing_is_invented), cmocka_unit_test(test_replace_is_atomic),
         cmocka_unit_test(test_everything_at_once),
     };
     return run_group(tests, array_size(tests));
