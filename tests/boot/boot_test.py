@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""usage: boot_test.py OPENWHP SOURCE_ROOT GUEST_FOLDER CASE
+"""usage: boot_test.py OPENWHP SOURCE_ROOT GUEST_FOLDER CASE [WORKLOAD]
 
-Boots whole guests with the command openwhp. GUEST_FOLDER holds vmlinuz and busybox (scripts/fetch-guest makes it). Exit
-status 77, with the reason, when what a case needs is not on this machine.
+Boots whole guests with the command openwhp. GUEST_FOLDER holds vmlinuz and busybox (scripts/fetch-guest makes it); WORKLOAD
+is the program built from workload.c. Exit status 77, with the reason, when what a case needs is not on this machine.
 """
 import json
 import os
@@ -14,6 +14,7 @@ import tempfile
 import time
 
 OPENWHP, ROOT, GUEST, CASE = sys.argv[1:5]
+WORKLOAD = sys.argv[5] if len(sys.argv) > 5 else None
 LIMIT = 240 * int(os.environ.get("OWHP_TIME_FACTOR", "1"))  # seconds; a hang, not a speed
 SEABIOS = "/usr/share/seabios/bios-256k.bin"
 GREETING = "Hello from a Linux userland."
@@ -30,12 +31,12 @@ def need(condition, what, output=""):
         sys.exit(1)
 
 
-def linux(mode, folder):
+def linux(mode, folder, init="scripts/demo-init", programs=()):
     for name in ("vmlinuz", "busybox"):
         if not os.path.exists(f"{GUEST}/{name}"):
             skip(f"no {GUEST}/{name}; scripts/fetch-guest {GUEST} fetches it")
     initramfs = f"{folder}/initramfs"
-    subprocess.run([f"{ROOT}/scripts/make-initramfs", initramfs, f"{GUEST}/busybox", f"{ROOT}/scripts/demo-init"], check=True)
+    subprocess.run([f"{ROOT}/scripts/make-initramfs", initramfs, f"{GUEST}/busybox", f"{ROOT}/{init}", *programs], check=True)
     return [OPENWHP, "run", "--kernel", f"{GUEST}/vmlinuz", "--initrd", initramfs, "--memory", "256M",
             "--append", f"console=ttyS0 panic=-1 cryptomgr.notests demo={mode}"]
 
@@ -53,6 +54,24 @@ def boots_to_power_off(folder, processors):
     need(code == 0, f"exit status {code}, not 0", output)
     report = output[output.rindex("\n{"):]
     need(isinstance(json.loads(report), dict), "the report is not JSON", output)
+
+
+def works_like_the_host(folder, processors):
+    """Compressors, hashes, floating point, processes, threads, signals: the guest prints what the host prints."""
+    if not WORKLOAD:
+        skip("no workload; the C library has no static form here (libc6-dev)")
+    script = f"{ROOT}/tests/boot/workload.sh"
+    command = linux("work", folder, "tests/boot/workload-init", [f"workload={WORKLOAD}", f"workload.sh={script}"])
+    status, expected = run([f"{GUEST}/busybox", "sh", script, f"{GUEST}/busybox", WORKLOAD])
+    need(status == 0 and len(expected.split("\n")) > 20, "the host could not do the work", expected)
+    code, output = run(command + ["--cpus", str(processors)])
+    output = output.replace("\r", "")
+    need(code == 0, f"exit status {code}, not 0", output)
+    need(f"processors {processors}\n" in output, f"not {processors} processors", output)
+    need("---- work\n" in output and "---- done\n" in output, "the work was not finished", output)
+    got = output.split("---- work\n")[1].split("---- done\n")[0]
+    for mine, theirs in zip(expected.split("\n"), got.split("\n") + [""]):
+        need(mine == theirs, f"the host says {mine!r}, the guest {theirs!r}", output)
 
 
 def shell_on_a_terminal(folder):
@@ -117,6 +136,8 @@ def bad_input(folder):
 
 
 with tempfile.TemporaryDirectory() as temporary:
-    {"linux": lambda f: boots_to_power_off(f, 1), "linux_smp": lambda f: boots_to_power_off(f, 2), "shell": shell_on_a_terminal,
+    {"linux": lambda f: boots_to_power_off(f, 1), "linux_smp": lambda f: boots_to_power_off(f, 2),
+     "linux_4": lambda f: boots_to_power_off(f, 4), "work_1": lambda f: works_like_the_host(f, 1),
+     "work_2": lambda f: works_like_the_host(f, 2), "work_4": lambda f: works_like_the_host(f, 4), "shell": shell_on_a_terminal,
      "seabios": seabios, "bad_input": bad_input}[CASE](temporary)
 print(f"{CASE}: as it should be")
