@@ -38,7 +38,7 @@ def linux(mode, folder, init="scripts/demo-init", programs=()):
     initramfs = f"{folder}/initramfs"
     subprocess.run([f"{ROOT}/scripts/make-initramfs", initramfs, f"{GUEST}/busybox", f"{ROOT}/{init}", *programs], check=True)
     return [OPENWHP, "run", "--kernel", f"{GUEST}/vmlinuz", "--initrd", initramfs, "--memory", "256M",
-            "--append", f"console=ttyS0 panic=-1 cryptomgr.notests demo={mode}"]
+            "--append", f"console=ttyS0 panic=-1 loglevel=4 cryptomgr.notests demo={mode}"]
 
 
 def run(command, **options):
