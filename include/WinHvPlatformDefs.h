@@ -146,8 +146,7 @@ typedef enum WHV_REGISTER_NAME {
     WHvX64RegisterXmm14                      = 0x0000100E,
     WHvX64RegisterXmm15                      = 0x0000100F,
 
-    /* x87 registers, by physical number (not relative to the top of stack): Fp. */
-    /* ST(0) to ST(7), as FXSAVE has them, whatever TOP is. */
+    /* x87 registers, ST(0) first, as FXSAVE has them, whatever TOP is: Fp. */
     WHvX64RegisterFpMmx0                     = 0x00001010,
     WHvX64RegisterFpMmx1                     = 0x00001011,
     WHvX64RegisterFpMmx2                     = 0x00001012,

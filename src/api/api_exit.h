@@ -5,11 +5,11 @@
 #include "api/api.h"
 
 /*
- * The smallest exit context a run accepts: the common part and room for the contexts (up to 16 bytes) of all exits
- * that cannot be repeated because their instruction has happened. The exits that need more have not executed
+ * The smallest exit context a run accepts: the common part and room for the contexts (up to 40 bytes, a #DB trap's) of
+ * all exits that cannot be repeated because their instruction has happened. The exits that need more have not executed
  * their instruction; one that does not fit comes again at the next run.
  */
-enum { EXIT_CONTEXT_MINIMUM = 64 };
+enum { EXIT_CONTEXT_MINIMUM = 88 };
 
 /* Fills the whole context, unused bytes 0; returns how many of its bytes this exit needs. */
 UINT32 exit_to_context(const struct vcpu_exit *exit, WHV_RUN_VP_EXIT_CONTEXT *context);
