@@ -52,9 +52,6 @@ struct vcpu_exit {
             uint64_t gpa, gva;
             uint8_t type; /* 0 read, 1 write, 2 execute */
             bool gpa_unmapped, gva_valid;
-            /* For the one-call completion; not part of the API's context. */
-            uint8_t size;
-            uint8_t data[64];
         } memory;
         struct {
             uint16_t port;

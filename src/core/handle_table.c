@@ -1,14 +1,16 @@
 /*
- * The slot's word: references 0-30, live 31, generation 32-63. Getting a reference is one compare-exchange
- * that fails when the generation differs or the live bit is gone, so no lock is taken and nothing that was
- * freed is touched. The generation changes when the slot becomes free; after 2^32 - 1 uses of one slot an
- * old handle could be taken for a new one.
+ * The slot's word: references 0-30, live 31, generation 32-63. A reference is an entry in the thread's list of objects in use
+ * (os/read_section.h), made before the word is looked at: an exit takes three, so they have to be cheap. A thread whose list
+ * is full counts itself in the word. Either way no lock is taken and nothing that was freed is touched. The generation changes
+ * when the slot becomes free; after 2^32 - 1 uses of one slot an old handle could be taken for a new one.
  *
  * The handle: tag 0-7, slot index 8-31, generation 32-63.
  */
 #include "core/handle_table.h"
 
 #include <stdlib.h>
+
+#include "os/read_section.h"
 
 #define REFERENCES 0x7fffffffu
 #define LIVE       0x80000000u
@@ -77,7 +79,14 @@ uint64_t handle_open(struct handle_table *table, void *object)
     return handle;
 }
 
-/* Replace the word by word + add (handle_get) or word & ~clear (handle_close) if the handle is live. */
+static bool is_live(const struct handle_slot *slot, uint64_t handle)
+{
+    uint64_t word = atomic_load_explicit(&slot->word, memory_order_acquire);
+
+    return generation_of(word) == generation_of(handle) && (word & LIVE);
+}
+
+/* Replace the word by word + add (counting) or word & ~clear (handle_close) if the handle is live. */
 static bool change(struct handle_slot *slot, uint64_t handle, uint64_t add, uint64_t clear)
 {
     uint64_t word = atomic_load_explicit(&slot->word, memory_order_relaxed);
@@ -85,28 +94,50 @@ static bool change(struct handle_slot *slot, uint64_t handle, uint64_t add, uint
     do {
         if (generation_of(word) != generation_of(handle) || !(word & LIVE))
             return false;
-    } while (!atomic_compare_exchange_weak_explicit(&slot->word, &word, (word + add) & ~clear,
-                                                    memory_order_acquire, memory_order_relaxed));
+    } while (!atomic_compare_exchange_weak(&slot->word, &word, (word + add) & ~clear));
     return true;
+}
+
+static noinline void wake_drainer(struct handle_table *table)
+{
+    pthread_mutex_lock(&table->lock);
+    pthread_cond_broadcast(&table->drained);
+    pthread_mutex_unlock(&table->lock);
+}
+
+/* The thread's entry is gone: one who drains may wait for that. */
+static void end_use(struct handle_table *table, struct handle_slot *slot)
+{
+    if (unlikely(!(atomic_load_explicit(&slot->word, memory_order_relaxed) & LIVE)))
+        wake_drainer(table);
 }
 
 void *handle_get(struct handle_table *table, uint64_t handle)
 {
     struct handle_slot *slot = slot_of(table, handle);
 
-    return slot && change(slot, handle, 1, 0) ? slot->object : NULL;
+    if (unlikely(!slot))
+        return NULL;
+    if (unlikely(!in_use_begin(slot)))
+        return change(slot, handle, 1, 0) ? slot->object : NULL;
+    if (likely(is_live(slot, handle)))
+        return slot->object;
+    if (in_use_end(slot))
+        end_use(table, slot);
+    return NULL;
 }
 
 void handle_put(struct handle_table *table, uint64_t handle)
 {
     struct handle_slot *slot = slot_of(table, handle);
-    uint64_t before = atomic_fetch_sub_explicit(&slot->word, 1, memory_order_release);
 
-    if (likely(before & LIVE) || (before & REFERENCES) != 1)
+    if (likely(in_use_end(slot))) {
+        end_use(table, slot);
         return;
-    pthread_mutex_lock(&table->lock);
-    pthread_cond_broadcast(&table->drained);
-    pthread_mutex_unlock(&table->lock);
+    }
+    uint64_t before = atomic_fetch_sub_explicit(&slot->word, 1, memory_order_release);
+    if (!(before & LIVE) && (before & REFERENCES) == 1)
+        wake_drainer(table);
 }
 
 void *handle_close(struct handle_table *table, uint64_t handle)
@@ -121,8 +152,9 @@ void handle_drain(struct handle_table *table, uint64_t handle)
     uint32_t index = index_of(handle);
     struct handle_slot *slot = slot_at(table, index);
 
+    change_side_barrier(); /* after handle_close has cleared the live bit */
     pthread_mutex_lock(&table->lock);
-    while (atomic_load_explicit(&slot->word, memory_order_acquire) & REFERENCES)
+    while ((atomic_load_explicit(&slot->word, memory_order_acquire) & REFERENCES) || in_use_anywhere(slot))
         pthread_cond_wait(&table->drained, &table->lock);
     uint32_t generation = generation_of(handle) + 1;
     if (generation == 0 || generation == UINT32_MAX)

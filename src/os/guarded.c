@@ -15,7 +15,7 @@ extern const struct guard_entry __stop_owhp_guard[] __attribute__((visibility("h
 
 static struct sigaction previous_segv, previous_bus;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static bool installed;
+_Atomic bool guarded_installed;
 
 static uintptr_t resolve(const int32_t *relative)
 {
@@ -64,14 +64,14 @@ static void install(void)
     struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
 
     sigemptyset(&action.sa_mask);
-    installed = sigaction(SIGSEGV, &action, &previous_segv) == 0 &&
-                sigaction(SIGBUS, &action, &previous_bus) == 0;
+    atomic_store(&guarded_installed, sigaction(SIGSEGV, &action, &previous_segv) == 0 &&
+                                          sigaction(SIGBUS, &action, &previous_bus) == 0);
 }
 
-bool guarded_init(void)
+bool guarded_init_slow(void)
 {
     pthread_once(&once, install);
-    return installed;
+    return atomic_load(&guarded_installed);
 }
 
 size_t guarded_copy_partial(void *to, const void *from, size_t size)

@@ -14,11 +14,18 @@
 #ifndef OWHP_OS_GUARDED_H
 #define OWHP_OS_GUARDED_H
 
+#include <stdatomic.h>
+
 #include "util/compiler.h"
 #include "util/types.h"
 
 /* Install the handler; idempotent, thread safe. Returns false when the kernel refuses. */
-bool guarded_init(void);
+bool guarded_init_slow(void);
+extern _Atomic bool guarded_installed;
+static always_inline bool guarded_init(void)
+{
+    return likely(atomic_load_explicit(&guarded_installed, memory_order_acquire)) || guarded_init_slow();
+}
 
 /* The table entry for the instruction at local label 1, continuing at C label `fault`. */
 #define GUARD_ENTRY                                                                                \

@@ -61,6 +61,9 @@ static struct read_slot *new_slot(void)
         return NULL;
     atomic_init(&slot->gate, NULL);
     atomic_init(&slot->used, true);
+    slot->depth = 0;
+    for (unsigned i = 0; i < IN_USE_OBJECTS; i++)
+        atomic_init(&slot->objects[i], NULL);
     slot->next = atomic_load(&slots);
     while (!atomic_compare_exchange_weak(&slots, &slot->next, slot))
         continue;
@@ -185,12 +188,17 @@ static void wait_for_anonymous(struct read_gate *gate)
     pthread_mutex_unlock(&gate->lock);
 }
 
+void change_side_barrier(void)
+{
+    if (read_barrier_is_remote && has_other_threads())
+        syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+}
+
 void read_gate_close(struct read_gate *gate)
 {
     atomic_exchange(&gate->closed, 1);
     if (has_other_threads()) {
-        if (read_barrier_is_remote)
-            syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+        change_side_barrier();
         for (struct read_slot *slot = atomic_load(&slots); slot; slot = slot->next)
             if (is_inside(slot, gate))
                 wait_for(slot, gate);
@@ -204,4 +212,43 @@ void read_gate_open(struct read_gate *gate)
     atomic_store(&gate->closed, 0);
     if (unlikely(atomic_load(&gate->waiting)))
         signal_changed(gate);
+}
+
+/* ---- objects in use ---- */
+
+bool in_use_begin_slow(const void *object)
+{
+    pthread_once(&once, init);
+    struct read_slot *slot = read_slot_mine ? read_slot_mine : register_thread();
+
+    if (!slot || slot->depth == IN_USE_OBJECTS)
+        return false;
+    atomic_exchange(&slot->objects[slot->depth++], object);
+    return true;
+}
+
+/* In any order: the last entry fills the gap, and in_use_anywhere looks from the last to the first. */
+bool in_use_end_slow(const void *object)
+{
+    struct read_slot *slot = read_slot_mine;
+
+    for (unsigned i = slot ? slot->depth : 0; i-- > 0;) {
+        if (atomic_load(&slot->objects[i]) != object)
+            continue;
+        unsigned last = --slot->depth;
+        if (i != last)
+            atomic_store(&slot->objects[i], atomic_load(&slot->objects[last]));
+        atomic_exchange(&slot->objects[last], NULL);
+        return true;
+    }
+    return false;
+}
+
+bool in_use_anywhere(const void *object)
+{
+    for (struct read_slot *slot = atomic_load(&slots); slot; slot = slot->next)
+        for (unsigned i = IN_USE_OBJECTS; i-- > 0;)
+            if (atomic_load(&slot->objects[i]) == object)
+                return true;
+    return false;
 }

@@ -14,6 +14,9 @@
  *
  * Sections are short, do not nest (also not of different gates), and a thread in one must not close that gate. Changers of one
  * gate are serialized by their caller.
+ *
+ * By the same words a thread says which objects it uses, for as long as it likes (in_use_begin): a reference count that the
+ * users do not write to.
  */
 #ifndef OWHP_OS_READ_SECTION_H
 #define OWHP_OS_READ_SECTION_H
@@ -32,11 +35,15 @@ struct read_gate {
     pthread_cond_t changed;     /* a reader left a closed gate; the gate was opened */
 };
 
+enum { IN_USE_OBJECTS = 4 }; /* at a time, by one thread */
+
 /* A thread's word; private to the section functions. */
 struct read_slot {
     _Atomic(struct read_gate *) gate; /* NULL: outside */
     _Atomic bool used;
+    uint8_t depth;                           /* entries of `objects`; the thread's own */
     struct read_slot *next;
+    _Atomic(const void *) objects[IN_USE_OBJECTS];
 };
 
 extern _Thread_local struct read_slot *read_slot_mine;
@@ -86,5 +93,52 @@ static always_inline void read_section_end(struct read_gate *gate)
     if (unlikely(atomic_load_explicit(&gate->closed, memory_order_relaxed)))
         read_section_end_slow(gate);
 }
+
+/*
+ * The thread uses the object from here on: true; false: it has to count itself in some other way. What the caller loads after
+ * this is as current as what in_use_anywhere's caller stored before.
+ */
+must_check bool in_use_begin_slow(const void *object);
+must_check static always_inline bool in_use_begin(const void *object)
+{
+    struct read_slot *slot = read_slot_mine;
+
+    if (unlikely(!slot || slot->depth == IN_USE_OBJECTS || !read_barrier_is_remote))
+        return in_use_begin_slow(object);
+    atomic_store_explicit(&slot->objects[slot->depth++], object, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
+    return true;
+}
+
+/* No longer; false: the thread had counted itself in. What was loaded and stored before, is over. */
+must_check bool in_use_end_slow(const void *object);
+must_check static always_inline bool in_use_end(const void *object)
+{
+    struct read_slot *slot = read_slot_mine;
+
+    if (unlikely(!slot || !slot->depth || !read_barrier_is_remote ||
+                 atomic_load_explicit(&slot->objects[slot->depth - 1], memory_order_relaxed) != object))
+        return in_use_end_slow(object);
+    atomic_store_explicit(&slot->objects[--slot->depth], NULL, memory_order_release);
+    atomic_signal_fence(memory_order_seq_cst);
+    return true;
+}
+
+/* For whoever has seen to it that no use begins anew, and made the barrier below: ask as often as is needed. A thread that
+ * ends its use after that finds what the caller has stored. */
+must_check bool in_use_anywhere(const void *object);
+
+/*
+ * The barrier by itself, for others who need to see each other: the side that is passed often stores, calls read_side_barrier
+ * and loads; the side that changes stores by an atomic read-modify-write, calls change_side_barrier and loads.
+ */
+static always_inline void read_side_barrier(void)
+{
+    if (likely(read_slot_mine && read_barrier_is_remote))
+        atomic_signal_fence(memory_order_seq_cst);
+    else
+        atomic_thread_fence(memory_order_seq_cst);
+}
+void change_side_barrier(void);
 
 #endif

@@ -216,13 +216,15 @@ static struct block *find_or_decode(struct cpu *cpu, gpa_t gpa)
 struct block *code_find(struct cpu *cpu)
 {
     gva_t linear = code_linear(cpu, cpu->rip);
-    struct block *b = code_jump(cpu, linear);
+    const struct jump_entry *known = code_jump_slot(cpu, linear);
+    struct block *b;
     uint8_t *host;
     gpa_t page;
 
-    if (likely(b)) {
+    /* Where it is in the jump cache the block is the right one, if its bytes still are. */
+    if (likely(known->linear == linear && known->key == cpu->jump_key && code_verify(cpu, known->block))) {
         cpu->block_rip = cpu->rip;
-        return b;
+        return known->block;
     }
     if (!(cpu->mode & MODE_64) && cpu->rip > cpu->segment[SEG_CS].limit) {
         (void)!raise_gp(cpu, 0);

@@ -57,9 +57,13 @@ static bool split_access(struct cpu *cpu, gva_t linear, size_t size, enum access
 
     if (unlikely(is_misaligned(cpu, linear, size, privilege)))
         return raise_error(cpu, VECTOR_AC, 0);
-    *split = (struct split){.count = size > room ? 2 : 1};
-    split->piece[0] = (struct piece){.linear = wrap(cpu, linear, privilege), .size = size > room ? room : size};
-    split->piece[1] = (struct piece){.linear = wrap(cpu, linear + room, privilege), .size = size > room ? size - room : 0};
+    split->count = size > room ? 2 : 1;
+    split->piece[0].linear = wrap(cpu, linear, privilege);
+    split->piece[0].size = size > room ? room : size;
+    if (likely(size <= room))
+        return tlb_translate(cpu, split->piece[0].linear, type, mode, &split->piece[0].target);
+    split->piece[1].linear = wrap(cpu, linear + room, privilege);
+    split->piece[1].size = size - room;
     for (unsigned i = 0; i < split->count; i++)
         if (!tlb_translate(cpu, split->piece[i].linear, type, mode, &split->piece[i].target))
             return false;
@@ -141,13 +145,15 @@ static bool port_serves(struct cpu *cpu, const struct piece *piece, enum access_
 static bool transfer(struct cpu *cpu, const struct split *split, uint8_t *data, enum access_type type)
 {
     uint8_t *at[2] = {data, data + split->piece[0].size};
-
     bool late[2] = {false, false};
 
+    if (likely(split->count == 1))
+        return split->piece[0].target.host ? transfer_host(cpu, &split->piece[0], data, type)
+                                           : transfer_device(cpu, &split->piece[0], data, type);
     for (unsigned i = 0; i < split->count; i++) {
         if (split->piece[i].target.host)
             continue;
-        late[i] = split->count > 1 && port_serves(cpu, &split->piece[i], type);
+        late[i] = port_serves(cpu, &split->piece[i], type);
         if (!late[i] && !transfer_device(cpu, &split->piece[i], at[i], type))
             return false;
     }

@@ -110,6 +110,24 @@ uint64_t host_tsc_frequency(void)
     return found_frequency;
 }
 
+static uint64_t host_100ns(clockid_t clock)
+{
+    struct timespec now;
+
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 10000000 + (uint64_t)now.tv_nsec / 100;
+}
+
+uint64_t clock_host_100ns(void)
+{
+    return host_100ns(CLOCK_MONOTONIC);
+}
+
+uint64_t clock_host_coarse_100ns(void)
+{
+    return host_100ns(CLOCK_MONOTONIC_COARSE);
+}
+
 /* ---- the partition's clock ---- */
 
 void clock_init(struct clock *clock)

@@ -105,6 +105,7 @@ struct engine_vcpu {
     struct gpa_view view;           /* the mapping or hole looked up last */
     struct copied_code copied;      /* soft_copied.c */
     struct vcpu_counters counters;  /* written by the processor's thread */
+    uint64_t runs;
     struct completion completion;
 };
 

@@ -32,9 +32,10 @@ struct vcpu_exit *soft_exit_begin(struct engine_vcpu *vcpu, enum exit_reason rea
 {
     struct vcpu_exit *exit = vcpu->exit;
 
-    *exit = (struct vcpu_exit){.reason = reason};
-    if (with_length)
-        exit->state.instruction_length = (uint8_t)((vcpu->cpu->next_rip - vcpu->cpu->rip) & 15);
+    /* The rest of the state comes at the end of the run; of the union, whoever begins an exit fills all that the exit has. */
+    exit->reason = reason;
+    exit->code = (struct exit_bytes){0};
+    exit->state.instruction_length = with_length ? (uint8_t)((vcpu->cpu->next_rip - vcpu->cpu->rip) & 15) : 0;
     return exit;
 }
 

@@ -12,8 +12,8 @@
  *      change; queue PENDING_DROP_*
  *      holds--, signal  ------------>       inside = true, looks at holds again, does what is pending
  *
- * `inside` and `holds` are sequentially consistent: a processor that enters either sees the hold, or is seen inside. Queued
- * work is done after entering and before the first guest instruction. Sleeping and idle processors are outside all along and
+ * A processor that enters either sees the hold, or is seen inside: each side's store comes before its load. The barrier
+ * between them is the changer's to make for everybody (os/read_section.h), for an exit passes here twice. Queued work is done after entering and before the first guest instruction. Sleeping and idle processors are outside all along and
  * cost the changer one load each.
  *
  * Code pages. The first processor that decodes code of a page counts itself in code_users and makes the others drop their
@@ -22,6 +22,7 @@
  * it has synchronized with the writer (SDM 3A 8.1.3), and the request bit is set before the writer's next store.
  */
 #include "engine/soft/soft.h"
+#include "os/read_section.h"
 
 static void signal_changed(struct engine_partition *p)
 {
@@ -32,8 +33,9 @@ static void signal_changed(struct engine_partition *p)
 
 void soft_leave(struct engine_vcpu *vcpu)
 {
-    atomic_store(&vcpu->inside, false);
-    if (atomic_load(&vcpu->partition->holds))
+    atomic_store_explicit(&vcpu->inside, false, memory_order_release);
+    read_side_barrier();
+    if (unlikely(atomic_load(&vcpu->partition->holds)))
         signal_changed(vcpu->partition);
 }
 
@@ -42,8 +44,9 @@ void soft_enter(struct engine_vcpu *vcpu)
     struct engine_partition *p = vcpu->partition;
 
     for (;;) {
-        atomic_store(&vcpu->inside, true);
-        if (!atomic_load(&p->holds))
+        atomic_store_explicit(&vcpu->inside, true, memory_order_relaxed);
+        read_side_barrier();
+        if (likely(!atomic_load(&p->holds)))
             return;
         soft_leave(vcpu);
         pthread_mutex_lock(&p->lock);
@@ -56,6 +59,7 @@ void soft_enter(struct engine_vcpu *vcpu)
 /* Wait until no processor but `except` is inside. The holder has raised `holds`. */
 static void wait_until_outside(struct engine_partition *p, const struct engine_vcpu *except)
 {
+    change_side_barrier();
     pthread_rwlock_rdlock(&p->members);
     for (unsigned i = 0; i < SOFT_MAXIMUM_PROCESSORS; i++) {
         struct engine_vcpu *v = p->vcpus[i];

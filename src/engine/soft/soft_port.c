@@ -58,9 +58,6 @@ static void memory_exit(struct engine_vcpu *vcpu, const struct port_access *acce
     exit->memory.gva_valid = access->gva_valid;
     exit->memory.type = (uint8_t)access->type;
     exit->memory.gpa_unmapped = !mapped;
-    exit->memory.size = access->size;
-    if (access->type == ACCESS_WRITE && access->data)
-        memcpy(exit->memory.data, access->data, access->size);
     if (!mapped && access->type != ACCESS_EXECUTE && !vcpu->cpu->memory_event)
         exit->code.count = (uint8_t)cpu_peek_code(vcpu->cpu, exit->code.bytes);
 }
