@@ -249,9 +249,13 @@ const struct insn *code_cold_insn(struct cpu *cpu, const struct op *op)
     struct decoded d;
     struct insn *kept;
 
-    if (op->cold)
+    if (!op->has_link && op->cold)
         return op->cold;
     check(decode(b->mode, b->bytes + op->offset, b->size - op->offset, &d) == DECODE_OK);
+    if (op->has_link) {
+        cpu->blocks->branch = d.insn;
+        return &cpu->blocks->branch;
+    }
     kept = code_allocate(cpu, sizeof(*kept));
     if (!kept) {
         cpu->blocks->full = true;

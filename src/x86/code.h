@@ -44,6 +44,7 @@ struct op {
     uint8_t address_32;    /* 64-bit mode: the effective address wraps at 32 bits */
     uint8_t length;        /* of the instruction */
     uint8_t index_in_block;
+    bool has_link;         /* which member of the second union counts */
     uint16_t offset;       /* of the instruction from the block's start */
 };
 

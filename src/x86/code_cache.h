@@ -29,6 +29,7 @@ struct block_cache {
     size_t used;
     bool full;
     uint64_t drops; /* how often everything was dropped */
+    struct insn branch; /* the full form of a linked branch, which has no place for it */
 };
 
 /* ---- code.c ---- */

@@ -215,6 +215,7 @@ static void set_branch(const struct selection *s)
 {
     s->op->target = (int64_t)(s->offset + s->insn->length + s->insn->operand[0].immediate);
     s->op->link = NULL;
+    s->op->has_link = true;
 }
 
 /* A branch whose operand size truncates the target otherwise than the mode does stays with its exec function. */

@@ -341,10 +341,32 @@ static void missing_features_are_undefined(void **state)
         }
 }
 
+/* ---- calls ---- */
+
+/* again: call f / dec ecx / jnz again / hlt; f: ret. The call is linked to its target by the time its stack is on a page with
+ * code, where the fast way does not serve. */
+static void linked_call_onto_a_code_page(void **state)
+{
+    struct flat_cpu *f = *state;
+    struct event event;
+
+    START(f, 0, 0xe8, 0x05, 0, 0, 0, 0xff, 0xc9, 0x75, 0xf7, 0xf4, 0xc3);
+    for (unsigned round = 0; round < 4; round++) {
+        f->cpu->gpr[REG_RSP].q = round & 1 ? CODE + 0x800 : DATA + 0x800;
+        f->cpu->gpr[REG_RCX].q = 3;
+        f->cpu->rip = CODE;
+        assert_int_equal(cpu_run(f->cpu, &event), LEAVE_HALT);
+        assert_int_equal(f->cpu->rip, CODE + 10);
+        assert_int_equal(f->cpu->gpr[REG_RCX].q, 0);
+        assert_int_equal(f->cpu->gpr[REG_RSP].q, round & 1 ? CODE + 0x800 : DATA + 0x800);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+        T(linked_call_onto_a_code_page),
         T(in_reads_and_extends), T(ports_need_iopl), T(outs_repeats), T(ins_checks_memory_before_the_port),
         T(popf_by_privilege), T(popf_16), T(popf_in_virtual_8086_mode), T(movs_can_be_interrupted), T(movs_overlaps),
         T(stos_stops_at_a_fault), T(single_step_sees_each_element), T(missing_features_are_undefined),
