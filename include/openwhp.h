@@ -197,6 +197,45 @@ OWHP_EXPORT HRESULT WINAPI OwhpMarkDirty(WHV_PARTITION_HANDLE Partition,
                                          WHV_GUEST_PHYSICAL_ADDRESS GuestAddress,
                                          UINT64 SizeInBytes);
 
+/*
+ * Gives the host memory behind a range back to the host. Who touches it next finds zeros: the
+ * guest, this process, and whoever shares the memory. For a balloon, and for a guest that says
+ * which pages it does not use. The pages count as dirtied. When the call returns no processor sees
+ * old bytes; stores made during the call may or may not survive.
+ *
+ * Private memory without a file and shared memory that this process may write (OwhpAllocateMemory,
+ * memfd, shared memory, files: a hole is made) can be discarded, also shared memory of another
+ * process.
+ *
+ * E_INVALIDARG               alignment, size 0, beyond the physical address width
+ * WHV_E_GPA_RANGE_NOT_FOUND  a page is not mapped
+ * E_ACCESSDENIED             a page is pinned, or has no host memory
+ * HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED)  a page is of another kind: a private mapping of a file,
+ *                            read-only shared memory, private memory of another process; or the host
+ *                            itself refuses
+ * E_OUTOFMEMORY              the host refuses
+ * After a failure nothing is discarded, unless the host refused: then pages before those that the
+ * error text names are.
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpDiscardGpaRange(WHV_PARTITION_HANDLE Partition,
+                                               WHV_GUEST_PHYSICAL_ADDRESS GuestAddress,
+                                               UINT64 SizeInBytes);
+
+/*
+ * WHvTranslateGva for Count addresses in one call: for each the same result code and address as that
+ * would give, but the processor is taken only once. The three arrays have Count elements.
+ *
+ * WHV_E_VP_DOES_NOT_EXIST  no such processor
+ * WHV_E_INVALID_VP_STATE   the processor is running
+ * E_INVALIDARG             Count is 0, unknown flags, both SMAP flags
+ * E_POINTER                an array is NULL or not accessible; elements before may have been written
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpTranslateGvas(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex,
+                                             WHV_TRANSLATE_GVA_FLAGS TranslateFlags,
+                                             const WHV_GUEST_VIRTUAL_ADDRESS *Gvas, UINT32 Count,
+                                             WHV_TRANSLATE_GVA_RESULT *TranslationResults,
+                                             WHV_GUEST_PHYSICAL_ADDRESS *Gpas);
+
 /* ========================================================================================== */
 /* Dirty pages, for several readers                                                           */
 /* ========================================================================================== */

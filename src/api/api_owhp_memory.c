@@ -111,6 +111,19 @@ HRESULT WINAPI OwhpMarkDirty(WHV_PARTITION_HANDLE Partition, WHV_GUEST_PHYSICAL_
     RETURN_ON_PARTITION(Partition, mark_dirty(partition, GuestAddress, SizeInBytes));
 }
 
+static enum status discard(struct partition *partition, gpa_t gpa, uint64_t size)
+{
+    enum status status = partition_require_set_up(partition);
+
+    return status == STATUS_OK ? gpa_space_discard(partition->space, gpa, size) : status;
+}
+
+HRESULT WINAPI OwhpDiscardGpaRange(WHV_PARTITION_HANDLE Partition, WHV_GUEST_PHYSICAL_ADDRESS GuestAddress,
+                                   UINT64 SizeInBytes)
+{
+    RETURN_ON_PARTITION(Partition, discard(partition, GuestAddress, SizeInBytes));
+}
+
 static uint64_t count_dirty(struct gpa_space *space, const struct gpa_mapping *mapping)
 {
     uint64_t count = 0;

@@ -2,7 +2,6 @@
 
 #include "mem/gpa_access.h"
 #include "util/last_error.h"
-#include "x86/walk.h"
 
 static enum walk_status walk_status_of(enum gpa_result result, enum walk_status refused)
 {
@@ -18,14 +17,22 @@ static enum walk_status walk_status_of(enum gpa_result result, enum walk_status 
     return refused;
 }
 
+/* Tables lie side by side: the mapping of the last entry is most often that of the next. In one read section. */
+struct tables {
+    const struct gpa_space *space;
+    struct gpa_view view;
+};
+
 static enum walk_status load(void *context, gpa_t gpa, unsigned size, uint64_t *value)
 {
-    return walk_status_of(gpa_space_load_entry(context, gpa, size, value), WALK_TABLE_NO_READ);
+    struct tables *tables = context;
+    return walk_status_of(gpa_space_load_entry_by(tables->space, &tables->view, gpa, size, value), WALK_TABLE_NO_READ);
 }
 
 static enum walk_status update(void *context, gpa_t gpa, unsigned size, uint64_t old, uint64_t value, bool *done)
 {
-    return walk_status_of(gpa_space_exchange_entry(context, gpa, size, old, value, done), WALK_TABLE_NO_WRITE);
+    const struct tables *tables = context;
+    return walk_status_of(gpa_space_exchange_entry(tables->space, gpa, size, old, value, done), WALK_TABLE_NO_WRITE);
 }
 
 /* By enum walk_status. */
@@ -55,29 +62,66 @@ static uint32_t walk_flags(uint32_t flags, uint8_t cpl)
     return wanted;
 }
 
-enum status translate_gva(struct vcpu *vcpu, gva_t gva, uint32_t flags, enum translate_result *result, gpa_t *gpa)
+static enum status check_flags(uint32_t flags)
 {
     const uint32_t both = TRANSLATE_ENFORCE_SMAP | TRANSLATE_OVERRIDE_SMAP;
-    struct partition *partition = vcpu->partition;
-    struct walk_memory memory = {.context = partition->space, .load = load, .update = update};
-    struct walk_state state = {0};
-    struct walk_result walked = {0};
-    uint8_t cpl = 0;
 
     if (flags & ~(uint32_t)TRANSLATE_ALL_FLAGS)
         return fail(STATUS_INVALID_ARGUMENT, "translation flags %#x: unknown bits", flags);
     if ((flags & both) == both)
         return fail(STATUS_INVALID_ARGUMENT, "translation flags %#x: SMAP both enforced and overridden", flags);
-    enum status status = vcpu_begin_access(vcpu);
+    return STATUS_OK;
+}
+
+enum status translate_begin(struct vcpu *vcpu, uint32_t flags, struct translate_batch *batch)
+{
+    uint8_t cpl = 0;
+    enum status status = check_flags(flags);
+
+    if (status == STATUS_OK)
+        status = vcpu_begin_access(vcpu);
     if (status != STATUS_OK)
         return status;
-    partition->engine->walk_state(vcpu->engine, &state, &cpl);
-    gpa_space_read_begin(partition->space);
-    enum walk_status end = walk(&state, &memory, gva, walk_flags(flags, cpl), &walked);
-    gpa_space_read_end(partition->space);
-    vcpu_end_access(vcpu);
+    *batch = (struct translate_batch){.vcpu = vcpu};
+    vcpu->partition->engine->walk_state(vcpu->engine, &batch->state, &cpl);
+    batch->flags = walk_flags(flags, cpl);
+    return STATUS_OK;
+}
 
-    *result = results[end];
-    *gpa = end == WALK_OK ? walked.gpa : *result >= TRANSLATE_GPA_UNMAPPED ? walked.gpa & PAGE_MASK : 0;
+void translate_some(const struct translate_batch *batch, struct translation *array, size_t count)
+{
+    struct gpa_space *space = batch->vcpu->partition->space;
+    struct tables tables = {.space = space};
+    struct walk_memory memory = {.context = &tables, .load = load, .update = update};
+
+    gpa_space_read_begin(space);
+    for (size_t i = 0; i < count; i++) {
+        struct walk_result walked = {0};
+        enum walk_status end = walk(&batch->state, &memory, array[i].gva, batch->flags, &walked);
+        array[i].result = results[end];
+        array[i].gpa = end == WALK_OK                                ? walked.gpa
+                       : array[i].result >= TRANSLATE_GPA_UNMAPPED ? walked.gpa & PAGE_MASK
+                                                                     : 0;
+    }
+    gpa_space_read_end(space);
+}
+
+void translate_end(const struct translate_batch *batch)
+{
+    vcpu_end_access(batch->vcpu);
+}
+
+enum status translate_gva(struct vcpu *vcpu, gva_t gva, uint32_t flags, enum translate_result *result, gpa_t *gpa)
+{
+    struct translate_batch batch;
+    struct translation one = {.gva = gva};
+    enum status status = translate_begin(vcpu, flags, &batch);
+
+    if (status != STATUS_OK)
+        return status;
+    translate_some(&batch, &one, 1);
+    translate_end(&batch);
+    *result = one.result;
+    *gpa = one.gpa;
     return STATUS_OK;
 }

@@ -3,6 +3,7 @@
 #define OWHP_CORE_TRANSLATE_H
 
 #include "core/partition.h"
+#include "x86/walk.h"
 
 /* The numbers are the API's. */
 enum {
@@ -34,5 +35,26 @@ enum translate_result {
  */
 must_check enum status translate_gva(struct vcpu *vcpu, gva_t gva, uint32_t flags, enum translate_result *result,
                                      gpa_t *gpa);
+
+/* One of many. */
+struct translation {
+    gva_t gva;
+    enum translate_result result;
+    gpa_t gpa; /* as above */
+};
+
+/*
+ * The same for many addresses, with the processor had only once, and the last used piece of memory remembered from entry to
+ * entry. `some` may be called any number of times between begin and end; begin may fail as translate_gva does.
+ */
+struct translate_batch {
+    struct vcpu *vcpu;
+    struct walk_state state;
+    uint32_t flags; /* walk's */
+};
+
+must_check enum status translate_begin(struct vcpu *vcpu, uint32_t flags, struct translate_batch *batch);
+void translate_some(const struct translate_batch *batch, struct translation *array, size_t count);
+void translate_end(const struct translate_batch *batch);
 
 #endif

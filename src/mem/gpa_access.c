@@ -230,26 +230,40 @@ enum status gpa_space_write(struct gpa_space *space, gpa_t gpa, const void *buff
 
 /* ---- page-table entries ---- */
 
+static enum gpa_result check_entry(const struct gpa_view *view, uint32_t rights)
+{
+    if (!view->host)
+        return GPA_RESULT_UNMAPPED;
+    return (view->flags & rights) == rights ? GPA_RESULT_OK : GPA_RESULT_NO_ACCESS;
+}
+
 static enum gpa_result find_entry(const struct gpa_space *space, gpa_t gpa, uint32_t rights,
                                   struct gpa_view *view)
 {
-    if (!gpa_space_find(space, gpa, view))
-        return GPA_RESULT_UNMAPPED;
-    return (view->flags & rights) == rights ? GPA_RESULT_OK : GPA_RESULT_NO_ACCESS;
+    gpa_space_find(space, gpa, view);
+    return check_entry(view, rights);
 }
 
 enum gpa_result gpa_space_load_entry(const struct gpa_space *space, gpa_t gpa, unsigned size,
                                      uint64_t *value)
 {
-    struct gpa_view view;
-    enum gpa_result result = find_entry(space, gpa, GPA_READ, &view);
+    struct gpa_view view = {0};
+    return gpa_space_load_entry_by(space, &view, gpa, size, value);
+}
+
+enum gpa_result gpa_space_load_entry_by(const struct gpa_space *space, struct gpa_view *view, gpa_t gpa, unsigned size,
+                                        uint64_t *value)
+{
+    if (unlikely(gpa - view->gpa >= view->size))
+        gpa_space_find(space, gpa, view);
+    enum gpa_result result = check_entry(view, GPA_READ);
     if (unlikely(result != GPA_RESULT_OK))
         return result;
     *value = 0;
-    if (unlikely(view.source))
-        return gpa_source_read(&view, gpa, value, size) ? GPA_RESULT_OK : GPA_RESULT_NO_HOST;
+    if (unlikely(view->source))
+        return gpa_source_read(view, gpa, value, size) ? GPA_RESULT_OK : GPA_RESULT_NO_HOST;
 
-    const uint8_t *host = gpa_view_host(&view, gpa);
+    const uint8_t *host = gpa_view_host(view, gpa);
     uint32_t low;
     if (size == sizeof(low) ? guarded_load32(host, &low) : guarded_load64(host, value)) {
         *value = size == sizeof(low) ? low : *value;

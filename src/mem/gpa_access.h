@@ -36,6 +36,9 @@ enum gpa_result {
  */
 must_check enum gpa_result gpa_space_load_entry(const struct gpa_space *space, gpa_t gpa,
                                                 unsigned size, uint64_t *value);
+/* gpa_space_load_entry with a memory of one view: *view is all zero, or what the last call in the same read section left. */
+must_check enum gpa_result gpa_space_load_entry_by(const struct gpa_space *space, struct gpa_view *view, gpa_t gpa,
+                                                   unsigned size, uint64_t *value);
 must_check enum gpa_result gpa_space_exchange_entry(const struct gpa_space *space, gpa_t gpa,
                                                     unsigned size, uint64_t expected,
                                                     uint64_t desired, bool *done);

@@ -1,119 +1,14 @@
 /*
- * Advice: populate and pin.
+ * Pins.
  *
- * Populate works on one piece of host memory at a time, each in a read section of its own, so that
- * a change of the mappings waits for megabytes, not for terabytes, and so that memory is never
- * touched after an unmap returned. Where the kernel refuses a piece, the pages are tried one by
- * one: that finds the page to blame, and serves kernels before 5.14, which cannot populate.
- *
- * Pins are counted per guest page (space->pins) and, because guest pages may share a host page,
+ * They are counted per guest page (space->pins) and, because guest pages may share a host page,
  * again per host page (host_pins.c).
  */
 #include "mem/gpa_advise.h"
 
 #include "mem/gpa_space_state.h"
 #include "mem/host_pins.h"
-#include "mem/process_source.h"
 #include "util/last_error.h"
-
-#include <sys/mman.h>
-
-/* ---- populate ---- */
-
-#define PIECE_BYTES ((uint64_t)8 << 20)
-
-/* Populate host pages; returns how many bytes from host on were. */
-static uint64_t populate_host(uint8_t *host, uint64_t size, bool write)
-{
-    if (madvise(host, size, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) == 0)
-        return size;
-    return gpa_probe_host(host, size, write);
-}
-
-/* The same for those pages that are in memory already, and only need to be entered in the page
- * tables. Others are left alone: not an error. */
-static uint64_t populate_resident(uint8_t *host, uint64_t size, bool write)
-{
-    unsigned char resident[PIECE_BYTES / 4096];
-    if (mincore(host, size, resident) != 0)
-        return gpa_probe_host(host, size, write); /* something is missing: find out what */
-    for (uint64_t at = 0; at < size; at += PAGE_SIZE)
-        if (resident[at >> PAGE_SHIFT] & 1 && populate_host(host + at, PAGE_SIZE, write) == 0)
-            return at;
-    return size;
-}
-
-struct populate {
-    struct gpa_space *space;
-    struct gpa_range pages;
-    uint32_t right;
-    uint32_t flags;
-};
-
-/* Every page is mapped and allows the access. In a read section. */
-static enum status check_populate(const struct populate *p, gpa_t at)
-{
-    uint64_t size = range_end(p->pages) - at;
-    uint64_t mapped = gpa_space_covered(p->space, at, size, 0);
-    if (mapped < size)
-        return fail(STATUS_GPA_RANGE_NOT_FOUND,
-                    RANGE_FORMAT "populate: the page at 0x%" PRIx64 " is not mapped", p->pages.gpa,
-                    p->pages.size, at + mapped);
-    uint64_t allowed = gpa_space_covered(p->space, at, size, p->right);
-    if (allowed < size)
-        return fail(STATUS_ACCESS_DENIED,
-                    RANGE_FORMAT "populate: the mapping of the page at 0x%" PRIx64
-                                 " forbids the access",
-                    p->pages.gpa, p->pages.size, at + allowed);
-    return STATUS_OK;
-}
-
-/* Populate the piece at *at and advance. The mappings may have changed since the last piece. */
-static enum status populate_piece(const struct populate *p, gpa_t *at)
-{
-    enum status status = check_populate(p, *at);
-    struct gpa_view view;
-    if (status != STATUS_OK || !gpa_space_find(p->space, *at, &view))
-        return status;
-
-    struct gpa_range piece = range_intersect((struct gpa_range){view.gpa, view.size},
-                                             (struct gpa_range){*at, range_end(p->pages) - *at});
-    if (piece.size > PIECE_BYTES)
-        piece.size = PIECE_BYTES;
-    uint8_t *host = gpa_view_host(&view, *at);
-    bool write = p->right == GPA_WRITE;
-    uint64_t done = view.source ? gpa_source_probe(&view, *at, piece.size, write)
-                    : p->flags & GPA_POPULATE_AVOID_HARD_FAULTS
-                        ? populate_resident(host, piece.size, write)
-                        : populate_host(host, piece.size, write);
-    *at += piece.size;
-    if (done == piece.size || p->flags & GPA_POPULATE_PREFETCH)
-        return STATUS_OK;
-    return fail(STATUS_ACCESS_DENIED,
-                RANGE_FORMAT "populate: the host memory at %p is missing or protected",
-                p->pages.gpa, p->pages.size, (void *)(host + done));
-}
-
-enum status gpa_space_populate(struct gpa_space *space, struct gpa_range range,
-                               enum gpa_access access, uint32_t flags)
-{
-    enum status status = gpa_space_check_bytes(space, range.gpa, range.size);
-    if (status != STATUS_OK)
-        return status;
-    if ((unsigned)access > GPA_ACCESS_EXECUTE || flags & ~(uint32_t)GPA_POPULATE_ALL_FLAGS)
-        return fail(STATUS_INVALID_ARGUMENT, "populate: unknown access type %u or flags 0x%x",
-                    (unsigned)access, flags);
-
-    struct populate p = {space, range_round_out(range), gpa_access_right(access), flags};
-    for (gpa_t at = p.pages.gpa; status == STATUS_OK && at < range_end(p.pages);) {
-        gpa_space_read_begin(space);
-        status = populate_piece(&p, &at);
-        gpa_space_read_end(space);
-    }
-    return status;
-}
-
-/* ---- pin ---- */
 
 /* What an entry of space->pins becomes when `by` is added to its count. */
 static void add_to_count(struct gpa_space *space, struct extent piece, int by)

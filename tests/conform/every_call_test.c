@@ -141,6 +141,13 @@ static HRESULT target_set(P p, UINT32 v)
     return WHvGetInterruptTargetVpSet(p, 1, WHvX64InterruptDestinationModePhysical, scratch.d, 64, &count);
 }
 static HRESULT mark_dirty(P p, UINT32 v) { (void)v; return OwhpMarkDirty(p, 0x5000, 1); }
+static HRESULT discard(P p, UINT32 v) { (void)v; return OwhpDiscardGpaRange(p, 0x5000, 4096); }
+static HRESULT translate_gvas(P p, UINT32 v)
+{
+    static const UINT64 gvas[2] = {0x5000, 0x6000};
+    static WHV_TRANSLATE_GVA_RESULT results[2];
+    return OwhpTranslateGvas(p, v, WHvTranslateGvaFlagValidateRead, gvas, 2, results, scratch.q);
+}
 static HRESULT create_consumer(P p, UINT32 v)
 {
     (void)v;
@@ -234,6 +241,8 @@ static const struct call {
     ROW(query, NEEDS_SETUP),
     ROW(advise, NEEDS_SETUP),
     ROW(mark_dirty, NEEDS_SETUP),
+    ROW(discard, NEEDS_SETUP),
+    ROW(translate_gvas, NEEDS_SETUP | NEEDS_VP | REFUSES_RUNNING),
     ROW(create_consumer, NEEDS_SETUP),
     ROW(delete_consumer, NEEDS_SETUP),
     ROW(dirty_bitmap, NEEDS_SETUP),

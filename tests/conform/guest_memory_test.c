@@ -595,6 +595,40 @@ static void dirty_under_a_run(void **state)
     guest_end(&g);
 }
 
+/* ---- discard ---- */
+
+/* Neither data nor code of a discarded page is seen again, though the processor has both in its caches. */
+static void discarded(void **state)
+{
+    struct guest g;
+
+    (void)state;
+    begin_at(&g, PAGE);
+    guest_code(&g, 0x8b, 0x07, 0xff, 0xd6, 0xf4, 0xeb, 0xf9); /* mov eax, [rdi]; call rsi; hlt; jmp back */
+    const UINT8 callee[] = {0xff, 0xc3, 0xc3}; /* inc ebx; ret */
+    guest_load(&g, PAGE + 0x1000, callee, sizeof(callee));
+    g.ram[PAGE] = 7;
+    guest_set(&g, WHvX64RegisterRsi, PAGE + 0x1000);
+    guest_set(&g, WHvX64RegisterRbx, 0);
+    run_to(&g, WHvRunVpExitReasonX64Halt);
+    assert_int_equal(guest_get(&g, WHvX64RegisterRax) & 0xff, 7);
+    assert_int_equal(guest_get(&g, WHvX64RegisterRbx), 1);
+    assert_int_equal(dirty(&g, PAGE, 64), 0);
+    assert_ok(OwhpDiscardGpaRange(g.partition, PAGE, 0x2000));
+    assert_int_equal(dirty(&g, PAGE, 64), 3);
+    assert_int_equal(g.ram[PAGE], 0);
+    /* The code is add [rax], al now, over and over: with RAX at a page of zeros it runs into the next page, which halts. */
+    const UINT8 hlt = 0xf4;
+    guest_load(&g, PAGE + 0x2000, &hlt, 1);
+    guest_code(&g, 0x8b, 0x07, 0x48, 0x8d, 0x87, 0, 0x30, 0, 0, 0xff, 0xe6); /* mov eax, [rdi]; lea rax, [rdi+0x3000]; jmp rsi */
+    guest_set(&g, WHvX64RegisterRip, CODE);
+    run_to(&g, WHvRunVpExitReasonX64Halt);
+    assert_int_equal(guest_get(&g, WHvX64RegisterRip), PAGE + 0x2001);
+    assert_int_equal(guest_get(&g, WHvX64RegisterRbx), 1);
+    assert_int_equal(dirty(&g, PAGE, 64), 8);
+    guest_end(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -619,6 +653,7 @@ int main(void)
         CASE("MEM-19", "F 3", dirty_pages),
         CASE("MEM-20", "F 3: size 0", dirty_size_zero_clears),
         CASE("MEM-21", "F 3: concurrency", dirty_under_a_run),
+        CASE("OWHP-DISCARD-1", "H OwhpDiscardGpaRange", discarded),
     };
     return cmocka_run_group_tests_name("guest memory", tests, NULL, NULL);
 }

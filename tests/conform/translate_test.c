@@ -10,6 +10,27 @@ enum { NONE = 0, VALIDATE_READ = 1, VALIDATE_WRITE = 2, VALIDATE_EXECUTE = 4, EX
 
 static UINT64 gpa;
 
+/* The batch call says the same of each of many. */
+static void translate_many(struct guest *g, UINT64 gva, UINT32 flags, UINT32 code)
+{
+    enum { MANY = 300 };
+    UINT64 gvas[MANY], gpas[MANY];
+    WHV_TRANSLATE_GVA_RESULT results[MANY];
+
+    for (unsigned i = 0; i < MANY; i++)
+        gvas[i] = i % 7 ? 0x1000 * i : gva;
+    memset(results, 0xcc, sizeof(results));
+    assert_ok(OwhpTranslateGvas(g->partition, 0, (WHV_TRANSLATE_GVA_FLAGS)(flags & ~(UINT32)SET_BITS), gvas, MANY, results, gpas));
+    for (unsigned i = 0; i < MANY; i += 7) {
+        /* (Without the bits' update a table that may not be written is no obstacle.) */
+        if (code == WHvTranslateGvaResultGpaNoWriteAccess)
+            continue;
+        assert_int_equal(results[i].ResultCode, code);
+        assert_int_equal(results[i].Reserved, 0);
+        assert_int_equal(gpas[i], gpa);
+    }
+}
+
 static UINT32 translate(struct guest *g, UINT64 gva, UINT32 flags)
 {
     WHV_TRANSLATE_GVA_RESULT result = {.Reserved = 0xcc};
@@ -18,6 +39,7 @@ static UINT32 translate(struct guest *g, UINT64 gva, UINT32 flags)
     check_hr(WHvTranslateGva(g->partition, 0, gva, (WHV_TRANSLATE_GVA_FLAGS)flags, &result, &gpa), S_OK, "translate",
              __FILE__, __LINE__);
     assert_int_equal(result.Reserved, 0);
+    translate_many(g, gva, flags, (UINT32)result.ResultCode);
     return (UINT32)result.ResultCode;
 }
 
@@ -205,6 +227,68 @@ static void legacy_paging(void **state)
     guest_end(&g);
 }
 
+/* PAE paging: the four entries of the top are loaded by MOV to CR3; 2 MiB and 4 KiB pages, NX. */
+static void pae_paging(void **state)
+{
+    struct guest g;
+
+    (void)state;
+    guest_begin(&g, NULL);
+    UINT64 *top = (UINT64 *)(void *)(g.ram + 0x30000), *directory = top + 512, *table = top + 1024;
+    top[0] = 0x31000 | 1;
+    directory[0] = 0x32000 | 7;
+    directory[1] = 0x800000 | 0x87;
+    table[0x60] = 0x99000 | 7;
+    table[0x61] = 0x8000000000000000ull | 0x9a000 | 7;
+    table[0x62] = 1ull << 55 | 0x9b000 | 7; /* a reserved bit */
+    guest_set(&g, WHvX64RegisterEfer, 0x800);
+    guest_set(&g, WHvX64RegisterCr4, 0x20);
+    guest_set(&g, WHvX64RegisterCr3, 0x30000);
+    guest_set(&g, WHvX64RegisterCr0, 0x80000011);
+    assert_code(&g, 0x60abc, VALIDATE_EXECUTE, Success);
+    assert_int_equal(gpa, 0x99abc);
+    assert_code(&g, 0x212345, VALIDATE_WRITE, Success);
+    assert_int_equal(gpa, 0x812345);
+    assert_code(&g, 0x61000, VALIDATE_READ, Success);
+    assert_code(&g, 0x61000, VALIDATE_EXECUTE, PrivilegeViolation);
+    assert_code(&g, 0x62000, VALIDATE_READ, InvalidPageTableFlags);
+    assert_code(&g, 0x40000000, VALIDATE_READ, PageNotPresent);
+    guest_end(&g);
+}
+
+/* Many at once: more than the call does in one go, and its own arguments. */
+static void batch_arguments(void **state)
+{
+    struct guest g;
+    const WHV_TRANSLATE_GVA_FLAGS read = WHvTranslateGvaFlagValidateRead;
+    WHV_TRANSLATE_GVA_RESULT results[4];
+    UINT64 gvas[4] = {0x1000, 0x40000000, 0x2123, 0x800000000000}, gpas[4];
+
+    (void)state;
+    guest_begin(&g, NULL);
+    guest_long_mode(&g, 0);
+    assert_ok(OwhpTranslateGvas(g.partition, 0, read, gvas, 4, results, gpas));
+    assert_int_equal(results[0].ResultCode, WHvTranslateGvaResultSuccess);
+    assert_int_equal(results[1].ResultCode, WHvTranslateGvaResultPageNotPresent);
+    assert_int_equal(results[2].ResultCode, WHvTranslateGvaResultSuccess);
+    assert_int_equal(results[3].ResultCode, WHvTranslateGvaResultPageNotPresent);
+    assert_true(gpas[0] == 0x1000 && gpas[1] == 0 && gpas[2] == 0x2123 && gpas[3] == 0);
+    assert_refused(OwhpTranslateGvas(g.partition, 0, read, gvas, 0, results, gpas), E_INVALIDARG);
+    assert_refused(OwhpTranslateGvas(g.partition, 0, (WHV_TRANSLATE_GVA_FLAGS)0x300, gvas, 4, results, gpas), E_INVALIDARG);
+    assert_refused(OwhpTranslateGvas(g.partition, 0, (WHV_TRANSLATE_GVA_FLAGS)0x20, gvas, 4, results, gpas), E_INVALIDARG);
+    assert_refused(OwhpTranslateGvas(g.partition, 0, read, NULL, 4, results, gpas), E_POINTER);
+    assert_refused(OwhpTranslateGvas(g.partition, 0, read, WILD, 4, results, gpas), E_POINTER);
+    assert_refused(OwhpTranslateGvas(g.partition, 0, read, gvas, 4, NULL, gpas), E_POINTER);
+    assert_refused(OwhpTranslateGvas(g.partition, 0, read, gvas, 4, WILD, gpas), E_POINTER);
+    assert_refused(OwhpTranslateGvas(g.partition, 0, read, gvas, 4, results, NULL), E_POINTER);
+    assert_refused(OwhpTranslateGvas(g.partition, 0, read, gvas, 4, results, WILD), E_POINTER);
+    /* Accessed and dirty bits, each only once. */
+    gvas[1] = GVA;
+    assert_ok(OwhpTranslateGvas(g.partition, 0, (WHV_TRANSLATE_GVA_FLAGS)(VALIDATE_WRITE | SET_BITS), gvas, 2, results, gpas));
+    assert_int_equal(*guest_pte(&g, GVA), GVA | 7 | 0x60);
+    guest_end(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -217,6 +301,8 @@ int main(void)
         CASE("GVA-7", "F 4.2 SetPageTableBits, S dirty", page_table_bits),
         CASE("GVA-8", "F 4.3: codes 4 to 6", table_pages),
         CASE("GVA-9", "F 4.5", legacy_paging),
+        CASE("GVA-10", "F 4.5: PAE", pae_paging),
+        CASE("OWHP-GVA-1", "H OwhpTranslateGvas", batch_arguments),
     };
     return cmocka_run_group_tests_name("translation", tests, NULL, NULL);
 }

@@ -3,6 +3,9 @@
 
 #include "mem/host_pins.h"
 
+#include <stdlib.h>
+
+#include <fcntl.h>
 #include <unistd.h>
 
 struct fixture {
@@ -293,6 +296,142 @@ static void test_pin_model(void **state)
     }
 }
 
+/* ---- populate: many threads ---- */
+
+/* Enough for several threads; a page in the middle cannot be had. */
+static void test_populate_threads(void **state)
+{
+    enum { MANY = 24576, GONE = 17000 }; /* 96 MiB */
+    struct fixture *f = *state;
+    arm_guard();
+    uint8_t *big = host_pages(MANY);
+    madvise(big, PAGES(MANY), MADV_NOHUGEPAGE);
+    assert_ok(map(f->space, BASE, PAGES(MANY), big, RW));
+    assert_int_equal(munmap(big + PAGES(GONE), PAGE_SIZE), 0);
+    assert_status(gpa_space_populate(f->space, range(BASE, PAGES(MANY)), GPA_ACCESS_READ, 0), STATUS_ACCESS_DENIED);
+    char page[32];
+    snprintf(page, sizeof(page), "0x%lx:", (unsigned long)(BASE + PAGES(GONE)));
+    assert_non_null(strstr(last_error_text(), page)); /* the page to blame */
+    /* As a hint: all others, also those behind it. */
+    assert_ok(gpa_space_populate(f->space, range(BASE, PAGES(MANY)), GPA_ACCESS_WRITE, GPA_POPULATE_PREFETCH));
+    for (size_t i = 0; i < MANY; i += 25)
+        if (i > GONE || i + 25 <= GONE)
+            assert_int_equal(resident(big + PAGES(i), MANY - i < 25 ? MANY - i : 25), MANY - i < 25 ? MANY - i : 25);
+    assert_ok(gpa_space_unmap(f->space, BASE, PAGES(MANY)));
+    munmap(big, PAGES(GONE));
+    munmap(big + PAGES(GONE + 1), PAGES(MANY - GONE - 1));
+}
+
+/* ---- discard ---- */
+
+static uint8_t *file_pages(int fd, size_t count, int protection, int sharing)
+{
+    void *p = mmap(NULL, PAGES(count), protection, sharing, fd, 0);
+    assert_true(p != MAP_FAILED);
+    return p;
+}
+
+static bool all(const uint8_t *bytes, size_t size, uint8_t value)
+{
+    for (size_t i = 0; i < size; i++)
+        if (bytes[i] != value)
+            return false;
+    return true;
+}
+
+/* Private and shared memory side by side, one call; an alias and another mapping of the file see zeros, nothing else is
+ * touched. */
+static void test_discard(void **state)
+{
+    struct fixture *f = *state;
+    int fd = memfd_create("test", MFD_CLOEXEC);
+    uint64_t bits;
+
+    assert_int_equal(ftruncate(fd, (off_t)PAGES(8)), 0);
+    uint8_t *shared = file_pages(fd, 8, PROT_READ | PROT_WRITE, MAP_SHARED), *other = file_pages(fd, 8, PROT_READ, MAP_SHARED);
+    memset(f->host, 1, PAGES(64));
+    memset(shared, 2, PAGES(8));
+    assert_ok(map(f->space, BASE, PAGES(8), f->host, RW | T));
+    assert_ok(map(f->space, BASE + PAGES(8), PAGES(8), shared, R | T));
+    assert_ok(map(f->space, BASE + PAGES(100), PAGES(8), shared, RW | T));
+    assert_ok(gpa_space_discard(f->space, BASE + PAGES(6), PAGES(5)));
+    assert_true(all(f->host, PAGES(6), 1) && all(f->host + PAGES(6), PAGES(2), 0) && all(f->host + PAGES(8), PAGES(56), 1));
+    assert_true(all(shared, PAGES(3), 0) && all(shared + PAGES(3), PAGES(5), 2));
+    assert_true(all(other, PAGES(3), 0) && all(other + PAGES(3), PAGES(5), 2));
+    assert_ok(gpa_space_query_dirty(f->space, BASE, PAGES(16), &bits, 8));
+    assert_int_equal(bits, 0x7c0); /* the pages discarded */
+    gpa_space_destroy(f->space);
+    f->space = gpa_space_create(40);
+    munmap(shared, PAGES(8));
+    munmap(other, PAGES(8));
+    close(fd);
+}
+
+static void test_discard_gives_back(void **state)
+{
+    struct fixture *f = *state;
+    memset(f->host, 1, PAGES(64));
+    assert_ok(map(f->space, BASE, PAGES(64), f->host, RW));
+    assert_int_equal(resident(f->host, 64), 64);
+    assert_ok(gpa_space_discard(f->space, BASE + PAGES(10), PAGES(20)));
+    assert_int_equal(resident(f->host, 64), 44);
+}
+
+static void test_discard_refusals(void **state)
+{
+    struct fixture *f = *state;
+    char name[] = "/tmp/owhp-discard-XXXXXX";
+    int fd = mkstemp(name), memory = memfd_create("test", MFD_CLOEXEC);
+    uint64_t count;
+
+    assert_true(fd >= 0 && unlink(name) == 0 && ftruncate(fd, (off_t)PAGES(4)) == 0 && ftruncate(memory, (off_t)PAGES(4)) == 0);
+    uint8_t *private = file_pages(fd, 4, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    uint8_t *fixed = file_pages(memory, 4, PROT_READ, MAP_SHARED);
+    uint8_t *gone = host_pages(4);
+    munmap(gone + PAGES(2), PAGE_SIZE);
+    memset(f->host, 1, PAGES(64));
+    memset(private, 3, PAGES(4));
+    assert_ok(map(f->space, BASE, PAGES(8), f->host, RW | T));
+    assert_ok(map(f->space, BASE + PAGES(8), PAGES(4), private, RW | T));
+    assert_ok(map(f->space, BASE + PAGES(12), PAGES(4), fixed, RW | T));
+    assert_ok(map(f->space, BASE + PAGES(16), PAGES(4), gone, RW | T));
+    const struct {
+        gpa_t gpa;
+        uint64_t size;
+        enum status status;
+    } rows[] = {
+        {BASE, 0, STATUS_INVALID_ARGUMENT},
+        {BASE + 1, PAGE_SIZE, STATUS_INVALID_ARGUMENT},
+        {BASE, PAGE_SIZE + 1, STATUS_INVALID_ARGUMENT},
+        {(gpa_t)1 << 40, PAGE_SIZE, STATUS_INVALID_ARGUMENT},
+        {BASE + PAGES(19), PAGES(2), STATUS_GPA_RANGE_NOT_FOUND},
+        {BASE, PAGES(9), STATUS_NOT_SUPPORTED},                /* a private mapping of a file */
+        {BASE + PAGES(12), PAGES(1), STATUS_NOT_SUPPORTED},    /* read-only, shared */
+        {BASE + PAGES(16), PAGES(4), STATUS_ACCESS_DENIED},    /* a hole in host memory */
+    };
+    for (size_t i = 0; i < array_size(rows); i++)
+        assert_status(gpa_space_discard(f->space, rows[i].gpa, rows[i].size), rows[i].status);
+    assert_ok(gpa_space_pin(f->space, BASE + PAGES(3), PAGES(1)));
+    assert_status(gpa_space_discard(f->space, BASE, PAGES(8)), STATUS_ACCESS_DENIED);
+    assert_ok(gpa_space_unpin(f->space, BASE + PAGES(3), PAGES(1)));
+    assert_true(all(f->host, PAGES(8), 1) && all(private, PAGES(4), 3)); /* nothing was done */
+    assert_ok(gpa_space_peek_dirty(f->space, BASE, PAGES(20), NULL, 0, &count));
+    assert_int_equal(count, 0);
+    /* Locked by somebody else: only the kernel finds out. */
+    assert_int_equal(mlock(f->host + PAGES(5), PAGE_SIZE), 0);
+    assert_status(gpa_space_discard(f->space, BASE + PAGES(4), PAGES(4)), STATUS_NOT_SUPPORTED);
+    munlock(f->host + PAGES(5), PAGE_SIZE);
+    assert_ok(gpa_space_discard(f->space, BASE, PAGES(8)));
+    gpa_space_destroy(f->space);
+    f->space = gpa_space_create(40);
+    munmap(private, PAGES(4));
+    munmap(fixed, PAGES(4));
+    munmap(gone, PAGES(2));
+    munmap(gone + PAGES(3), PAGE_SIZE);
+    close(fd);
+    close(memory);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -304,6 +443,10 @@ int main(void)
         TEST(test_populate_arguments),
         TEST(test_populate_missing_host),
         TEST(test_populate_without_disk),
+        TEST(test_populate_threads),
+        TEST(test_discard),
+        TEST(test_discard_gives_back),
+        TEST(test_discard_refusals),
         TEST(test_pin_counts),
         TEST(test_pin_drops),
         TEST(test_pin_arguments),
