@@ -183,6 +183,7 @@ struct cpu {
     const struct insn *insn;    /* the instruction whose exec function runs (interpreter only) */
     bool trap_cancelled;        /* INT n, SYSCALL and the like: no single-step trap although TF was set before */
     bool stepping;              /* one instruction is being run by itself */
+    uint32_t pauses;            /* PAUSE instructions executed, for yielding (exec_hint.c) */
     /* ---- additions by other parts of src/x86 go here ---- */
 };
 

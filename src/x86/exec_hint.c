@@ -4,6 +4,7 @@
  */
 #include "x86/exec_sized.h"
 
+#include <sched.h>
 #include <sys/random.h>
 
 static enum exec_result exec_nop(struct cpu *cpu, const struct insn *insn)
@@ -12,18 +13,24 @@ static enum exec_result exec_nop(struct cpu *cpu, const struct insn *insn)
     return EXEC_NEXT;
 }
 
-/* Guest memory is host memory: the host's fence is the guest's. */
+/* Guest memory is host memory: the host's fence is the guest's. LFENCE also keeps RDTSC from being early (SDM 2B RDTSC). */
 static enum exec_result exec_fence(struct cpu *cpu, const struct insn *insn)
 {
     (void)cpu, (void)insn;
-    __asm__ volatile("mfence" : : : "memory");
+    __asm__ volatile("mfence\n\tlfence" : : : "memory");
     return EXEC_NEXT;
 }
 
+/* Rounds of a spinning guest after which the host may run somebody else: perhaps the processor that is waited for. */
+enum { PAUSES_BEFORE_YIELD = 64 };
+
 static enum exec_result exec_pause(struct cpu *cpu, const struct insn *insn)
 {
-    (void)cpu, (void)insn;
-    __builtin_ia32_pause();
+    (void)insn;
+    if (++cpu->pauses % PAUSES_BEFORE_YIELD)
+        __builtin_ia32_pause();
+    else
+        sched_yield();
     return EXEC_NEXT;
 }
 

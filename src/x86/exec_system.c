@@ -100,14 +100,15 @@ static enum exec_result exec_vmcall(struct cpu *cpu, const struct insn *insn)
     return exec_port(cpu, answer) ? EXEC_END : EXEC_LEAVE;
 }
 
+/* Serializing instructions end their block (SDM 3A 8.3): code that another processor has changed before is seen behind them. */
 /* clang-format off */
 const struct exec_entry exec_system_table[] = {
     {ZYDIS_MNEMONIC_LMSW, exec_lmsw, true},     {ZYDIS_MNEMONIC_SMSW, exec_smsw, false},   {ZYDIS_MNEMONIC_CLTS, exec_clts, true},
     {ZYDIS_MNEMONIC_XGETBV, exec_xgetbv, false}, {ZYDIS_MNEMONIC_XSETBV, exec_xsetbv, true},
     {ZYDIS_MNEMONIC_INVLPG, exec_invlpg, true}, {ZYDIS_MNEMONIC_INVPCID, exec_invpcid, true},
-    {ZYDIS_MNEMONIC_LGDT, exec_lgdt, false},    {ZYDIS_MNEMONIC_LIDT, exec_lidt, false},
+    {ZYDIS_MNEMONIC_LGDT, exec_lgdt, true},    {ZYDIS_MNEMONIC_LIDT, exec_lidt, true},
     {ZYDIS_MNEMONIC_SGDT, exec_sgdt, false},    {ZYDIS_MNEMONIC_SIDT, exec_sidt, false},
-    {ZYDIS_MNEMONIC_LLDT, exec_lldt, false},    {ZYDIS_MNEMONIC_LTR, exec_ltr, false},
+    {ZYDIS_MNEMONIC_LLDT, exec_lldt, true},    {ZYDIS_MNEMONIC_LTR, exec_ltr, true},
     {ZYDIS_MNEMONIC_SLDT, exec_sldt, false},    {ZYDIS_MNEMONIC_STR, exec_str, false},
     {ZYDIS_MNEMONIC_LAR, exec_lar, false},      {ZYDIS_MNEMONIC_LSL, exec_lsl, false},
     {ZYDIS_MNEMONIC_VERR, exec_verr, false},    {ZYDIS_MNEMONIC_VERW, exec_verw, false},   {ZYDIS_MNEMONIC_ARPL, exec_arpl, false},
@@ -118,11 +119,11 @@ const struct exec_entry exec_system_table[] = {
     {ZYDIS_MNEMONIC_WRFSBASE, exec_wrfsbase, false}, {ZYDIS_MNEMONIC_WRGSBASE, exec_wrgsbase, false},
     {ZYDIS_MNEMONIC_RDMSR, exec_rdmsr, false},  {ZYDIS_MNEMONIC_WRMSR, exec_wrmsr, true},
     {ZYDIS_MNEMONIC_RDTSC, exec_rdtsc, false},  {ZYDIS_MNEMONIC_RDTSCP, exec_rdtscp, false},
-    {ZYDIS_MNEMONIC_RDPMC, exec_rdpmc, false},  {ZYDIS_MNEMONIC_RDPID, exec_rdpid, false}, {ZYDIS_MNEMONIC_CPUID, exec_cpuid, false},
+    {ZYDIS_MNEMONIC_RDPMC, exec_rdpmc, false},  {ZYDIS_MNEMONIC_RDPID, exec_rdpid, false}, {ZYDIS_MNEMONIC_CPUID, exec_cpuid, true},
     {ZYDIS_MNEMONIC_CLI, exec_cli, false},      {ZYDIS_MNEMONIC_STI, exec_sti, true},
     {ZYDIS_MNEMONIC_STAC, exec_stac, false},    {ZYDIS_MNEMONIC_CLAC, exec_clac, false},
     {ZYDIS_MNEMONIC_HLT, exec_hlt, true},
-    {ZYDIS_MNEMONIC_INVD, exec_cache, false},   {ZYDIS_MNEMONIC_WBINVD, exec_cache, false},
+    {ZYDIS_MNEMONIC_INVD, exec_cache, true},   {ZYDIS_MNEMONIC_WBINVD, exec_cache, true},
     {ZYDIS_MNEMONIC_VMCALL, exec_vmcall, true}, {ZYDIS_MNEMONIC_VMMCALL, exec_vmcall, true},
     {ZYDIS_MNEMONIC_INVALID, NULL, false},
 };

@@ -260,6 +260,17 @@ uint8_t *mem_direct(struct cpu *cpu, gva_t linear, enum access_type type)
 
 /* ---- atomic compare-exchange ---- */
 
+enum { LINE_SIZE = 64 };
+
+/*
+ * One host instruction would do across cache lines too, but it would lock the bus of the host: kernels that detect that punish
+ * the thread with milliseconds for each, and write to their log. So what crosses a line holds the other processors instead.
+ */
+static always_inline bool is_within_line(gva_t linear, size_t size)
+{
+    return (linear & (LINE_SIZE - 1)) + size <= LINE_SIZE;
+}
+
 static bool cas_host(uint8_t *host, unsigned size, uint64_t *expected, uint64_t desired, bool *equal)
 {
     uint8_t e8 = (uint8_t)*expected;
@@ -276,7 +287,7 @@ static bool cas_host(uint8_t *host, unsigned size, uint64_t *expected, uint64_t 
     return ok;
 }
 
-/* Across a page or on a device: not one host instruction; the other processors are held meanwhile. */
+/* Across a line or on a device: not one host instruction; the other processors are held meanwhile. */
 static bool cas_exclusive(struct cpu *cpu, const struct split *split, size_t size, const void *expected, const void *desired,
                           void *old, bool *equal)
 {
@@ -306,7 +317,7 @@ static bool cas_slow(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expe
         return false;
     const struct tlb_target *target = &split.piece[0].target;
     *old = expected;
-    if (split.count == 1 && target->host && cas_host(target->host, size, old, desired, equal)) {
+    if (target->host && is_within_line(linear, size) && cas_host(target->host, size, old, desired, equal)) {
         if (target->is_code)
             code_stored(cpu, target->gpa, size);
         return true;
@@ -320,7 +331,7 @@ bool mem_cas(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, ui
     uint8_t *host = tlb_write(cpu, linear, size);
 
     *old = expected;
-    if (likely(host) && cas_host(host, size, old, desired, equal))
+    if (likely(host) && is_within_line(linear, size) && cas_host(host, size, old, desired, equal))
         return true;
     return cas_slow(cpu, linear, size, expected, desired, old, equal, MEM_CURRENT);
 }
@@ -330,7 +341,7 @@ bool mem_cas_system(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expec
     return cas_slow(cpu, linear, size, expected, desired, old, equal, MEM_SYSTEM);
 }
 
-/* Across a page or on a device: read, compute, write while the other processors are held. */
+/* Across a line or on a device: read, compute, write while the other processors are held. */
 static bool modify_exclusive(struct cpu *cpu, const struct split *split, mem_compute *compute, void *context)
 {
     uint64_t value = 0;
@@ -372,12 +383,12 @@ bool mem_modify_locked(struct cpu *cpu, gva_t linear, unsigned size, mem_compute
     uint8_t *host = tlb_write(cpu, linear, size);
     struct split split;
 
-    if (likely(host) && modify_host(host, size, compute, context))
+    if (likely(host) && is_within_line(linear, size) && modify_host(host, size, compute, context))
         return true;
     if (!split_access(cpu, linear, size, ACCESS_WRITE, MEM_CURRENT, &split))
         return false;
     const struct tlb_target *target = &split.piece[0].target;
-    if (split.count == 1 && target->host && modify_host(target->host, size, compute, context)) {
+    if (target->host && is_within_line(linear, size) && modify_host(target->host, size, compute, context)) {
         if (target->is_code)
             code_stored(cpu, target->gpa, size);
         return true;
