@@ -96,28 +96,18 @@ WIDE    equ DATA + 0x200000
 
 ; ---- store buffering: with something in between that drains the buffer ----
 
-%macro SB 2+                    ; name, what is in between
-%macro %1_P0 0
+%macro SB_P0 0
         mov     qword [rsi], 1
-        %2
+        FENCE
         mov     rax, [rsi + Y]
         mov     [rdi], rax
 %endmacro
-%macro %1_P1 0
+%macro SB_P1 0
         mov     qword [rsi + Y], 1
-        %2
+        FENCE
         mov     rax, [rsi]
         mov     [rdi], rax
 %endmacro
-%endmacro
-
-%define LOCKED_OP       lock add qword [rsp - 8], 0
-%define EXCHANGE        xchg [rsp - 8], rax
-%define LOCKED_CAS      lock cmpxchg [rsp - 8], rax
-        SB      SB_MFENCE, mfence
-        SB      SB_LOCKED, LOCKED_OP
-        SB      SB_XCHG, EXCHANGE
-        SB      SB_CMPXCHG, LOCKED_CAS
 %macro SB_CPUID_P0 0
         mov     qword [rsi], 1
         push    rcx
@@ -345,16 +335,19 @@ WIDE    equ DATA + 0x200000
 %rotate 1
 %endrep
 %endmacro
-        NO_PROGRAM SB_MFENCE_P2, SB_MFENCE_P3, SB_LOCKED_P2, SB_LOCKED_P3, SB_XCHG_P2, SB_XCHG_P3, SB_CMPXCHG_P2
-        NO_PROGRAM SB_CMPXCHG_P3, SB_CPUID_P2, SB_CPUID_P3, SB_STORE_P2, SB_STORE_P3, SB_PLAIN_P2, SB_PLAIN_P3
+        NO_PROGRAM SB_P2, SB_P3, SB_CPUID_P2, SB_CPUID_P3, SB_STORE_P2, SB_STORE_P3, SB_PLAIN_P2, SB_PLAIN_P3
         NO_PROGRAM MP_P2, MP_P3, MP_MIXED_P2, MP_MIXED_P3, MP_STRING_P2, MP_STRING_P3, LB_P2, LB_P3, WW_P2, WW_P3
         NO_PROGRAM R_P2, R_P3, S_P2, S_P3, WRC_P3
 
 main:
-        TEST    2, SB_MFENCE, SB_CHECK
-        TEST    2, SB_LOCKED, SB_CHECK
-        TEST    2, SB_XCHG, SB_CHECK
-        TEST    2, SB_CMPXCHG, SB_CHECK
+%define FENCE   mfence
+        TEST    2, SB, SB_CHECK
+%define FENCE   lock add qword [rsp - 8], 0
+        TEST    2, SB, SB_CHECK
+%define FENCE   xchg [rsp - 8], rax
+        TEST    2, SB, SB_CHECK
+%define FENCE   lock cmpxchg [rsp - 8], rax
+        TEST    2, SB, SB_CHECK
         TEST    2, SB_CPUID, SB_CHECK
         TEST    2, SB_STORE, SB_CHECK
         TEST    2, SB_PLAIN, SB_PLAIN_CHECK
