@@ -7,6 +7,7 @@
 #include "util/check.h"
 #include "x86/aflags.h"
 #include "x86/code.h"
+#include "x86/debug.h"
 #include "x86/msr.h"
 #include "x86/tlb.h"
 
@@ -90,7 +91,7 @@ static unsigned tlb_mode(const struct cpu *cpu)
 {
     bool alignment = cpu->cpl == 3 && (cpu->cr0 & CR0_AM) && (cpu->rflags & RFLAGS_AC);
 
-    if (alignment)
+    if (alignment || (cpu->debug_watch & DEBUG_DATA))
         return TLB_MODE_SLOW;
     if (cpu->cpl == 3)
         return TLB_MODE_USER;
@@ -124,6 +125,7 @@ void cpu_update_mode(struct cpu *cpu)
             cpu_verify_code(cpu);
         }
     }
+    debug_update(cpu);
     tlb_update_keys(cpu, tlb_mode(cpu));
     code_update_jump_key(cpu);
 }
@@ -200,7 +202,8 @@ void cpu_reset(struct cpu *cpu, bool init)
     cpu->dr6 = 0xffff0ff0;
     cpu->dr7 = 0x400;
     cpu->cpl = 0;
-    cpu->interrupt_shadow = cpu->nmi_masked = cpu->memory_event = false;
+    cpu->debug_pending = cpu->debug_held = 0;
+    cpu->interrupt_shadow = cpu->debug_shadow = cpu->nmi_masked = cpu->memory_event = false;
     if (!init) {
         reset_floating_point(cpu);
         reset_msrs(cpu);

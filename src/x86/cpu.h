@@ -181,6 +181,11 @@ struct cpu {
     uint64_t mcg_status;
     uint32_t pkru;
     const struct insn *insn;    /* the instruction whose exec function runs (interpreter only) */
+    uint64_t debug_pending;     /* debug traps that wait for the end of the instruction: bits of DR6 (x86/debug.h) */
+    uint64_t debug_held;        /* those of them from before the running instruction: MOV SS delayed them */
+    uint64_t resume_rip;        /* the RIP that RFLAGS.RF is for */
+    uint8_t debug_watch;        /* DEBUG_*: breakpoints that DR7 enables */
+    bool debug_shadow;          /* MOV SS, POP SS: no debug exception before the next instruction is done */
     bool trap_cancelled;        /* INT n, SYSCALL and the like: no single-step trap although TF was set before */
     bool stepping;              /* one instruction is being run by itself */
     uint32_t pauses;            /* PAUSE instructions executed, for yielding (exec_hint.c) */

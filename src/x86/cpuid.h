@@ -47,7 +47,7 @@ enum cpuid_word {
     X(RDRAND,          CPUID_1_ECX,    30, 21)        /* exec_random */                            \
     X(HYPERVISOR,      CPUID_1_ECX,    31, BANK_NONE) /* leaf 0x40000000 */                        \
     X(FPU,             CPUID_1_EDX,     0, BANK_NONE) /* exec_x87 */                               \
-    X(DE,              CPUID_1_EDX,     2, BANK_NONE) /* exec_control: DR4/5, run loop: I/O bp */  \
+    X(DE,              CPUID_1_EDX,     2, BANK_NONE) /* debug, exec_control                   */ \
     X(PSE,             CPUID_1_EDX,     3, BANK_NONE) /* walk */                                   \
     X(TSC,             CPUID_1_EDX,     4, BANK_NONE) /* exec_msr, tsc */                          \
     X(MSR,             CPUID_1_EDX,     5, BANK_NONE) /* exec_msr, msr */                          \

@@ -8,6 +8,7 @@
 #include "x86/event.h"
 
 #include "x86/control.h"
+#include "x86/debug.h"
 #include "x86/descriptor.h"
 #include "x86/stack_frame.h"
 #include "x86/task.h"
@@ -30,14 +31,18 @@ static bool is_by_instruction(const struct event *event)
     return event->type == EVENT_SOFTWARE || event->type == EVENT_SOFT_EXCEPTION;
 }
 
-/* Faults push RF set, so that an instruction breakpoint does not strike again on return (SDM 3B 17.3.1.1). */
+/* Faults push RF set, so that an instruction breakpoint does not strike again on return; but for the fault of the breakpoint
+ * itself, whose handler decides (SDM 3B 17.3.1.1). */
+static bool is_fault(const struct event *event)
+{
+    const uint32_t others = 1u << VECTOR_DB | 1u << VECTOR_BP | 1u << VECTOR_OF | 1u << VECTOR_DF | 1u << VECTOR_MC;
+
+    return event->type == EVENT_EXCEPTION && event->vector < 32 && (!((others >> event->vector) & 1) || event->is_detect);
+}
+
 static uint64_t pushed_flags(const struct cpu *cpu, const struct event *event)
 {
-    const uint64_t flags = cpu_rflags(cpu);
-    const bool is_fault = event->type == EVENT_EXCEPTION && event->vector != VECTOR_DB && event->vector != VECTOR_DF &&
-                          event->vector != VECTOR_MC;
-
-    return is_fault ? flags | RFLAGS_RF : flags;
+    return is_fault(event) ? cpu_rflags(cpu) | RFLAGS_RF : debug_flags(cpu);
 }
 
 static unsigned gate_type(const struct descriptor *gate) { return descriptor_type(gate); }
@@ -226,7 +231,7 @@ static bool deliver_real(struct cpu *cpu, const struct event *event)
         return raise_gp(cpu, 0);
     if (!mem_read(cpu, (uint32_t)(cpu->idtr.base + offset), pointer, sizeof(pointer), MEM_SYSTEM))
         return false;
-    frame_add(&frame, cpu_rflags(cpu));
+    frame_add(&frame, debug_flags(cpu));
     frame_add(&frame, cpu->segment[SEG_CS].selector);
     frame_add(&frame, cpu->rip);
     if (!stack_push_frame(cpu, &stack, &frame, 2))
@@ -246,7 +251,7 @@ static bool deliver_through_task_gate(struct cpu *cpu, const struct delivery *d)
 {
     const struct task_request request = {
         .selector = gate_selector(&d->gate), .reason = TASK_EVENT, .return_rip = cpu->rip, .ext = d->ext,
-        .has_error = d->event->has_error, .error = d->event->error};
+        .has_error = d->event->has_error, .error = d->event->error, .sets_rf = is_fault(d->event)};
 
     return task_switch(cpu, &request);
 }
@@ -305,7 +310,8 @@ struct event event_from_fault(struct cpu *cpu)
         cpu->dr6 = (cpu->dr6 & ~0xfull) | fault->debug | DR6_FIXED;
         cpu->dr7 &= ~DR7_GD;
     }
-    return (struct event){.type = EVENT_EXCEPTION, .vector = fault->vector, .has_error = fault->has_error, .error = fault->error};
+    return (struct event){.type = EVENT_EXCEPTION, .vector = fault->vector, .has_error = fault->has_error, .error = fault->error,
+                          .is_detect = fault->vector == VECTOR_DB && (fault->debug & DR6_BD)};
 }
 
 /* What follows from `second` while `first` was delivered; false: shutdown. */

@@ -20,6 +20,7 @@ struct event {
     enum event_type type;
     uint8_t vector;
     bool has_error;
+    bool is_detect; /* #DB by general detect: a fault, whose frame has RF set */
     uint32_t error;
 };
 

@@ -1,16 +1,18 @@
 /* IN and OUT (SDM 2A, 2B). Permission first, then the port. */
 #include "x86/exec_io.h"
 
+#include "x86/debug.h"
 #include "x86/exec_sized.h"
 
 bool io_transfer(struct cpu *cpu, const struct port_io *io)
 {
     const enum port_result result = cpu->port->io ? cpu->port->io(cpu, io) : PORT_DEFAULT;
 
-    if (result != PORT_DEFAULT)
-        return exec_port(cpu, result);
-    if (!io->is_write)
+    if (result != PORT_DEFAULT && !exec_port(cpu, result))
+        return false;
+    if (result == PORT_DEFAULT && !io->is_write)
         *io->data = (uint32_t)size_mask(io->size);
+    debug_io(cpu, io->port, io->size);
     return true;
 }
 

@@ -1,4 +1,5 @@
 /* IRET in every mode (SDM 2A IRET/IRETD/IRETQ; 3A 6.12.1, 6.14.3, 7.3, 20.2.2). */
+#include "x86/debug.h"
 #include "x86/exec_far.h"
 #include "x86/task.h"
 
@@ -45,6 +46,7 @@ static enum exec_result done(struct cpu *cpu)
         if (cpu->interrupt_waiting)
             atomic_fetch_or_explicit(&cpu->request, REQUEST_INTERRUPT, memory_order_relaxed);
     }
+    cpu->resume_rip = cpu->next_rip; /* should RF be set now */
     cpu_update_mode(cpu);
     return EXEC_END;
 }

@@ -9,7 +9,7 @@ static enum exec_result after_load(struct cpu *cpu, unsigned index)
     if (index != SEG_SS)
         /* The decode mode depends on CS and SS only. */
         return EXEC_NEXT;
-    cpu->interrupt_shadow = true;
+    cpu->interrupt_shadow = cpu->debug_shadow = true;
     cpu_interrupts_enabled(cpu);
     return EXEC_END;
 }

@@ -3,7 +3,7 @@
  *
  * A string instruction is a loop of steps. A step carries out one or more elements and reports how many; the
  * loop then commits registers, so that a fault or an exit finds RSI, RDI and RCX as of the completed elements.
- * After a bounded amount of work, and after each element under RFLAGS.TF, a repeated instruction
+ * After a bounded amount of work, after each element under RFLAGS.TF and one that hits a breakpoint, a repeated instruction
  * ends with RIP at itself: interrupts are seen there (SDM 2B REP).
  */
 #ifndef OWHP_X86_EXEC_STRING_H

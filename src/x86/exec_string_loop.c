@@ -2,6 +2,7 @@
 #include "x86/exec_string.h"
 
 #include "os/guarded.h"
+#include "x86/debug.h"
 
 enum { COST_LIMIT = 4096, COST_STEP = 8 };
 
@@ -83,6 +84,7 @@ enum exec_result string_run(struct cpu *cpu, const struct insn *insn, string_ste
         .insn = insn, .size = element_size(insn), .address_size = insn->address_size,
         .backward = cpu->rflags & RFLAGS_DF, .repeat = repeat_prefix(insn), .count = 1};
     const bool one_by_one = cpu->rflags & RFLAGS_TF;
+    bool is_watched;
 
     if (s.repeat) {
         clear_upper_halves(cpu, insn);
@@ -100,12 +102,15 @@ enum exec_result string_run(struct cpu *cpu, const struct insn *insn, string_ste
         if (done == 0)
             return EXEC_LEAVE;
         commit(cpu, &s, moves, done);
-    } while (s.count && !s.stop && s.cost < COST_LIMIT && !one_by_one);
-    if (s.count == 0 || s.stop || one_by_one)
+        is_watched = cpu->debug_pending != cpu->debug_held;
+    } while (s.count && !s.stop && s.cost < COST_LIMIT && !one_by_one && !is_watched);
+    if (s.count == 0 || s.stop || one_by_one || is_watched)
         commit_flags(cpu, &s);
     if (s.count == 0 || s.stop)
         return EXEC_NEXT;
+    /* What interrupts the loop finds RF set: an instruction breakpoint here has had its turn (SDM 3B 17.3.1.1). */
     cpu->next_rip = cpu->rip;
+    debug_set_resume(cpu, cpu->rip);
     return EXEC_END;
 }
 

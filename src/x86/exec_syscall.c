@@ -56,12 +56,12 @@ enum exec_result exec_syscall(struct cpu *cpu, const struct insn *insn)
         set_segments(cpu, flat_code(selector & 0xfffc, 0, false), flat_data((uint16_t)(selector + 8) & 0xfffc, 0), 0);
         cpu_set_rflags(cpu, cpu_rflags(cpu) & ~(RFLAGS_IF | RFLAGS_VM | RFLAGS_RF));
     } else {
-        const uint64_t flags = cpu_rflags(cpu);
+        const uint64_t flags = cpu_rflags(cpu) & ~RFLAGS_RF;
         cpu->gpr[REG_RCX].q = cpu->next_rip;
         cpu->gpr[REG_R8 + 3].q = flags;
         cpu->next_rip = cpu_is_64(cpu) ? cpu->lstar : cpu->cstar;
         set_segments(cpu, flat_code(selector & 0xfffc, 0, true), flat_data((uint16_t)(selector + 8) & 0xfffc, 0), 0);
-        cpu_set_rflags(cpu, flags & ~cpu->sfmask & ~RFLAGS_RF);
+        cpu_set_rflags(cpu, flags & ~cpu->sfmask);
         /* The single-step trap follows the new TF. */
         cpu->trap_cancelled = !(cpu->rflags & RFLAGS_TF);
     }

@@ -3,6 +3,7 @@
  */
 #include "x86/interpret.h"
 
+#include "x86/debug.h"
 #include "x86/event.h"
 #include "x86/exec.h"
 #include "x86/tlb.h"
@@ -85,8 +86,8 @@ static const struct op *execute(struct cpu *cpu, const struct op *op, const stru
     cpu->insn = insn;
     switch (insn->exec(cpu, insn)) {
     case EXEC_NEXT:
-        /* Service asked for by the instruction itself, an exit that follows it for one, comes before the next. */
-        if (unlikely(atomic_load_explicit(&cpu->request, memory_order_relaxed) & REQUEST_SERVICE)) {
+        /* What the instruction itself asked for, an exit that follows it or a debug trap, comes before the next. */
+        if (unlikely(atomic_load_explicit(&cpu->request, memory_order_relaxed) & (REQUEST_SERVICE | REQUEST_ATTENTION))) {
             cpu->rip = cpu->next_rip;
             cpu->leave = LEAVE_NONE;
             return NULL;
@@ -96,6 +97,7 @@ static const struct op *execute(struct cpu *cpu, const struct op *op, const stru
         cpu->rip = cpu->next_rip;
         return interpret_lookup(cpu, op);
     default:
+        debug_abandon(cpu);
         return NULL;
     }
 }
@@ -188,8 +190,18 @@ static enum cpu_leave run_single(struct cpu *cpu)
 
 enum cpu_leave cpu_step(struct cpu *cpu)
 {
-    enum cpu_leave leave = run_single(cpu);
+    const bool trace = cpu->rflags & RFLAGS_TF;
+    enum cpu_leave leave;
 
+    const uint64_t resume = cpu->rflags & RFLAGS_RF;
+
+    cpu->trap_cancelled = false;
+    cpu->rflags &= ~RFLAGS_RF;
+    leave = run_single(cpu);
+    if (leave != LEAVE_NONE)
+        cpu->rflags |= resume;
+    else if (trace && !cpu->trap_cancelled && !cpu->debug_shadow)
+        cpu->debug_pending |= DR6_BS;
     cpu_interrupts_enabled(cpu);
     return leave;
 }
@@ -197,7 +209,8 @@ enum cpu_leave cpu_step(struct cpu *cpu)
 /* Does the processor have to go on instruction by instruction? */
 static void update_attention(struct cpu *cpu)
 {
-    if (cpu->interrupt_shadow || cpu->stepping || (cpu->rflags & RFLAGS_TF))
+    if (cpu->interrupt_shadow || cpu->debug_shadow || cpu->stepping || (cpu->rflags & RFLAGS_TF) || cpu->debug_pending ||
+        (cpu->debug_watch & DEBUG_CODE))
         atomic_fetch_or_explicit(&cpu->request, REQUEST_ATTENTION, memory_order_relaxed);
     else if (atomic_load_explicit(&cpu->request, memory_order_relaxed) & REQUEST_ATTENTION)
         atomic_fetch_and_explicit(&cpu->request, ~(uint32_t)REQUEST_ATTENTION, memory_order_relaxed);
@@ -210,20 +223,30 @@ void cpu_interrupts_enabled(struct cpu *cpu)
         atomic_fetch_or_explicit(&cpu->request, REQUEST_INTERRUPT, memory_order_relaxed);
 }
 
-/* Interrupt shadow and single step (SDM 3B 17.3.1.4): one instruction, then the trap that TF asked for before it. */
+/*
+ * Interrupt shadow, single step and instruction breakpoints (SDM 3B 17.3.1): one instruction, then the trap that TF asked for
+ * before it. The shadow of MOV SS holds back debug exceptions as well as interrupts, that of STI does not.
+ */
 static enum cpu_leave run_attentive(struct cpu *cpu)
 {
-    bool trace = cpu->rflags & RFLAGS_TF, shadow = cpu->interrupt_shadow;
+    const bool trace = cpu->rflags & RFLAGS_TF, shadow = cpu->interrupt_shadow, delayed = cpu->debug_shadow;
+    const uint64_t resume = cpu->rflags & RFLAGS_RF;
     enum cpu_leave leave;
 
-    cpu->interrupt_shadow = cpu->trap_cancelled = false;
+    if ((cpu->debug_watch & DEBUG_CODE) && !resume && !delayed && debug_code_fault(cpu))
+        return LEAVE_FAULT;
+    cpu->interrupt_shadow = cpu->debug_shadow = cpu->trap_cancelled = false;
+    cpu->rflags &= ~RFLAGS_RF;
+    cpu->debug_held = cpu->debug_pending;
     leave = run_single(cpu);
-    if (leave == LEAVE_EXIT || leave == LEAVE_REQUEST)
+    cpu->debug_held = 0;
+    if (leave == LEAVE_EXIT || leave == LEAVE_REQUEST) {
         cpu->interrupt_shadow = shadow; /* the instruction in the shadow has not happened */
-    if (leave == LEAVE_NONE && trace && !cpu->interrupt_shadow && !cpu->trap_cancelled) {
-        cpu->fault = (struct cpu_fault){.vector = VECTOR_DB, .is_trap = true, .debug = BIT64(14)};
-        leave = LEAVE_FAULT;
+        cpu->debug_shadow = delayed;
+        cpu->rflags |= resume;
     }
+    if ((leave == LEAVE_NONE || leave == LEAVE_HALT) && trace && !cpu->debug_shadow && !cpu->trap_cancelled)
+        cpu->debug_pending |= DR6_BS;
     return leave;
 }
 
@@ -243,7 +266,17 @@ static enum cpu_leave deliver_fault(struct cpu *cpu, struct event *pending)
     return event_dispatch(cpu, pending);
 }
 
-enum cpu_leave cpu_run(struct cpu *cpu, struct event *pending)
+/* Something is asked for at this boundary. Debug traps come before interrupts, and before leaving (SDM 3A table 6-2). */
+static enum cpu_leave run_requested(struct cpu *cpu, uint32_t request)
+{
+    if (debug_is_due(cpu)) {
+        debug_take(cpu);
+        return LEAVE_FAULT;
+    }
+    return request & ~(uint32_t)REQUEST_ATTENTION ? LEAVE_REQUEST : run_attentive(cpu);
+}
+
+static enum cpu_leave run(struct cpu *cpu, struct event *pending)
 {
     enum cpu_leave leave;
 
@@ -251,11 +284,9 @@ enum cpu_leave cpu_run(struct cpu *cpu, struct event *pending)
     do {
         uint32_t request = atomic_load_explicit(&cpu->request, memory_order_relaxed);
 
-        if (request & ~(uint32_t)REQUEST_ATTENTION)
-            return LEAVE_REQUEST;
         cpu->leave = LEAVE_NONE;
         if (unlikely(request)) {
-            leave = run_attentive(cpu);
+            leave = run_requested(cpu, request);
         } else {
             struct block *b = code_find(cpu);
             if (b)
@@ -264,8 +295,19 @@ enum cpu_leave cpu_run(struct cpu *cpu, struct event *pending)
         }
         if (leave == LEAVE_FAULT)
             leave = deliver_fault(cpu, pending);
+        if (leave == LEAVE_HALT && unlikely(cpu->debug_pending))
+            leave = LEAVE_NONE; /* the trap wakes it up */
         if (unlikely(request))
             cpu_interrupts_enabled(cpu);
     } while (leave == LEAVE_NONE);
+    return leave;
+}
+
+enum cpu_leave cpu_run(struct cpu *cpu, struct event *pending)
+{
+    cpu->resume_rip = cpu->rip; /* of an RF that was set from outside */
+    const enum cpu_leave leave = run(cpu, pending);
+    if (unlikely(cpu->rflags & RFLAGS_RF) && cpu->rip != cpu->resume_rip)
+        cpu->rflags &= ~RFLAGS_RF;
     return leave;
 }

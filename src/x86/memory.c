@@ -10,6 +10,7 @@
 
 #include "os/guarded.h"
 #include "x86/code.h"
+#include "x86/debug.h"
 #include "x86/tlb.h"
 
 static unsigned tlb_mode_for(const struct cpu *cpu, enum mem_privilege privilege)
@@ -190,13 +191,21 @@ static always_inline bool write_hit(struct cpu *cpu, gva_t linear, const void *f
     return true;
 }
 
+/* The access is done: breakpoints see it. */
+static always_inline bool seen(struct cpu *cpu, gva_t linear, size_t size, enum access_type type)
+{
+    debug_data(cpu, linear, size, type);
+    return true;
+}
+
 bool mem_read(struct cpu *cpu, gva_t linear, void *to, size_t size, enum mem_privilege privilege)
 {
     struct split split;
 
     if (likely(read_hit(cpu, linear, to, size, tlb_mode_for(cpu, privilege))))
-        return true;
-    return split_access(cpu, linear, size, ACCESS_READ, privilege, &split) && transfer(cpu, &split, to, ACCESS_READ);
+        return seen(cpu, linear, size, ACCESS_READ);
+    return split_access(cpu, linear, size, ACCESS_READ, privilege, &split) && transfer(cpu, &split, to, ACCESS_READ) &&
+           seen(cpu, linear, size, ACCESS_READ);
 }
 
 bool mem_write(struct cpu *cpu, gva_t linear, const void *from, size_t size, enum mem_privilege privilege)
@@ -204,9 +213,9 @@ bool mem_write(struct cpu *cpu, gva_t linear, const void *from, size_t size, enu
     struct split split;
 
     if (likely(write_hit(cpu, linear, from, size, tlb_mode_for(cpu, privilege))))
-        return true;
+        return seen(cpu, linear, size, ACCESS_WRITE);
     return split_access(cpu, linear, size, ACCESS_WRITE, privilege, &split) &&
-           transfer(cpu, &split, (uint8_t *)(uintptr_t)from, ACCESS_WRITE);
+           transfer(cpu, &split, (uint8_t *)(uintptr_t)from, ACCESS_WRITE) && seen(cpu, linear, size, ACCESS_WRITE);
 }
 
 bool mem_probe(struct cpu *cpu, gva_t linear, size_t size, enum access_type type, enum mem_privilege privilege)
@@ -333,7 +342,7 @@ bool mem_cas(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, ui
     *old = expected;
     if (likely(host) && is_within_line(linear, size) && cas_host(host, size, old, desired, equal))
         return true;
-    return cas_slow(cpu, linear, size, expected, desired, old, equal, MEM_CURRENT);
+    return cas_slow(cpu, linear, size, expected, desired, old, equal, MEM_CURRENT) && seen(cpu, linear, size, ACCESS_WRITE);
 }
 
 bool mem_cas_system(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, uint64_t desired, uint64_t *old, bool *equal)
@@ -391,9 +400,9 @@ bool mem_modify_locked(struct cpu *cpu, gva_t linear, unsigned size, mem_compute
     if (target->host && is_within_line(linear, size) && modify_host(target->host, size, compute, context)) {
         if (target->is_code)
             code_stored(cpu, target->gpa, size);
-        return true;
+        return seen(cpu, linear, size, ACCESS_WRITE);
     }
-    return modify_exclusive(cpu, &split, compute, context);
+    return modify_exclusive(cpu, &split, compute, context) && seen(cpu, linear, size, ACCESS_WRITE);
 }
 
 bool mem_cas128(struct cpu *cpu, gva_t linear, uint64_t expected[2], const uint64_t desired[2], bool *equal)
@@ -412,5 +421,5 @@ bool mem_cas128(struct cpu *cpu, gva_t linear, uint64_t expected[2], const uint6
         return false;
     }
     memcpy(expected, old, sizeof(old));
-    return true;
+    return seen(cpu, linear, 16, ACCESS_WRITE);
 }

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "x86/control.h"
+#include "x86/debug.h"
 #include "x86/descriptor.h"
 #include "x86/stack_frame.h"
 
@@ -234,7 +235,7 @@ static void load_registers(struct cpu *cpu, const struct state *s, uint32_t efla
     for (unsigned i = 0; i < 6; i++)
         segment_null(s->segment[i], 0, &cpu->segment[i]);
     segment_null(s->ldt, 0, &cpu->segment[SEG_LDTR]);
-    cpu->rip = cpu->next_rip = s->eip;
+    cpu->rip = cpu->next_rip = cpu->resume_rip = s->eip;
     cpu_set_rflags(cpu, (eflags & RFLAGS_ALL) | RFLAGS_ONE);
     cpu->cpl = cpu_is_v86(cpu) ? 3 : s->segment[SEG_CS] & SELECTOR_RPL;
 }
@@ -340,7 +341,7 @@ static bool set_busy_bits(struct cpu *cpu, const struct task_request *request, c
 bool task_switch(struct cpu *cpu, const struct task_request *request)
 {
     const bool nests = request->reason == TASK_CALL || request->reason == TASK_EVENT;
-    uint32_t old_flags = (uint32_t)cpu_rflags(cpu);
+    uint32_t old_flags = (uint32_t)debug_flags(cpu) | (request->sets_rf ? (uint32_t)RFLAGS_RF : 0);
     struct registers before;
     struct tss old, new;
     struct state state;

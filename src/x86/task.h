@@ -17,6 +17,7 @@ struct task_request {
     uint64_t return_rip;   /* saved in the old TSS */
     uint32_t ext;          /* bit 0 of error codes */
     bool has_error;
+    bool sets_rf;          /* of the old task's saved flags: a fault is its cause */
     uint32_t error;
 };
 

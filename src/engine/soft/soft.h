@@ -101,7 +101,6 @@ struct engine_vcpu {
     struct pending_interruption interruption;
     union vreg_value pending_event; /* PendingEvent: exception or ExtInt */
     uint64_t notifications;         /* DeliverabilityNotifications */
-    uint64_t pending_debug;         /* PendingDebugException */
     struct gpa_view view;           /* the mapping or hole looked up last */
     struct copied_code copied;      /* soft_copied.c */
     struct vcpu_counters counters;  /* written by the processor's thread */

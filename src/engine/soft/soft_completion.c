@@ -3,6 +3,7 @@
 
 #include "engine/soft/soft.h"
 #include "util/last_error.h"
+#include "x86/debug.h"
 #include "x86/insn.h"
 
 /* ---- answers for the port ---- */
@@ -97,7 +98,7 @@ static void finish_move(struct cpu *cpu, const struct completion_move *m, uint64
         default: *(uint64_t *)(void *)at = value; break;
         }
     cpu->rip = m->next_rip;
-    cpu->interrupt_shadow = false;
+    cpu->interrupt_shadow = cpu->debug_shadow = false;
     cpu_interrupts_enabled(cpu);
 }
 
@@ -263,7 +264,7 @@ static void execute_again(struct engine_vcpu *vcpu)
         soft_memory_work(vcpu);
         c->next = 0;
         c->due = DUE_NONE;
-        cpu->interrupt_shadow = false;
+        cpu->interrupt_shadow = cpu->debug_shadow = false;
         leave = cpu_step(cpu);
         soft_leave(vcpu);
     } while (leave == LEAVE_REQUEST); /* another processor has the bus: let it finish */
@@ -278,6 +279,12 @@ static void execute_again(struct engine_vcpu *vcpu)
         cpu->interrupt_shadow = shadow;
 }
 
+/* A debug exception may follow the instruction: the next run executes it, with the answers. */
+static bool is_debugged(const struct cpu *cpu)
+{
+    return (cpu->rflags & RFLAGS_TF) || cpu->debug_watch || cpu->debug_pending;
+}
+
 enum status completion_complete(struct engine_vcpu *vcpu, struct memory_access *access, bool *more)
 {
     struct completion *c = &vcpu->completion;
@@ -288,7 +295,7 @@ enum status completion_complete(struct engine_vcpu *vcpu, struct memory_access *
         status = remember(c, access);
     if (status != STATUS_OK)
         return status;
-    if (likely(c->move.is_plain && !(vcpu->cpu->rflags & RFLAGS_TF))) {
+    if (likely(c->move.is_plain && !is_debugged(vcpu->cpu))) {
         finish_move(vcpu->cpu, &c->move, access->data, access->size);
         completion_drop(vcpu);
         return STATUS_OK;
@@ -297,7 +304,7 @@ enum status completion_complete(struct engine_vcpu *vcpu, struct memory_access *
     c->piece = c->at < c->size ? piece_size((unsigned)(c->size - c->at)) : 0;
     if (!c->piece) {
         c->due = DUE_NONE;
-        if (!(vcpu->cpu->rflags & RFLAGS_TF))
+        if (!is_debugged(vcpu->cpu))
             execute_again(vcpu);
     }
     *more = c->due == DUE_ACCESS;

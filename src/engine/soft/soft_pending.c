@@ -4,6 +4,7 @@
  */
 #include "engine/soft/soft.h"
 #include "util/last_error.h"
+#include "x86/control.h"
 
 /* WHV_X64_PENDING_INTERRUPTION_REGISTER: pending 0, type 1-3 (0 interrupt, 2 NMI, 3 exception), has error 4, length 5-8,
  * nested 9, vector 16-31, error 32-63. */
@@ -65,15 +66,17 @@ static enum status set_interrupt_state(struct cpu *cpu, uint64_t value)
     if (value & ~3ull)
         return fail(STATUS_HV_INVALID_PARAMETER, "interrupt state 0x%llx has reserved bits", (unsigned long long)value);
     cpu->interrupt_shadow = value & 1;
+    cpu->debug_shadow &= cpu->interrupt_shadow;
     cpu->nmi_masked = value >> 1 & 1;
     return STATUS_OK;
 }
 
-static enum status set_pending_debug(struct engine_vcpu *vcpu, uint64_t value)
+/* WHV_X64_PENDING_DEBUG_EXCEPTION: breakpoints 0-3, single step 4. Delivered at the next boundary, DR6 set from it. */
+static enum status set_pending_debug(struct cpu *cpu, uint64_t value)
 {
     if (value & ~0x1full)
         return fail(STATUS_HV_INVALID_PARAMETER, "pending debug exception 0x%llx has reserved bits", (unsigned long long)value);
-    vcpu->pending_debug = value;
+    cpu->debug_pending = (value & 15) | (value & 16 ? DR6_BS : 0);
     return STATUS_OK;
 }
 
@@ -110,7 +113,7 @@ bool soft_get_event(const struct engine_vcpu *vcpu, uint32_t name, union vreg_va
     case VREG_PENDING_EVENT3: return true;
     case VREG_DELIVERABILITY_NOTIFICATIONS: v->q[0] = vcpu->notifications; return true;
     case VREG_INTERNAL_ACTIVITY_STATE: v->q[0] = (uint64_t)vcpu->wait_for_sipi | (uint64_t)vcpu->halted << 1; return true;
-    case VREG_PENDING_DEBUG_EXCEPTION: v->q[0] = vcpu->pending_debug; return true;
+    case VREG_PENDING_DEBUG_EXCEPTION: v->q[0] = (cpu->debug_pending & 15) | (cpu->debug_pending & DR6_BS ? 16 : 0); return true;
     default: return false;
     }
 }
@@ -140,7 +143,7 @@ bool soft_set_event(struct engine_vcpu *vcpu, uint32_t name, const union vreg_va
         *status = set_activity(vcpu, v->q[0]);
         return true;
     case VREG_PENDING_DEBUG_EXCEPTION:
-        *status = set_pending_debug(vcpu, v->q[0]);
+        *status = set_pending_debug(vcpu->cpu, v->q[0]);
         return true;
     default:
         return false;

@@ -448,7 +448,7 @@ enum status soft_set_registers(struct engine_vcpu *vcpu, const uint32_t *names, 
     if (status != STATUS_OK)
         return status;
     if (ends_shadow(names, count))
-        vcpu->cpu->interrupt_shadow = false;
+        vcpu->cpu->interrupt_shadow = vcpu->cpu->debug_shadow = false;
     if (changes_control(names, count) || vcpu->cpu->cpl != privilege_level(vcpu->cpu)) {
         vcpu->cpu->cpl = privilege_level(vcpu->cpu);
         cpu_control_changed(vcpu->cpu);

@@ -8,7 +8,7 @@
  * interrupts; and sleeps while the processor is halted. It answers whether to go on or to exit.
  */
 #include "engine/soft/soft.h"
-#include "x86/control.h"
+#include "x86/debug.h"
 
 enum step { STEP_RUN, STEP_AGAIN, STEP_EXIT };
 
@@ -21,7 +21,7 @@ static enum step inject(struct engine_vcpu *vcpu, struct event event)
 
     completion_drop(vcpu);
     vcpu->halted = false;
-    cpu->interrupt_shadow = false;
+    cpu->interrupt_shadow = cpu->debug_shadow = false;
     cpu->memory_event = true;
     switch (event_dispatch(cpu, &event)) {
     case LEAVE_NONE:
@@ -61,14 +61,12 @@ static enum step inject_pending_exception(struct engine_vcpu *vcpu)
     return inject(vcpu, event);
 }
 
-/* PendingDebugException: what the client says is left of the instruction before. A trap, as at its end (SDM 3A 6.9). */
+/* PendingDebugException: what is left of the instruction before, the client's word included. A trap, as at its end (SDM 3A 6.9). */
 static enum step inject_debug(struct engine_vcpu *vcpu)
 {
     struct cpu *cpu = vcpu->cpu;
-    const uint64_t breakpoints = vcpu->pending_debug & 15, is_step = vcpu->pending_debug >> 4 & 1;
 
-    vcpu->pending_debug = 0;
-    cpu->fault = (struct cpu_fault){.vector = VECTOR_DB, .is_trap = true, .debug = breakpoints | (is_step ? DR6_BS : 0)};
+    debug_take(cpu);
     if (cpu->port->exception(cpu, &cpu->fault) == PORT_EXIT)
         return STEP_EXIT;
     return inject(vcpu, event_from_fault(cpu));
@@ -127,7 +125,7 @@ static enum step events(struct engine_vcpu *vcpu)
     }
     if (pending_event_is(vcpu, 0))
         return inject_pending_exception(vcpu);
-    if (unlikely(vcpu->pending_debug))
+    if (unlikely(debug_is_due(cpu)))
         return inject_debug(vcpu);
     if (!cpu->nmi_masked && !cpu->interrupt_shadow) {
         if (atomic_load(&vcpu->pending) & PENDING_NMI) {

@@ -114,7 +114,7 @@ void soft_vcpu_reset(struct engine_vcpu *vcpu)
         vcpu->cpu->apic_base &= ~BIT64(8); /* not the bootstrap processor */
     vcpu->interruption = (struct pending_interruption){0};
     vcpu->pending_event = (union vreg_value){0};
-    vcpu->notifications = vcpu->pending_debug = 0;
+    vcpu->notifications = 0;
 }
 
 /* What the guest's CPUID shows: the partition's features, its APIC, its clock. */
