@@ -93,6 +93,14 @@ static bool read_code(struct cpu *cpu, gpa_t gpa, gva_t linear, uint8_t *to, siz
     return false;
 }
 
+/* Does code from rip on for `size` bytes exceed the segment? With a limit of 4G - 1 it goes on at 0. */
+static bool exceeds_limit(const struct cpu *cpu, uint64_t rip, size_t size)
+{
+    const uint32_t limit = cpu->segment[SEG_CS].limit;
+
+    return !(cpu->mode & MODE_64) && limit != 0xffffffff && rip + size - 1 > limit;
+}
+
 /* The instruction at the builder's position reaches into the next page (or the limit cuts it off).
  */
 static bool add_crossing(struct builder *b, uint64_t rip, const uint8_t *head, size_t head_size,
@@ -116,7 +124,7 @@ static bool add_crossing(struct builder *b, uint64_t rip, const uint8_t *head, s
         return false;
     switch (decode(b->cpu->mode, bytes, sizeof(bytes), &d)) {
     case DECODE_OK:
-        return add_op(b, &d, &ends);
+        return exceeds_limit(b->cpu, rip, d.insn.length) ? add_raising(b, exec_raise_gp) : add_op(b, &d, &ends);
     case DECODE_INVALID:
         return add_raising(b, exec_raise_ud);
     default:
@@ -197,10 +205,9 @@ struct block *code_build(struct cpu *cpu, gpa_t gpa)
     b.count = b.size = 0;
     if (!(cpu->mode & MODE_64)) {
         uint64_t left = (uint64_t)cpu->segment[SEG_CS].limit + 1 - cpu->rip;
-        if (left < available) {
+        limited = exceeds_limit(cpu, cpu->rip, available + 1);
+        if (left < available)
             available = (size_t)left;
-            limited = true;
-        }
     }
     if (available > sizeof(code)) {
         available = sizeof(code);

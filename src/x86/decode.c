@@ -220,12 +220,21 @@ static void convert(uint32_t mode, const uint8_t *bytes, struct decoded *d)
     }
 }
 
+/* Zydis also knows the vector instructions of Knights Corner, VEX-coded forms of POPCNT, LZCNT and TZCNT among them. */
+static bool is_of_knights_corner(const ZydisDecodedInstruction *z)
+{
+    return z->meta.isa_set == ZYDIS_ISA_SET_KNCE || z->meta.isa_set == ZYDIS_ISA_SET_KNCJKBR ||
+           z->meta.isa_set == ZYDIS_ISA_SET_KNCSTREAM || z->meta.isa_set == ZYDIS_ISA_SET_KNCV;
+}
+
 enum decode_status decode(uint32_t mode, const uint8_t *bytes, size_t available, struct decoded *out)
 {
     size_t length = available > 15 ? 15 : available;
     ZyanStatus status = ZydisDecoderDecodeFull(decoder_for(mode), bytes, length, &out->zydis, out->operands);
 
     if (ZYAN_SUCCESS(status)) {
+        if (unlikely(is_of_knights_corner(&out->zydis)))
+            return DECODE_INVALID;
         convert(mode, bytes, out);
         insn_bind(&out->insn, &out->zydis, out->operands);
         return DECODE_OK;

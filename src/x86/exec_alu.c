@@ -192,10 +192,8 @@ static enum exec_result exec_cmpxchg16b(struct cpu *cpu, const struct insn *insn
     gva_t linear;
     bool equal;
 
-    if (!require(cpu, FEATURE_CX16) || !operand_linear(cpu, insn, 16, ACCESS_WRITE, &linear))
+    if (!require(cpu, FEATURE_CX16) || !operand_linear_aligned(cpu, insn, 16, 16, ACCESS_WRITE, &linear))
         return EXEC_LEAVE;
-    if (linear & 15)
-        return exec_done(raise_gp(cpu, 0));
     if (!mem_cas128(cpu, linear, expected, desired, &equal))
         return EXEC_LEAVE;
     set_zf(cpu, equal);

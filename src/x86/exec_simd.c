@@ -125,10 +125,8 @@ bool simd_load(struct cpu *cpu, const struct insn *insn, union simd_buffer *buff
                bool aligned)
 {
     gva_t linear;
-    if (!operand_linear(cpu, insn, size, ACCESS_READ, &linear))
+    if (!operand_linear_aligned(cpu, insn, size, aligned ? 16 : 1, ACCESS_READ, &linear))
         return false;
-    if (aligned && (linear & 15))
-        return raise_gp(cpu, 0);
     switch (size) {
     case 4:
         return mem_read32(cpu, linear, &buffer->d[0]);
@@ -145,10 +143,8 @@ bool simd_store(struct cpu *cpu, const struct insn *insn, const void *from, size
                 bool aligned)
 {
     gva_t linear;
-    if (!operand_linear(cpu, insn, size, ACCESS_WRITE, &linear))
+    if (!operand_linear_aligned(cpu, insn, size, aligned ? 16 : 1, ACCESS_WRITE, &linear))
         return false;
-    if (aligned && (linear & 15))
-        return raise_gp(cpu, 0);
     return mem_write(cpu, linear, from, size, MEM_CURRENT);
 }
 

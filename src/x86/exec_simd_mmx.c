@@ -23,6 +23,17 @@ static void enter_mmx(struct cpu *cpu)
     cpu->x87.tag = 0xff;
 }
 
+/*
+ * A store that faults has not happened, but Intel's processors have set TOP by then (the tags are as they were). What was
+ * in ST(i) is so elsewhere for a handler that looks at it; the instruction itself starts again all the same.
+ */
+static enum exec_result store_failed(struct cpu *cpu)
+{
+    if (cpu->leave == LEAVE_FAULT && !cpu->cpuid.is_amd)
+        x87_set_top(&cpu->x87, 0);
+    return EXEC_LEAVE;
+}
+
 /* CR0 checks and #MF (SDM 3A 13.1 and the exception tables of SDM 3B 23.25.3). */
 static bool mmx_usable(struct cpu *cpu, bool is_sse)
 {
@@ -66,7 +77,7 @@ static enum exec_result run(struct cpu *cpu, const struct insn *insn, bool is_ss
         stub(a, b, cpu);
     }
     if (first->kind == OPERAND_MEMORY && !simd_store(cpu, insn, &buffer[0], first->size, false))
-        return EXEC_LEAVE;
+        return store_failed(cpu);
     enter_mmx(cpu);
     if (first->kind == OPERAND_REGISTER && first->reg_class == CLASS_MMX && first->is_written) {
         cpu->x87.st[first->number].mantissa = buffer[0].q[0];
@@ -105,8 +116,11 @@ enum exec_result exec_maskmovq(struct cpu *cpu, const struct insn *insn)
         return EXEC_LEAVE;
     (void)gather(cpu, insn, 0, &data);
     (void)gather(cpu, insn, 1, &mask);
-    if (!simd_store_masked(cpu, insn, data.bytes, mask.bytes, 8))
+    const bool stored = simd_store_masked(cpu, insn, data.bytes, mask.bytes, 8);
+    /* Here they have made the whole transition when the store faults. */
+    if (stored || (cpu->leave == LEAVE_FAULT && !cpu->cpuid.is_amd))
+        enter_mmx(cpu);
+    if (!stored)
         return EXEC_LEAVE;
-    enter_mmx(cpu);
     return EXEC_NEXT;
 }

@@ -97,10 +97,8 @@ static always_inline enum exec_result load_vector(struct cpu *cpu, const struct 
 {
     gva_t linear;
     union simd_buffer buffer; /* a failing read may have filled a part of it */
-    if (!simd_usable(cpu) || !operand_linear(cpu, insn, 16, ACCESS_READ, &linear))
+    if (!simd_usable(cpu) || !operand_linear_aligned(cpu, insn, 16, aligned ? 16 : 1, ACCESS_READ, &linear))
         return EXEC_LEAVE;
-    if (aligned && unlikely(linear & 15))
-        return exec_done(raise_gp(cpu, 0));
     if (!simd_read16(cpu, linear, &buffer))
         return EXEC_LEAVE;
     memcpy(vector_of(cpu, &insn->operand[0]), &buffer, 16);
@@ -111,10 +109,8 @@ static always_inline enum exec_result store_vector(struct cpu *cpu, const struct
                                                    bool aligned)
 {
     gva_t linear;
-    if (!simd_usable(cpu) || !operand_linear(cpu, insn, 16, ACCESS_WRITE, &linear))
+    if (!simd_usable(cpu) || !operand_linear_aligned(cpu, insn, 16, aligned ? 16 : 1, ACCESS_WRITE, &linear))
         return EXEC_LEAVE;
-    if (aligned && unlikely(linear & 15))
-        return exec_done(raise_gp(cpu, 0));
     return exec_done(simd_write16(cpu, linear, vector_of(cpu, &insn->operand[1])));
 }
 

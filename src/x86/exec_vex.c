@@ -32,9 +32,7 @@ bool vex_usable(struct cpu *cpu, unsigned tag)
 static bool vex_linear(struct cpu *cpu, const struct insn *insn, size_t size, bool aligned,
                        enum access_type type, gva_t *linear)
 {
-    if (!operand_linear(cpu, insn, size, type, linear))
-        return false;
-    return !aligned || (*linear & (size - 1)) == 0 || raise_gp(cpu, 0);
+    return operand_linear_aligned(cpu, insn, size, aligned ? size : 1, type, linear);
 }
 
 bool vex_load(struct cpu *cpu, const struct insn *insn, void *buffer, size_t size, bool aligned)

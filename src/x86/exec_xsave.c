@@ -86,9 +86,7 @@ static bool begin(struct cpu *cpu, const struct insn *insn, enum cpu_feature fea
         cpu->xcr0 & (cpu->gpr[REG_RAX].d | (uint64_t)cpu->gpr[REG_RDX].d << 32);
     request->registers = cpu_is_64(cpu) ? 16 : 8;
     request->is_wide = is_wide;
-    if (!operand_linear(cpu, insn, HEADER_END, type, &request->linear))
-        return false;
-    return (request->linear & 63) == 0 || raise_gp(cpu, 0);
+    return operand_linear_aligned(cpu, insn, HEADER_END, 64, type, &request->linear);
 }
 
 static size_t area_size(const struct request *request)

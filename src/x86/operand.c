@@ -33,6 +33,17 @@ bool operand_linear(struct cpu *cpu, const struct insn *insn, size_t size, enum 
     return seg_linear(cpu, insn->memory.segment, operand_offset(cpu, insn), size, type, linear);
 }
 
+bool operand_linear_aligned(struct cpu *cpu, const struct insn *insn, size_t size, size_t alignment, enum access_type type,
+                            gva_t *linear)
+{
+    if (likely(operand_linear(cpu, insn, size, type, linear)))
+        return likely((*linear & (alignment - 1)) == 0) || raise_gp(cpu, 0);
+    const uint64_t base = cpu_is_64(cpu) ? 0 : cpu->segment[insn->memory.segment].base;
+    if (cpu->fault.vector == VECTOR_SS && ((base + operand_offset(cpu, insn)) & (alignment - 1)))
+        return raise_gp(cpu, 0);
+    return false;
+}
+
 static bool read_memory(struct cpu *cpu, gva_t linear, unsigned size, uint64_t *value)
 {
     uint8_t v8;

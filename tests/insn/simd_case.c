@@ -7,31 +7,18 @@
 #include <sys/mman.h>
 
 #include "simd_soft.h"
+#include "simd_values.h"
 #include "x86/exec_simd.h"
 
 #define ARENA 8192u
 
-static uint64_t seed = 0x9e3779b97f4a7c15ull;
 static uint8_t *arena; /* two pages, nothing behind */
-
-uint64_t simd_random(void)
-{
-    seed ^= seed << 13;
-    seed ^= seed >> 7;
-    seed ^= seed << 17;
-    return seed * 0x2545f4914f6cdd1dull;
-}
-
-static bool one_in(unsigned n)
-{
-    return simd_random() % n == 0;
-}
 
 void simd_case_init(void)
 {
     const char *text = getenv("SIMD_SEED");
     if (text && !arena)
-        seed ^= strtoull(text, NULL, 0) * 0x100000001b3ull;
+        simd_seed(strtoull(text, NULL, 0) * 0x100000001b3ull);
     native_init();
     if (arena)
         return;
@@ -58,182 +45,38 @@ bool simd_case_decode(struct simd_case *c, const uint8_t *code, unsigned size)
     return true;
 }
 
-/* ---- values ---- */
-
-static uint32_t random_float(void)
-{
-    static const uint32_t pool[] = {0,          0x80000000, 1,          0x80000001, 0x007fffff,
-                                    0x00800000, 0x3f800000, 0xbf800000, 0x7f7fffff, 0x7f800000,
-                                    0xff800000, 0x7fc00000, 0x7f800001, 0xffc12345, 0x4f000000,
-                                    0xcf000000, 0x5f000000, 0x40490fdb, 0x3f000000, 0x00ffffff,
-                                    0x20000000, 0x1fffffff, 0x4effffff};
-    return one_in(3) ? (uint32_t)simd_random() : pool[simd_random() % array_size(pool)];
-}
-
-static uint64_t random_double(void)
-{
-    static const uint64_t pool[] = {0,
-                                    1ull << 63,
-                                    1,
-                                    (1ull << 63) | 1,
-                                    0x000fffffffffffff,
-                                    0x0010000000000000,
-                                    0x3ff0000000000000,
-                                    0xbff0000000000000,
-                                    0x7fefffffffffffff,
-                                    0x7ff0000000000000,
-                                    0xfff0000000000000,
-                                    0x7ff8000000000000,
-                                    0x7ff0000000000001,
-                                    0x41e0000000000000,
-                                    0xc1e0000000000000,
-                                    0x43e0000000000000,
-                                    0x400921fb54442d18,
-                                    0x3810000000000000,
-                                    0x380fffffe0000000,
-                                    0x47efffffe0000000,
-                                    0x2000000000000000,
-                                    0x3690000000000000};
-    return one_in(3) ? simd_random() : pool[simd_random() % array_size(pool)];
-}
-
-static uint64_t random_lane(void)
-{
-    switch (simd_random() % 5) {
-    case 0:
-        return simd_random();
-    case 1:
-        return random_double();
-    case 2:
-        return simd_random() % 40 | simd_random() % 40 << 32;
-    case 3:
-        return simd_random() & simd_random() & 0x00ff00ff00ff00ffull;
-    default:
-        return random_float() | (uint64_t)random_float() << 32;
-    }
-}
-
-static void random_extended(uint8_t to[16])
-{
-    static const struct {
-        uint64_t mantissa;
-        uint16_t exponent;
-    } pool[] = {{0, 0},
-                {0, 0x8000},
-                {1ull << 63, 0x3fff},
-                {1ull << 63, 0xbfff},
-                {1ull << 63, 0x7fff},
-                {1ull << 63, 0xffff},
-                {0xc000000000000000, 0x7fff},
-                {0xc000000000000000, 0xffff},
-                {0x8000000000000001, 0x7fff},
-                {1, 0},
-                {1ull << 63, 0},
-                {~0ull, 0x7ffe},
-                {1ull << 63, 1},
-                {1ull << 62, 0x4000},
-                {0, 0x7fff},
-                {0x4000000000000000, 0x7fff},
-                {0, 0x3fff},
-                {0xc90fdaa22168c235, 0x4000},
-                {0xd000000000000000, 0x4005},
-                {1ull << 63, 0x401d},
-                {1ull << 63, 0xc01e},
-                {1ull << 63, 0x403d},
-                {0x8000000000000000, 0x3f80},
-                {0xfffffe0000000000, 0x3f80},
-                {0xffffffffffffffff, 0x403a},
-                {1ull << 63, 0x43ff},
-                {1ull << 63, 0x407f},
-                {1ull << 63, 0x3c00},
-                {0x9000000000000000, 0x3ffe}};
-    uint64_t mantissa = simd_random() | 1ull << 63;
-    uint16_t exponent = (uint16_t)(0x3fff + (simd_random() % 130) - 65) | (one_in(2) ? 0x8000 : 0);
-    if (one_in(2)) {
-        size_t i = simd_random() % array_size(pool);
-        mantissa = pool[i].mantissa;
-        exponent = pool[i].exponent;
-    } else if (one_in(8)) {
-        mantissa = simd_random();
-        exponent = (uint16_t)simd_random();
-    }
-    memset(to, 0, 16);
-    memcpy(to, &mantissa, 8);
-    memcpy(to + 8, &exponent, 2);
-}
-
 /* ---- state ---- */
-
-static uint32_t random_mxcsr(void)
-{
-    uint32_t value = MXCSR_MASKS;
-    if (one_in(2))
-        value |= (uint32_t)simd_random() & (0xe000 | 0x40);
-    if (one_in(2))
-        value |= (uint32_t)simd_random() & MXCSR_FLAGS;
-    if (one_in(3))
-        value &= ~((uint32_t)simd_random() & MXCSR_MASKS);
-    return value;
-}
-
-static void random_x87(uint8_t *image)
-{
-    uint16_t control = 0x037f, status = 0;
-    uint8_t tag = one_in(4) ? (uint8_t)simd_random() : one_in(4) ? 0 : 0xff;
-    if (one_in(2))
-        control = (uint16_t)((control & 0xf0ffu) | (simd_random() & 0xf00u));
-    if (one_in(3))
-        control &= (uint16_t) ~(simd_random() & 0x3f);
-    if (one_in(2))
-        status = (uint16_t)(simd_random() & 0x7fff);
-    else if (one_in(2))
-        status = (uint16_t)(simd_random() & 0x7f40);
-    if (!one_in(8)) /* mostly nothing pending */
-        status &= (uint16_t) ~(~control & 0x3f);
-    status &= (uint16_t)~0x8080; /* ES and B follow from the rest */
-    if (status & ~control & 0x3f)
-        status |= 0x8080;
-    memcpy(image, &control, 2);
-    memcpy(image + 2, &status, 2);
-    image[4] = tag;
-    image[6] = (uint8_t)simd_random();
-    image[7] = (uint8_t)(simd_random() & 7);
-    for (unsigned i = 8; i < 24; i++)
-        image[i] = i % 8 < 6 ? (uint8_t)simd_random() & 0x7f : 0;
-    for (unsigned i = 0; i < 8; i++)
-        random_extended(image + 32 + 16 * i);
-}
 
 static uint64_t operand_address(void)
 {
     uint64_t base = (uint64_t)arena + ARENA / 2 + 16 * (simd_random() % 16);
-    if (one_in(8))
+    if (simd_one_in(8))
         return base + simd_random() % 16;
-    if (one_in(24)) /* across the end of memory, or behind it */
+    if (simd_one_in(24)) /* across the end of memory, or behind it */
         return (uint64_t)arena + ARENA - 16 * (simd_random() % 40) +
-               (one_in(2) ? simd_random() % 16 : 0);
+               (simd_one_in(2) ? simd_random() % 16 : 0);
     return base;
 }
 
 static void random_state(const struct simd_case *c, struct native_state *state)
 {
-    uint32_t mxcsr = random_mxcsr(), mask = 0xffff;
+    uint32_t mxcsr = simd_random_mxcsr(), mask = 0xffff;
     memset(state, 0, sizeof(*state));
     for (unsigned i = 0; i < 16; i++)
-        state->gpr[i] = one_in(3) ? simd_random() % 24 : random_lane();
+        state->gpr[i] = simd_one_in(3) ? simd_random() % 24 : simd_random_lane();
     state->gpr[REG_RSP] = 0;
     state->gpr[REG_RBX] = operand_address();
     if (c->decoded.insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
         c->decoded.insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ)
         state->gpr[REG_RDI] = operand_address();
     state->rflags = 0x202 | (simd_random() & RFLAGS_ARITHMETIC);
-    random_x87(state->fxsave);
+    simd_random_x87(state->fxsave);
     memcpy(state->fxsave + 24, &mxcsr, 4);
     memcpy(state->fxsave + 28, &mask, 4);
     for (unsigned i = 0; i < 32; i++) {
-        uint64_t lane = random_lane();
+        uint64_t lane = simd_random_lane();
         memcpy(state->fxsave + 160 + 8 * i, &lane, 8);
-        lane = random_lane();
+        lane = simd_random_lane();
         memcpy(&state->upper[i / 2][8 * (i % 2)], &lane, 8);
     }
 }
@@ -243,13 +86,13 @@ static void random_state(const struct simd_case *c, struct native_state *state)
 static void random_memory(const struct simd_case *c)
 {
     for (unsigned i = 0; i < ARENA / 8; i++) {
-        uint64_t lane = random_lane();
+        uint64_t lane = simd_random_lane();
         memcpy(arena + 8 * i, &lane, 8);
     }
     if (c->decoded.zydis.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT) {
         for (unsigned i = ARENA / 2; i < ARENA / 2 + 320; i += 16)
-            random_extended(arena + i);
-        if (one_in(4)) /* packed decimal */
+            simd_random_extended(arena + i);
+        if (simd_one_in(4)) /* packed decimal */
             for (unsigned i = ARENA / 2; i < ARENA / 2 + 320; i++)
                 arena[i] = (uint8_t)(simd_random() % 10 << 4 | simd_random() % 10);
     }
@@ -264,9 +107,9 @@ static bool is_xsave(const struct simd_case *c)
 /* The host may have more state components than the soft processor: ask for the common ones. */
 static void prepare_xsave(struct native_state *state)
 {
-    state->gpr[REG_RAX] = one_in(3) ? 7 : simd_random() & 7;
+    state->gpr[REG_RAX] = simd_one_in(3) ? 7 : simd_random() & 7;
     state->gpr[REG_RDX] = 0;
-    if (!one_in(8))
+    if (!simd_one_in(8))
         state->gpr[REG_RBX] &= ~63ull;
 }
 
@@ -274,13 +117,13 @@ static void prepare_xsave(struct native_state *state)
 static void prepare_header(uint8_t *area)
 {
     uint64_t header[8] = {simd_random() & 7};
-    if (one_in(2))
+    if (simd_one_in(2))
         header[1] = 1ull << 63 | header[0] | (simd_random() & 7);
-    if (one_in(16))
-        header[0] ^= 1ull << (one_in(2) ? 62 : simd_random() % 3);
-    if (one_in(16))
-        header[1] ^= 1ull << (one_in(2) ? 61 : simd_random() % 3);
-    if (one_in(16))
+    if (simd_one_in(16))
+        header[0] ^= 1ull << (simd_one_in(2) ? 62 : simd_random() % 3);
+    if (simd_one_in(16))
+        header[1] ^= 1ull << (simd_one_in(2) ? 61 : simd_random() % 3);
+    if (simd_one_in(16))
         header[2 + simd_random() % 6] = 1;
     memcpy(area + 512, header, sizeof(header));
 }
@@ -312,21 +155,21 @@ static void prepare_loads(const struct simd_case *c, uint64_t address)
     case ZYDIS_MNEMONIC_XRSTOR:
     case ZYDIS_MNEMONIC_XRSTOR64:
         prepare_header(at);
-        mxcsr = random_mxcsr();
-        random_x87(at);
+        mxcsr = simd_random_mxcsr();
+        simd_random_x87(at);
         memcpy(at + 24, &mxcsr, 4);
         break;
     case ZYDIS_MNEMONIC_LDMXCSR:
-        mxcsr = (uint32_t)simd_random() & (one_in(4) ? ~0u : 0xffffu);
+        mxcsr = (uint32_t)simd_random() & (simd_one_in(4) ? ~0u : 0xffffu);
         memcpy(at, &mxcsr, 4);
         break;
     case ZYDIS_MNEMONIC_FXRSTOR:
     case ZYDIS_MNEMONIC_FXRSTOR64:
         for (unsigned i = 0; i < 8; i++)
-            random_extended(at + 32 + 16 * i);
+            simd_random_extended(at + 32 + 16 * i);
         memset(at + 8, (int)(simd_random() & 0x7f), 16);
         at[14] = at[15] = at[22] = at[23] = 0;
-        mxcsr = (uint32_t)simd_random() & (one_in(8) ? ~0u : 0xffffu);
+        mxcsr = (uint32_t)simd_random() & (simd_one_in(8) ? ~0u : 0xffffu);
         memcpy(at + 24, &mxcsr, 4);
         break;
     default:
@@ -450,7 +293,7 @@ static bool run_one(struct simd_case *c)
         prepare_xsave(&before);
     if (c->decoded.insn.memory.is_vsib)
         prepare_indices(c, &before);
-    if (one_in(16))
+    if (simd_one_in(16))
         random_memory(c);
     prepare_loads(c, before.gpr[REG_RBX]);
     memcpy(before_memory, arena, ARENA);

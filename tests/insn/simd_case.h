@@ -7,6 +7,7 @@
 #define TESTS_INSN_SIMD_CASE_H
 
 #include "simd_native.h"
+#include "simd_values.h"
 #include "x86/decode.h"
 
 struct simd_case {
@@ -15,7 +16,6 @@ struct simd_case {
     struct decoded decoded;
 };
 
-uint64_t simd_random(void);
 void simd_case_init(
     void); /* in each test: cmocka puts its own signal handlers in place before it */
 unsigned simd_rounds(unsigned usual);

@@ -1,0 +1,25 @@
+/*
+ * Making code for duels: every encoding there is, by instruction, and instructions put together at random whose operands
+ * are mostly where something is.
+ */
+#ifndef OWHP_TESTS_DUEL_DUEL_CODE_H
+#define OWHP_TESTS_DUEL_DUEL_CODE_H
+
+#include <Zydis/Zydis.h>
+
+#include "duel.h"
+
+/* Build the catalogue for 64-, 32- or 16-bit code. */
+void code_catalogue(unsigned bits);
+unsigned code_catalogue_size(void); /* instructions (mnemonics) in it */
+
+/* One instruction, with others before it that load its registers: at most CODE_LONGEST bytes. */
+enum { CODE_LONGEST = 80 };
+unsigned code_random(unsigned bits, uint64_t at, uint8_t *code);
+
+/* May it be executed by the host at all, and does it give the same twice? */
+bool code_is_comparable(const ZydisDecodedInstruction *insn);
+
+void code_decoder(unsigned bits, ZydisDecoder *decoder);
+
+#endif
