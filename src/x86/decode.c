@@ -168,12 +168,14 @@ static void convert_operand(const ZydisDecodedOperand *from, struct operand *to)
 
 /* The operand that insn->memory describes: the ModRM or moffs one; for strings and XLAT the one with the
  * segment that an override changes (base rSI or rBX). */
-static bool describes_memory(const ZydisDecodedOperand *o)
+static bool describes_memory(ZydisMnemonic mnemonic, const ZydisDecodedOperand *o)
 {
     if (o->type != ZYDIS_OPERAND_TYPE_MEMORY)
         return false;
     if (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM || o->encoding == ZYDIS_OPERAND_ENCODING_DISP16_32_64)
         return true;
+    if (mnemonic == ZYDIS_MNEMONIC_MASKMOVQ || mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU || mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU)
+        return true; /* [rDI] in any segment, ES too */
     unsigned base = ZydisRegisterGetClass(o->mem.base) == ZYDIS_REGCLASS_INVALID ? 99 : gpr_number(o->mem.base);
     return base == REG_RSI || base == REG_RBX || (base == REG_RDI && o->mem.segment != ZYDIS_REGISTER_ES);
 }
@@ -209,7 +211,7 @@ static void convert(uint32_t mode, const uint8_t *bytes, struct decoded *d)
     insn->memory = (struct memory_operand){
         .base = offsetof(struct cpu, zero), .index = offsetof(struct cpu, zero), .segment = SEG_DS};
     for (unsigned i = 0; i < z->operand_count; i++)
-        if (describes_memory(&d->operands[i])) {
+        if (describes_memory(z->mnemonic, &d->operands[i])) {
             convert_memory(&d->operands[i], &insn->memory);
             break;
         }

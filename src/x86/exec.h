@@ -68,7 +68,8 @@ must_check bool exec_port(struct cpu *cpu, enum port_result result);
 uint64_t operand_offset(const struct cpu *cpu, const struct insn *insn);
 /* Its linear address for an access of `size` bytes, segment checked. False: fault raised. */
 must_check bool operand_linear(struct cpu *cpu, const struct insn *insn, size_t size, enum access_type type, gva_t *linear);
-/* The same for operands that must be aligned (a power of two): #GP(0), also where the stack segment's limit is exceeded as well. */
+/* The same for vector operands that must be aligned (a power of two): #GP(0), also where the stack segment's limit is
+ * exceeded as well. (FXSAVE, XSAVE and the like look at the limit first.) */
 must_check bool operand_linear_aligned(struct cpu *cpu, const struct insn *insn, size_t size, size_t alignment,
                                        enum access_type type, gva_t *linear);
 

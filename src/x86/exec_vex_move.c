@@ -118,12 +118,8 @@ static bool is_selected(const union vector *mask, unsigned element, unsigned siz
 static bool element_linear(struct cpu *cpu, const struct insn *insn, unsigned element,
                            unsigned size, enum access_type type, gva_t *linear)
 {
-    uint64_t offset = operand_offset(cpu, insn) + element * size;
-    if (insn->address_size == 4)
-        offset = (uint32_t)offset;
-    else if (insn->address_size == 2)
-        offset = (uint16_t)offset;
-    return seg_linear(cpu, insn->memory.segment, offset, size, type, linear);
+    /* The operand begins at an offset of the address size, but does not wrap around with it. */
+    return seg_linear(cpu, insn->memory.segment, operand_offset(cpu, insn) + element * size, size, type, linear);
 }
 
 static enum exec_result load_masked(struct cpu *cpu, const struct insn *insn)

@@ -65,7 +65,8 @@ static bool x87_in_use(const struct x87_image *x87)
 uint64_t xsave_in_use(const struct cpu *cpu)
 {
     uint64_t low = 0, high = 0;
-    for (unsigned i = 0; i < 16; i++) {
+    /* Outside 64-bit mode XMM8 and up, and their upper halves, do not count (SDM 1 13.6). */
+    for (unsigned i = 0; i < (cpu_is_64(cpu) ? 16u : 8u); i++) {
         low |= cpu->vector[i].q[0] | cpu->vector[i].q[1];
         high |= cpu->vector[i].q[2] | cpu->vector[i].q[3];
     }
@@ -86,7 +87,9 @@ static bool begin(struct cpu *cpu, const struct insn *insn, enum cpu_feature fea
         cpu->xcr0 & (cpu->gpr[REG_RAX].d | (uint64_t)cpu->gpr[REG_RDX].d << 32);
     request->registers = cpu_is_64(cpu) ? 16 : 8;
     request->is_wide = is_wide;
-    return operand_linear_aligned(cpu, insn, HEADER_END, 64, type, &request->linear);
+    if (!operand_linear(cpu, insn, HEADER_END, type, &request->linear))
+        return false;
+    return (request->linear & 63) == 0 || raise_gp(cpu, 0);
 }
 
 static size_t area_size(const struct request *request)

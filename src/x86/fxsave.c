@@ -26,8 +26,10 @@
 static bool area_linear(struct cpu *cpu, const struct insn *insn, enum access_type type,
                         gva_t *linear)
 {
-    if (!x87_usable(cpu) || !operand_linear_aligned(cpu, insn, AREA_SIZE, 16, type, linear))
+    if (!x87_usable(cpu) || !operand_linear(cpu, insn, AREA_SIZE, type, linear))
         return false;
+    if (*linear & 15)
+        return raise_gp(cpu, 0);
     return mem_probe(cpu, *linear, AREA_SIZE, type, MEM_CURRENT);
 }
 

@@ -74,6 +74,9 @@ static void normalize(struct duel_state *s, const struct duel_case *c)
             s->selector[i] = 0;
     s->rflags &= COMPARED_FLAGS & ~c->ignored_flags;
     s->fxsave[5] = 0;
+    /* FIP and FDP have as many bits as the processor's linear addresses: 48 or 57. */
+    memcpy(s->fxsave + 14, s->fxsave[13] & 0x80 ? "\xff\xff" : "\0\0", 2);
+    memcpy(s->fxsave + 22, s->fxsave[21] & 0x80 ? "\xff\xff" : "\0\0", 2);
     memset(s->fxsave + 28, 0, 4);
     for (unsigned i = 0; i < 8; i++)
         memset(s->fxsave + 32 + 16 * i + 10, 0, 6);
@@ -84,8 +87,9 @@ static void normalize(struct duel_state *s, const struct duel_case *c)
 }
 
 /*
- * Which byte of a large operand is tried first is the processor's choice: Intel's begin with the last of an area that is
- * saved, and with the header of one that is restored. Page faults anywhere in the operand are the same here.
+ * Which part of an operand of several parts is tried first is the processor's choice: Intel's begin with the last byte of
+ * an area that is saved, with the header of one that is restored, with the offset of a far pointer. Page faults and limit
+ * violations anywhere in the operand are the same here.
  */
 static void settle_address(const struct duel_state *theirs, struct duel_state *mine)
 {
@@ -95,11 +99,14 @@ static void settle_address(const struct duel_state *theirs, struct duel_state *m
     static const ZydisMnemonic large[] = {
         ZYDIS_MNEMONIC_FXSAVE, ZYDIS_MNEMONIC_FXSAVE64, ZYDIS_MNEMONIC_FXRSTOR, ZYDIS_MNEMONIC_FXRSTOR64, ZYDIS_MNEMONIC_FNSAVE,
         ZYDIS_MNEMONIC_FRSTOR, ZYDIS_MNEMONIC_FNSTENV, ZYDIS_MNEMONIC_FLDENV, ZYDIS_MNEMONIC_MASKMOVDQU,
-        ZYDIS_MNEMONIC_VMASKMOVDQU, ZYDIS_MNEMONIC_MASKMOVQ,
+        ZYDIS_MNEMONIC_VMASKMOVDQU, ZYDIS_MNEMONIC_MASKMOVQ, ZYDIS_MNEMONIC_VMASKMOVPS, ZYDIS_MNEMONIC_VMASKMOVPD,
+        ZYDIS_MNEMONIC_VPMASKMOVD, ZYDIS_MNEMONIC_VPMASKMOVQ, ZYDIS_MNEMONIC_LES, ZYDIS_MNEMONIC_LDS, ZYDIS_MNEMONIC_LSS,
+        ZYDIS_MNEMONIC_LFS, ZYDIS_MNEMONIC_LGS,
     };
 
-    if (mine->vector != VECTOR_PF || theirs->vector != VECTOR_PF || mine->rip != theirs->rip || distance > 2048 ||
-        at < DUEL_CODE || at >= DUEL_CODE + 0x2000)
+    if (mine->vector < VECTOR_SS || mine->vector > VECTOR_PF || theirs->vector < VECTOR_SS || theirs->vector > VECTOR_PF ||
+        mine->rip != theirs->rip || at < DUEL_CODE || at >= DUEL_CODE + 0x2000 ||
+        (mine->vector == VECTOR_PF && theirs->vector == VECTOR_PF && distance > 2048))
         return;
     code_decoder(mine->selector[SEG_CS] == DUEL_CS64 ? 64 : duel_is_16(mine) ? 16 : 32, &decoder);
     if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL, host(at), DUEL_CODE + 0x2000 - at, &z)))
@@ -108,6 +115,7 @@ static void settle_address(const struct duel_state *theirs, struct duel_state *m
     for (unsigned i = 0; i < array_size(large); i++)
         is_large |= z.mnemonic == large[i];
     if (is_large) {
+        mine->vector = theirs->vector;
         mine->address = theirs->address;
         mine->error = theirs->error;
     }
@@ -237,6 +245,20 @@ static void place(const struct duel_case *c)
     duel_soft_code_changed();
 }
 
+/* Different by more than what is undefined? Leaves the memory of the last run. */
+static enum duel_result is_defined(const struct duel_case *c)
+{
+    struct duel_case again = *c;
+    uint64_t undefined;
+
+    restore_memory(true);
+    if (!duel_soft_trace(&c->state, &undefined))
+        return DUEL_SKIPPED;
+    again.ignored_flags |= undefined;
+    restore_memory(true);
+    return both(&again);
+}
+
 static bool code_has_changed(void)
 {
     return memcmp(host(DUEL_CODE), before[0], PAGE_SIZE) != 0 || memcmp(host(DUEL_CODE + 0x1000), before[1], PAGE_SIZE) != 0 ||
@@ -259,6 +281,8 @@ enum duel_result duel_compare(const struct duel_case *c, bool print)
         if (result == DUEL_DIFFERENT && !same(&first, &duel_theirs))
             result = DUEL_SKIPPED;
     }
+    if (result == DUEL_DIFFERENT)
+        result = is_defined(c);
     /* When a repeated store notices that it changed its own code is the processor's choice. */
     if (result == DUEL_DIFFERENT && c->repeats && code_has_changed())
         result = DUEL_SKIPPED;

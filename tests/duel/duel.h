@@ -81,6 +81,9 @@ void duel_soft_fini(void);
 void duel_soft_cancel(void);
 enum duel_end duel_soft_run(struct duel_state *state, bool direct);
 uint8_t *duel_soft_page(uint64_t address); /* NULL: none */
+/* Go through it again, instruction by instruction. False: it depends on what is undefined (flags), or on the host's
+ * hypervisor (locked accesses across cache lines). *undefined: RFLAGS bits that are undefined at the end. */
+bool duel_soft_trace(const struct duel_state *state, uint64_t *undefined);
 void duel_soft_code_changed(void);
 
 /* ---- the comparison ---- */

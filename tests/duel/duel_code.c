@@ -249,6 +249,9 @@ static void steer(struct writer *w, const ZydisDecodedInstruction *z, const Zydi
     if (z->meta.category == ZYDIS_CATEGORY_STRINGOP)
         put_load(w, REG_RCX, (uint32_t)(simd_random() & (simd_one_in(16) ? 0xfff : 15)));
     if (is_xsave(z)) {
+        /* The processor may take vector state for used although it is zero: make it not zero. VPCMPEQD YMM7, YMM7, YMM7 */
+        if (duel_native_has_avx())
+            put(w, "\xc5\xc5\x76\xff", 4);
         put_load(w, REG_RAX, (uint32_t)(simd_random() & 7));
         put_load(w, REG_RDX, 0);
     }

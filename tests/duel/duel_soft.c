@@ -2,9 +2,10 @@
  * Our processor, with the tables of a small kernel: what it delivers goes to a page of HLT, one for each vector, and the
  * frame on the kernel's stack tells the rest.
  */
-#include "duel.h"
-
 #include <string.h>
+
+#include "duel.h"
+#include "duel_code.h"
 
 #include "support/flat_cpu.h"
 #include "x86/control.h"
@@ -202,4 +203,69 @@ enum duel_end duel_soft_run(struct duel_state *state, bool direct)
     }
     store(cpu, state);
     return DUEL_FAULT;
+}
+
+/* ---- what the outcome depends on ---- */
+
+static bool is_split_lock(const struct cpu *cpu, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o)
+{
+    ZydisRegisterContext registers = {{0}};
+    ZyanU64 address;
+
+    if (!(z->attributes & ZYDIS_ATTRIB_HAS_LOCK) && z->mnemonic != ZYDIS_MNEMONIC_XCHG)
+        return false;
+    for (unsigned i = 0; i < z->operand_count_visible; i++) {
+        if (o[i].type != ZYDIS_OPERAND_TYPE_MEMORY)
+            continue;
+        for (unsigned r = 0; r < 16; r++) {
+            registers.values[ZYDIS_REGISTER_AX + r] = cpu->gpr[r].w;
+            registers.values[ZYDIS_REGISTER_EAX + r] = cpu->gpr[r].d;
+            registers.values[ZYDIS_REGISTER_RAX + r] = cpu->gpr[r].q;
+        }
+        if (!ZYAN_SUCCESS(ZydisCalcAbsoluteAddressEx(z, &o[i], cpu->rip, &registers, &address)))
+            return true;
+        if ((address & 63) + o[i].size / 8 > 64)
+            return true;
+    }
+    return false;
+}
+
+/* The instruction at CS:RIP. False: not in the arena, or none. */
+static bool decode_current(const struct cpu *cpu, ZydisDecodedInstruction *z, ZydisDecodedOperand *o)
+{
+    const uint64_t at = cpu->rip + (cpu_is_64(cpu) ? 0 : cpu->segment[SEG_CS].base);
+    uint8_t bytes[15];
+    ZydisDecoder decoder;
+
+    for (unsigned i = 0; i < sizeof(bytes); i++) {
+        const uint8_t *page = duel_soft_page(at + i);
+        bytes[i] = page ? page[(at + i) & ~PAGE_MASK] : 0xf4;
+    }
+    code_decoder(cpu_is_64(cpu) ? 64 : cpu->segment[SEG_CS].attributes & SEG_DB ? 32 : 16, &decoder);
+    return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, sizeof(bytes), z, o));
+}
+
+bool duel_soft_trace(const struct duel_state *state, uint64_t *undefined)
+{
+    struct cpu *cpu = flat->cpu;
+    bool is_last = false;
+
+    load(cpu, state);
+    *undefined = 0;
+    for (unsigned i = 0; i < 100000 && cpu->cpl == 3 && !is_last; i++) {
+        const uint64_t rip = cpu->rip;
+        ZydisDecodedInstruction z;
+        ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
+        const bool known = decode_current(cpu, &z, o);
+        const ZydisAccessedFlags *flags = known ? z.cpu_flags : NULL;
+
+        if (known && ((flags && (flags->tested & *undefined)) || is_split_lock(cpu, &z, o)))
+            return false;
+        is_last = cpu->rflags & RFLAGS_TF;
+        if (cpu_step(cpu) != LEAVE_NONE)
+            break;
+        if (flags && cpu->rip != rip)
+            *undefined = (*undefined & ~(uint64_t)(flags->modified | flags->set_0 | flags->set_1)) | flags->undefined;
+    }
+    return true;
 }
