@@ -271,11 +271,16 @@ static enum exec_result transfer_system(struct cpu *cpu, const struct target *ta
 }
 
 /* CS:RIP of the caller on the current stack. */
-static bool push_return(struct cpu *cpu, const struct insn *insn, struct stack *stack)
+static bool push_return(struct cpu *cpu, const struct insn *insn, const struct segment *cs, struct stack *stack)
 {
     struct frame frame = {0};
 
     *stack = stack_current(cpu, 0);
+    /* From compatibility mode into 64-bit code: it is pushed as 64-bit code pushes, without a segment. */
+    if (cpu_is_long(cpu) && (cs->attributes & SEG_L)) {
+        stack->width = 8;
+        stack->sp = cpu->gpr[REG_RSP].q;
+    }
     frame_add(&frame, cpu->segment[SEG_CS].selector);
     frame_add(&frame, cpu->next_rip);
     return stack_push_frame(cpu, stack, &frame, insn->operand_size);
@@ -290,7 +295,7 @@ static enum exec_result transfer_real(struct cpu *cpu, const struct insn *insn, 
     if (!far_check_rip(cpu, &cs, target->offset))
         return EXEC_LEAVE;
     if (is_call) {
-        if (!push_return(cpu, insn, &stack))
+        if (!push_return(cpu, insn, &cs, &stack))
             return EXEC_LEAVE;
         stack_commit(cpu, &stack);
     }
@@ -321,7 +326,7 @@ static enum exec_result transfer(struct cpu *cpu, const struct insn *insn, bool 
     if (!check_direct(cpu, &target, &d, &cs))
         return EXEC_LEAVE;
     if (is_call) {
-        if (!push_return(cpu, insn, &stack))
+        if (!push_return(cpu, insn, &cs, &stack))
             return EXEC_LEAVE;
         stack_commit(cpu, &stack);
     }

@@ -62,15 +62,15 @@ enum exec_result exec_pop_segment(struct cpu *cpu, const struct insn *insn)
 
 static enum exec_result load_far_pointer(struct cpu *cpu, const struct insn *insn, enum segment_index index)
 {
-    uint8_t bytes[10];
     uint64_t offset = 0;
+    uint16_t selector;
+    gva_t linear;
     struct segment loaded;
     const unsigned size = insn->operand_size;
 
-    if (!operand_read_bytes(cpu, insn, bytes, size + 2))
-        return EXEC_LEAVE;
-    __builtin_memcpy(&offset, bytes, size);
-    if (!segment_check(cpu, index, (uint16_t)(bytes[size] | bytes[size + 1] << 8), &loaded))
+    /* Two accesses, each with an alignment of its own. */
+    if (!operand_linear(cpu, insn, size + 2, ACCESS_READ, &linear) || !mem_read(cpu, linear, &offset, size, MEM_CURRENT) ||
+        !mem_read16(cpu, linear + size, &selector) || !segment_check(cpu, index, selector, &loaded))
         return EXEC_LEAVE;
     cpu->segment[index] = loaded;
     gpr_write(cpu, insn->operand[0].number, size, offset);

@@ -8,15 +8,17 @@
 bool simd_store_masked(struct cpu *cpu, const struct insn *insn, const uint8_t *data,
                        const uint8_t *mask, unsigned size)
 {
+    /* One alignment check, for the operand's first 8 bytes, whatever is written of it. */
+    const enum mem_privilege privilege = cpu->cpl == 3 ? MEM_USER : MEM_CURRENT;
     gva_t linear;
-    if (!operand_linear(cpu, insn, size, ACCESS_WRITE, &linear) ||
-        !mem_probe(cpu, linear, size, ACCESS_WRITE, MEM_CURRENT))
+    if (!operand_linear(cpu, insn, size, ACCESS_WRITE, &linear) || !mem_probe(cpu, linear, 8, ACCESS_WRITE, MEM_CURRENT) ||
+        !mem_probe(cpu, linear, size, ACCESS_WRITE, privilege))
         return false;
     for (unsigned start = 0; start < size; start++) {
         unsigned run = 0;
         while (start + run < size && (mask[start + run] & 0x80))
             run++;
-        if (run > 0 && !mem_write(cpu, linear + start, data + start, run, MEM_CURRENT))
+        if (run > 0 && !mem_write(cpu, linear + start, data + start, run, privilege))
             return false;
         start += run; /* the byte behind the run is not to be written */
     }

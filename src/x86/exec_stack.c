@@ -47,14 +47,15 @@ static enum exec_result exec_pusha(struct cpu *cpu, const struct insn *insn)
 static enum exec_result exec_popa(struct cpu *cpu, const struct insn *insn)
 {
     const unsigned size = insn->operand_size;
-    uint64_t value[8];
+    uint64_t value;
 
-    for (unsigned i = 8; i-- > 0;)
-        if (!stack_read(cpu, (int64_t)((7 - i) * size), size, &value[i]))
+    /* What was read before a fault stays in its register, on silicon too; rSP is as it was, and POPA starts again. */
+    for (unsigned i = 8; i-- > 0;) {
+        if (!stack_read(cpu, (int64_t)((7 - i) * size), size, &value))
             return EXEC_LEAVE;
-    for (unsigned i = 0; i < 8; i++)
         if (i != REG_RSP)
-            gpr_write(cpu, i, size, value[i]);
+            gpr_write(cpu, i, size, value);
+    }
     stack_adjust(cpu, (int64_t)(8 * size));
     return EXEC_NEXT;
 }
@@ -158,7 +159,8 @@ static enum exec_result exec_enter(struct cpu *cpu, const struct insn *insn)
 {
     const unsigned size = insn->operand_size, level = insn->operand[1].immediate & 31;
     const uint64_t rsp = cpu->gpr[REG_RSP].q;
-    const uint64_t frame = (rsp - size) & stack_mask(insn);
+    /* A 16-bit stack pointer, but 32 bits of rBP: the upper half is ESP's. */
+    const uint64_t frame = ((rsp - size) & stack_mask(insn)) | (rsp & ~stack_mask(insn));
     const int64_t depth = (int64_t)((level + 1) * size + (insn->operand[0].immediate & 0xffff));
     gva_t last;
 

@@ -15,7 +15,11 @@ static uint8_t repeat_prefix(const struct insn *insn)
         switch (insn->bytes[i]) {
         case 0xf2: case 0xf3: repeat = insn->bytes[i]; break;
         case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: case 0x66: case 0x67: case 0xf0: break;
-        default: return repeat;
+        default:
+            /* REX that is not the last prefix counts for nothing (40-4f is no string instruction). */
+            if ((insn->bytes[i] & 0xf0) == 0x40)
+                break;
+            return repeat;
         }
     }
     return repeat;

@@ -60,7 +60,7 @@ static enum exec_result exec_gather(struct cpu *cpu, const struct insn *insn)
     for (unsigned i = 0; i < count; i++) {
         if (mask->b[i * size]) {
             if (!element_linear(cpu, insn, gather, indices, i, &linear) ||
-                !mem_read(cpu, linear, &to->b[i * size], size, MEM_CURRENT))
+                !mem_read(cpu, linear, &to->b[i * size], size, cpu->cpl == 3 ? MEM_USER : MEM_CURRENT)) /* no alignment check */
                 return EXEC_LEAVE;
             memset(&to->b[length], 0, sizeof(*to) - length);
         }

@@ -118,8 +118,15 @@ static bool is_selected(const union vector *mask, unsigned element, unsigned siz
 static bool element_linear(struct cpu *cpu, const struct insn *insn, unsigned element,
                            unsigned size, enum access_type type, gva_t *linear)
 {
-    /* The operand begins at an offset of the address size, but does not wrap around with it. */
-    return seg_linear(cpu, insn->memory.segment, operand_offset(cpu, insn) + element * size, size, type, linear);
+    /* The operand begins at an offset of the address size, but only offsets of 32 bits wrap around within it. */
+    const uint64_t offset = operand_offset(cpu, insn) + element * size;
+    return seg_linear(cpu, insn->memory.segment, cpu_is_64(cpu) ? offset : (uint32_t)offset, size, type, linear);
+}
+
+/* No alignment checks: silicon makes none here. */
+static enum mem_privilege masked_privilege(const struct cpu *cpu)
+{
+    return cpu->cpl == 3 ? MEM_USER : MEM_CURRENT;
 }
 
 static enum exec_result load_masked(struct cpu *cpu, const struct insn *insn)
@@ -134,7 +141,7 @@ static enum exec_result load_masked(struct cpu *cpu, const struct insn *insn)
     for (unsigned i = 0; i < count; i++) {
         if (is_selected(mask, i, size) &&
             (!element_linear(cpu, insn, i, size, ACCESS_READ, &linear) ||
-             !mem_read(cpu, linear, &result.b[i * size], size, MEM_CURRENT)))
+             !mem_read(cpu, linear, &result.b[i * size], size, masked_privilege(cpu))))
             return EXEC_LEAVE;
     }
     *vector_of(cpu, &insn->operand[0]) = result;
@@ -154,12 +161,12 @@ static enum exec_result store_masked(struct cpu *cpu, const struct insn *insn)
     for (unsigned i = 0; i < count; i++) {
         if (is_selected(mask, i, size) &&
             (!element_linear(cpu, insn, i, size, ACCESS_WRITE, &linear[i]) ||
-             !mem_probe(cpu, linear[i], size, ACCESS_WRITE, MEM_CURRENT)))
+             !mem_probe(cpu, linear[i], size, ACCESS_WRITE, masked_privilege(cpu))))
             return EXEC_LEAVE;
     }
     for (unsigned i = 0; i < count; i++) {
         if (is_selected(mask, i, size) &&
-            !mem_write(cpu, linear[i], &data->b[i * size], size, MEM_CURRENT))
+            !mem_write(cpu, linear[i], &data->b[i * size], size, masked_privilege(cpu)))
             return EXEC_LEAVE;
     }
     return EXEC_NEXT;

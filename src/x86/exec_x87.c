@@ -151,6 +151,17 @@ static bool is_store_suppressed(const struct x87_image *image)
     return image->status & ~image->control & (X87_IE | X87_OE | X87_UE);
 }
 
+/* FBSTP writes eight bytes and then two: a fault of the second part finds the first one written. */
+static bool store_result(struct cpu *cpu, const struct insn *insn, const union simd_buffer *buffer)
+{
+    gva_t linear;
+
+    if (insn->mnemonic != ZYDIS_MNEMONIC_FBSTP)
+        return operand_write_bytes(cpu, insn, buffer, insn->operand[0].size);
+    return operand_linear(cpu, insn, 10, ACCESS_WRITE, &linear) && mem_write(cpu, linear, buffer->bytes, 8, MEM_CURRENT) &&
+           mem_write(cpu, linear + 8, buffer->bytes + 8, 2, MEM_CURRENT);
+}
+
 static enum exec_result exec_arithmetic(struct cpu *cpu, const struct insn *insn)
 {
     const struct operand *operand = &insn->operand[0];
@@ -168,7 +179,7 @@ static enum exec_result exec_arithmetic(struct cpu *cpu, const struct insn *insn
     x87_run((x87_stub *)(uintptr_t)insn->extra, &work, &buffer, &work, cpu);
     replace_pointers(cpu, insn, &work);
     if (is_memory && operand->is_written && !is_store_suppressed(&work) &&
-        !operand_write_bytes(cpu, insn, &buffer, operand->size))
+        !store_result(cpu, insn, &buffer))
         return EXEC_LEAVE;
     memcpy(&cpu->x87, &work, IMAGE_USED);
     return EXEC_NEXT;

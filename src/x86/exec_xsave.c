@@ -97,6 +97,14 @@ static size_t area_size(const struct request *request)
     return request->components & XCR0_AVX ? OFFSET_AVX + 16 * request->registers : HEADER_END;
 }
 
+/* Where the area begins that is accessed: at the header when nothing of x87 and SSE (MXCSR) is asked for. */
+static bool probe_area(struct cpu *cpu, const struct request *request, uint64_t legacy, enum access_type type)
+{
+    const size_t from = request->components & legacy ? 0 : HEADER;
+
+    return mem_probe(cpu, request->linear + from, area_size(request) - from, type, MEM_CURRENT);
+}
+
 /* ---- saving ---- */
 
 static void collect(const struct cpu *cpu, const struct request *request, struct area *area)
@@ -130,8 +138,6 @@ static bool put(struct cpu *cpu, const struct request *request, const struct are
 static bool put_area(struct cpu *cpu, const struct request *request, const struct area *area,
                      uint64_t saved, bool mxcsr, size_t header_size)
 {
-    if (!mem_probe(cpu, request->linear, area_size(request), ACCESS_WRITE, MEM_CURRENT))
-        return false;
     if ((saved & XCR0_X87) && (!put(cpu, request, area, 0, OFFSET_MXCSR) ||
                                !put(cpu, request, area, OFFSET_ST, OFFSET_XMM - OFFSET_ST)))
         return false;
@@ -152,7 +158,7 @@ static enum exec_result save_standard(struct cpu *cpu, const struct insn *insn,
     uint64_t old;
 
     if (!begin(cpu, insn, feature, is_wide, ACCESS_WRITE, &request) ||
-        !mem_probe(cpu, request.linear, area_size(&request), ACCESS_WRITE, MEM_CURRENT) ||
+        !probe_area(cpu, &request, XCR0_X87 | XCR0_SSE | XCR0_AVX, ACCESS_WRITE) ||
         !mem_read64(cpu, request.linear + HEADER, &old))
         return EXEC_LEAVE;
     const uint64_t used = request.components & xsave_in_use(cpu);
@@ -169,7 +175,8 @@ static enum exec_result save_compacted(struct cpu *cpu, const struct insn *insn,
     struct area area;
     struct request request;
 
-    if (!begin(cpu, insn, feature, is_wide, ACCESS_WRITE, &request))
+    if (!begin(cpu, insn, feature, is_wide, ACCESS_WRITE, &request) ||
+        !probe_area(cpu, &request, XCR0_X87 | XCR0_SSE, ACCESS_WRITE))
         return EXEC_LEAVE;
     uint64_t used = request.components & xsave_in_use(cpu);
     if (cpu->mxcsr != INITIAL_MXCSR)
@@ -248,7 +255,7 @@ static enum exec_result restore(struct cpu *cpu, const struct insn *insn, enum c
     struct request request;
 
     if (!begin(cpu, insn, feature, is_wide, ACCESS_READ, &request) ||
-        !mem_read(cpu, request.linear, &area, HEADER_END, MEM_CURRENT))
+        !mem_read(cpu, request.linear + HEADER, (uint8_t *)&area + HEADER, HEADER_END - HEADER, MEM_CURRENT))
         return EXEC_LEAVE;
     if (!header_is_valid(cpu, &area, feature == FEATURE_XSAVES))
         return exec_done(raise_gp(cpu, 0));
@@ -257,6 +264,10 @@ static enum exec_result restore(struct cpu *cpu, const struct insn *insn, enum c
     /* The standard format loads MXCSR whatever XSTATE_BV says; it comes along with AVX too. */
     const bool loads_mxcsr =
         is_compacted ? wanted & present & XCR0_SSE : wanted & (XCR0_SSE | XCR0_AVX);
+    if (!probe_area(cpu, &request, XCR0_X87 | XCR0_SSE, ACCESS_READ))
+        return EXEC_LEAVE;
+    if (((wanted & (XCR0_X87 | XCR0_SSE)) || loads_mxcsr) && !mem_read(cpu, request.linear, &area, HEADER, MEM_CURRENT))
+        return EXEC_LEAVE;
     if (loads_mxcsr && (area.legacy.mxcsr & ~MXCSR_VALID))
         return exec_done(raise_gp(cpu, 0));
     if ((wanted & present & XCR0_AVX) &&

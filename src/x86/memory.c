@@ -25,11 +25,23 @@ static unsigned tlb_mode_for(const struct cpu *cpu, enum mem_privilege privilege
     }
 }
 
+/* What an access of that size is to be aligned to: SDM 3A table 6-7. */
+static size_t required_alignment(size_t size)
+{
+    switch (size) {
+    case 2: case 4: case 8: return size;
+    case 10: return 8;          /* 80-bit numbers */
+    case 14: case 94: return 2; /* x87 environment and state, 16-bit */
+    case 28: case 108: return 4;
+    default: return 1;
+    }
+}
+
 /* Alignment checking (SDM 3A 6.15, #AC): user mode, CR0.AM and RFLAGS.AC. */
 static bool is_misaligned(const struct cpu *cpu, gva_t linear, size_t size, enum mem_privilege privilege)
 {
     return privilege == MEM_CURRENT && (cpu->read_key & 3) == TLB_MODE_SLOW && cpu->cpl == 3 && (cpu->cr0 & CR0_AM) &&
-           (cpu->rflags & RFLAGS_AC) && (size == 2 || size == 4 || size == 8) && (linear & (size - 1));
+           (cpu->rflags & RFLAGS_AC) && (linear & (required_alignment(size) - 1));
 }
 
 /* Descriptor tables and the TSS have 64-bit addresses in compatibility mode too. */

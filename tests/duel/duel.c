@@ -20,6 +20,7 @@ static uint8_t *host(uint64_t address) { return (uint8_t *)address; }
 
 int duel_init(void)
 {
+    duel_native_pin();
     if (!duel_soft_init())
         return 1;
     const int result = duel_native_init();
@@ -73,6 +74,9 @@ static void normalize(struct duel_state *s, const struct duel_case *c)
         if (s->selector[i] < 4)
             s->selector[i] = 0;
     s->rflags &= COMPARED_FLAGS & ~c->ignored_flags;
+    /* The trap after one element of a repeated string has RF set (SDM 3B 17.3.1.1). Not here. */
+    if (s->vector == VECTOR_DB)
+        s->rflags &= ~RFLAGS_RF;
     s->fxsave[5] = 0;
     /* FIP and FDP have as many bits as the processor's linear addresses: 48 or 57. */
     memcpy(s->fxsave + 14, s->fxsave[13] & 0x80 ? "\xff\xff" : "\0\0", 2);
@@ -86,32 +90,40 @@ static void normalize(struct duel_state *s, const struct duel_case *c)
         s->error |= PF_P;
 }
 
+static bool is_of_memory(uint8_t vector)
+{
+    return vector == VECTOR_SS || vector == VECTOR_GP || vector == VECTOR_PF || vector == VECTOR_AC;
+}
+
 /*
  * Which part of an operand of several parts is tried first is the processor's choice: Intel's begin with the last byte of
  * an area that is saved, with the header of one that is restored, with the offset of a far pointer. Page faults and limit
- * violations anywhere in the operand are the same here.
+ * violations anywhere in the operand are the same here, and so is #AC where a misaligned area is #GP otherwise (SDM 2A
+ * FXSAVE: it is not told which of them comes).
  */
 static void settle_address(const struct duel_state *theirs, struct duel_state *mine)
 {
     ZydisDecoder decoder;
     ZydisDecodedInstruction z;
-    const uint64_t at = duel_linear_rip(mine), distance = (uint32_t)(theirs->address - mine->address + 1024);
+    const uint64_t at = duel_linear_rip(mine), distance = (uint16_t)(theirs->address - mine->address + 1024);
     static const ZydisMnemonic large[] = {
         ZYDIS_MNEMONIC_FXSAVE, ZYDIS_MNEMONIC_FXSAVE64, ZYDIS_MNEMONIC_FXRSTOR, ZYDIS_MNEMONIC_FXRSTOR64, ZYDIS_MNEMONIC_FNSAVE,
         ZYDIS_MNEMONIC_FRSTOR, ZYDIS_MNEMONIC_FNSTENV, ZYDIS_MNEMONIC_FLDENV, ZYDIS_MNEMONIC_MASKMOVDQU,
         ZYDIS_MNEMONIC_VMASKMOVDQU, ZYDIS_MNEMONIC_MASKMOVQ, ZYDIS_MNEMONIC_VMASKMOVPS, ZYDIS_MNEMONIC_VMASKMOVPD,
         ZYDIS_MNEMONIC_VPMASKMOVD, ZYDIS_MNEMONIC_VPMASKMOVQ, ZYDIS_MNEMONIC_LES, ZYDIS_MNEMONIC_LDS, ZYDIS_MNEMONIC_LSS,
-        ZYDIS_MNEMONIC_LFS, ZYDIS_MNEMONIC_LGS,
+        ZYDIS_MNEMONIC_LFS, ZYDIS_MNEMONIC_LGS, ZYDIS_MNEMONIC_IRET, ZYDIS_MNEMONIC_IRETD, ZYDIS_MNEMONIC_IRETQ,
+        ZYDIS_MNEMONIC_FBLD, ZYDIS_MNEMONIC_FBSTP,
     };
 
-    if (mine->vector < VECTOR_SS || mine->vector > VECTOR_PF || theirs->vector < VECTOR_SS || theirs->vector > VECTOR_PF ||
+    if (!is_of_memory(mine->vector) || !is_of_memory(theirs->vector) ||
         mine->rip != theirs->rip || at < DUEL_CODE || at >= DUEL_CODE + 0x2000 ||
         (mine->vector == VECTOR_PF && theirs->vector == VECTOR_PF && distance > 2048))
         return;
     code_decoder(mine->selector[SEG_CS] == DUEL_CS64 ? 64 : duel_is_16(mine) ? 16 : 32, &decoder);
     if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL, host(at), DUEL_CODE + 0x2000 - at, &z)))
         return;
-    bool is_large = z.meta.isa_set >= ZYDIS_ISA_SET_XSAVE && z.meta.isa_set <= ZYDIS_ISA_SET_XSAVES;
+    bool is_large = (z.mnemonic == ZYDIS_MNEMONIC_RET && z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) ||
+                    (z.meta.isa_set >= ZYDIS_ISA_SET_XSAVE && z.meta.isa_set <= ZYDIS_ISA_SET_XSAVES);
     for (unsigned i = 0; i < array_size(large); i++)
         is_large |= z.mnemonic == large[i];
     if (is_large) {

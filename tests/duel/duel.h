@@ -73,7 +73,8 @@ enum duel_end duel_native_run(struct duel_state *state);
 bool duel_native_has_avx(void);
 /* A descriptor of the local table, as both sides have it. */
 uint64_t duel_local_descriptor(unsigned index);
-unsigned duel_native_cpu(void); /* that this thread is pinned to */
+void duel_native_pin(void); /* first of all */
+unsigned duel_native_cpu(void); /* where this thread stays */
 
 /* Our side. */
 bool duel_soft_init(void);

@@ -305,7 +305,7 @@ bool duel_native_has_avx(void) { return has_avx; }
 void duel_native_watch(void (*cancel)(void)) { watched = cancel; }
 
 /* LSL of one of the kernel's descriptors tells the processor's number: it is not to change. */
-static void pin(void)
+void duel_native_pin(void)
 {
     cpu_set_t set;
 
@@ -324,7 +324,6 @@ int duel_native_init(void)
         return cannot("RDFSBASE");
     __asm__("rdfsbase %0" : "=r"(duel_seen.host_base[0]));
     __asm__("rdgsbase %0" : "=r"(duel_seen.host_base[1]));
-    pin();
     if (!map_arena())
         return cannot("code at a fixed address");
     if (!write_local_table())

@@ -93,7 +93,7 @@ static void set_system_registers(struct cpu *cpu)
     cpu->idtr = (struct table_register){.base = IDT, .limit = 0xfff};
     cpu->segment[SEG_LDTR] = (struct segment){.base = LDT, .limit = DUEL_LOCAL * 8 - 1, .selector = 0x50, .attributes = SEG_P | SYSTEM_LDT};
     cpu->segment[SEG_TR] = (struct segment){.base = TSS, .limit = 0x67, .selector = 0x40, .attributes = SEG_P | SYSTEM_TSS_BUSY};
-    cpu->cr4 |= CR4_OSXSAVE | CR4_FSGSBASE | CR4_SMEP | CR4_UMIP | CR4_DE;
+    cpu->cr4 |= CR4_OSXSAVE | CR4_FSGSBASE | CR4_SMEP | CR4_UMIP;
     cpu->xcr0 = cpu_xcr0_mask(cpu);
 }
 
@@ -259,7 +259,10 @@ bool duel_soft_trace(const struct duel_state *state, uint64_t *undefined)
         const bool known = decode_current(cpu, &z, o);
         const ZydisAccessedFlags *flags = known ? z.cpu_flags : NULL;
 
-        if (known && ((flags && (flags->tested & *undefined)) || is_split_lock(cpu, &z, o)))
+        /* The host makes no alignment checks for the operands of F16C. */
+        if (known && (cpu->rflags & RFLAGS_AC) && (z.mnemonic == ZYDIS_MNEMONIC_VCVTPH2PS || z.mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH))
+            return false;
+        if (known && (!code_is_comparable(&z) || (flags && (flags->tested & *undefined)) || is_split_lock(cpu, &z, o)))
             return false;
         is_last = cpu->rflags & RFLAGS_TF;
         if (cpu_step(cpu) != LEAVE_NONE)
