@@ -87,7 +87,7 @@ struct target {
 static bool read_target(struct cpu *cpu, const struct insn *insn, struct target *target)
 {
     const unsigned size = insn->operand_size;
-    uint8_t bytes[10];
+    gva_t linear;
 
     *target = (struct target){0};
     if (insn->operand[0].kind == OPERAND_FAR_POINTER) {
@@ -99,11 +99,9 @@ static bool read_target(struct cpu *cpu, const struct insn *insn, struct target 
             target->offset = (uint32_t)target->offset;
         return true;
     }
-    if (!operand_read_bytes(cpu, insn, bytes, size + 2))
-        return false;
-    memcpy(&target->offset, bytes, size);
-    memcpy(&target->selector, bytes + size, 2);
-    return true;
+    /* Two accesses, each with an alignment of its own. */
+    return operand_linear(cpu, insn, size + 2, ACCESS_READ, &linear) &&
+           mem_read(cpu, linear, &target->offset, size, MEM_CURRENT) && mem_read16(cpu, linear + size, &target->selector);
 }
 
 /* A code segment as direct target (CPL does not change); `d` was read from its selector. */

@@ -151,12 +151,12 @@ static bool is_store_suppressed(const struct x87_image *image)
     return image->status & ~image->control & (X87_IE | X87_OE | X87_UE);
 }
 
-/* FBSTP writes eight bytes and then two: a fault of the second part finds the first one written. */
+/* 80-bit numbers are written as eight bytes and two: a fault of the second part finds the first one written. */
 static bool store_result(struct cpu *cpu, const struct insn *insn, const union simd_buffer *buffer)
 {
     gva_t linear;
 
-    if (insn->mnemonic != ZYDIS_MNEMONIC_FBSTP)
+    if (insn->operand[0].size != 10)
         return operand_write_bytes(cpu, insn, buffer, insn->operand[0].size);
     return operand_linear(cpu, insn, 10, ACCESS_WRITE, &linear) && mem_write(cpu, linear, buffer->bytes, 8, MEM_CURRENT) &&
            mem_write(cpu, linear + 8, buffer->bytes + 8, 2, MEM_CURRENT);

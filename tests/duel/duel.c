@@ -106,6 +106,7 @@ static void settle_address(const struct duel_state *theirs, struct duel_state *m
     ZydisDecoder decoder;
     ZydisDecodedInstruction z;
     const uint64_t at = duel_linear_rip(mine), distance = (uint16_t)(theirs->address - mine->address + 1024);
+    const uint64_t left = PAGE_SIZE - (at & ~PAGE_MASK);
     static const ZydisMnemonic large[] = {
         ZYDIS_MNEMONIC_FXSAVE, ZYDIS_MNEMONIC_FXSAVE64, ZYDIS_MNEMONIC_FXRSTOR, ZYDIS_MNEMONIC_FXRSTOR64, ZYDIS_MNEMONIC_FNSAVE,
         ZYDIS_MNEMONIC_FRSTOR, ZYDIS_MNEMONIC_FNSTENV, ZYDIS_MNEMONIC_FLDENV, ZYDIS_MNEMONIC_MASKMOVDQU,
@@ -115,6 +116,14 @@ static void settle_address(const struct duel_state *theirs, struct duel_state *m
         ZYDIS_MNEMONIC_FBLD, ZYDIS_MNEMONIC_FBSTP,
     };
 
+    /* The rest of an undefined instruction is fetched, or not: a fault of that comes first, or not at all. */
+    if (mine->vector == VECTOR_UD && mine->rip == theirs->rip && left < 15 &&
+        (theirs->vector == VECTOR_GP || (theirs->vector == VECTOR_PF && (theirs->error & PF_I)))) {
+        mine->vector = theirs->vector;
+        mine->address = theirs->address;
+        mine->error = theirs->error;
+        return;
+    }
     if (!is_of_memory(mine->vector) || !is_of_memory(theirs->vector) ||
         mine->rip != theirs->rip || at < DUEL_CODE || at >= DUEL_CODE + 0x2000 ||
         (mine->vector == VECTOR_PF && theirs->vector == VECTOR_PF && distance > 2048))

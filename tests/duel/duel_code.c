@@ -51,7 +51,7 @@ bool code_is_comparable(const ZydisDecodedInstruction *insn)
         ZYDIS_MNEMONIC_RDRAND, ZYDIS_MNEMONIC_RDSEED, ZYDIS_MNEMONIC_RDPID, ZYDIS_MNEMONIC_RDPMC, ZYDIS_MNEMONIC_SGDT,
         ZYDIS_MNEMONIC_SIDT, ZYDIS_MNEMONIC_SLDT, ZYDIS_MNEMONIC_STR, ZYDIS_MNEMONIC_SMSW, ZYDIS_MNEMONIC_XGETBV,
         ZYDIS_MNEMONIC_VMCALL, ZYDIS_MNEMONIC_VMMCALL, ZYDIS_MNEMONIC_VMFUNC,
-        ZYDIS_MNEMONIC_XBEGIN, /* hidden on some hosts, and there all the same */
+        ZYDIS_MNEMONIC_XBEGIN, ZYDIS_MNEMONIC_XABORT, /* hidden on some hosts, and there all the same */
     };
 
     for (unsigned i = 0; i < array_size(not); i++)

@@ -259,6 +259,13 @@ bool duel_soft_trace(const struct duel_state *state, uint64_t *undefined)
         const bool known = decode_current(cpu, &z, o);
         const ZydisAccessedFlags *flags = known ? z.cpu_flags : NULL;
 
+        /* It may have more state components than ours. */
+        if (known && z.meta.isa_set >= ZYDIS_ISA_SET_XSAVE && z.meta.isa_set <= ZYDIS_ISA_SET_XSAVES &&
+            (cpu->gpr[REG_RDX].d || (cpu->gpr[REG_RAX].d & ~7u)))
+            return false;
+        /* FIP and FDP have as many bits as its linear addresses: 48 or 57. */
+        if (known && z.meta.isa_set == ZYDIS_ISA_SET_SSE && (cpu->x87.instruction_pointer >> 47 || cpu->x87.data_pointer >> 47))
+            return false;
         /* The host makes no alignment checks for the operands of F16C. */
         if (known && (cpu->rflags & RFLAGS_AC) && (z.mnemonic == ZYDIS_MNEMONIC_VCVTPH2PS || z.mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH))
             return false;

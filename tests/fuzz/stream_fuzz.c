@@ -151,7 +151,7 @@ int main(int argc, char **argv)
     if (wish && !count && !seconds)
         seconds = strtoull(wish, NULL, 0);
     if (!count && !seconds)
-        count = 40000;
+        count = 15000;
     const int result = duel_init();
     if (result != 0)
         return result;

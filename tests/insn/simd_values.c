@@ -7,6 +7,8 @@
 #include "x86/exec_simd_trap.h"
 
 static uint64_t seed = 0x9e3779b97f4a7c15ull;
+static const uint8_t *food;
+static size_t food_size;
 
 void simd_seed(uint64_t change)
 {
@@ -20,8 +22,23 @@ void simd_restart(uint64_t from)
         (void)simd_random();
 }
 
+void simd_feed(const uint8_t *data, size_t size)
+{
+    food = data;
+    food_size = size;
+}
+
 uint64_t simd_random(void)
 {
+    uint64_t eaten;
+
+    if (food_size >= sizeof(eaten)) {
+        memcpy(&eaten, food, sizeof(eaten));
+        food += sizeof(eaten);
+        food_size -= sizeof(eaten);
+        seed ^= eaten | !seed;
+        return eaten;
+    }
     seed ^= seed << 13;
     seed ^= seed >> 7;
     seed ^= seed << 17;

@@ -3,10 +3,13 @@
 #define TESTS_INSN_SIMD_VALUES_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 void simd_seed(uint64_t change);
 void simd_restart(uint64_t from);
+/* The next numbers are these bytes; then it goes on as before. */
+void simd_feed(const uint8_t *data, size_t size);
 uint64_t simd_random(void);
 bool simd_one_in(unsigned n);
 
