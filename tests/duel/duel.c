@@ -304,8 +304,9 @@ enum duel_result duel_compare(const struct duel_case *c, bool print)
     }
     if (result == DUEL_DIFFERENT)
         result = is_defined(c);
-    /* When a repeated store notices that it changed its own code is the processor's choice. */
-    if (result == DUEL_DIFFERENT && c->repeats && code_has_changed())
+    /* When a repeated store notices that it changed its own code is the processor's choice; and memory behind the port is
+     * no place for code that changes. */
+    if (result == DUEL_DIFFERENT && (c->repeats || !c->direct) && code_has_changed())
         result = DUEL_SKIPPED;
     if (result == DUEL_DIFFERENT && print)
         print_difference(c);
