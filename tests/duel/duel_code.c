@@ -60,24 +60,28 @@ bool code_is_comparable(const ZydisDecodedInstruction *insn)
     return !(insn->mnemonic == ZYDIS_MNEMONIC_INT && insn->raw.imm[0].value.u == 0x80);
 }
 
+bool code_is_implemented(unsigned bits, const uint8_t bytes[15])
+{
+    static const uint8_t vmfunc[15] = {0x0f, 0x01, 0xd4};
+    static exec_fn *undefined;
+    struct decoded d;
+    const uint32_t mode = MODE_PROTECTED | MODE_LONG | (bits == 64 ? MODE_64 : bits == 32 ? MODE_CS32 : 0);
+
+    if (!undefined && decode(MODE_PROTECTED | MODE_CS32, vmfunc, 15, &d) == DECODE_OK)
+        undefined = d.insn.exec;
+    return decode(mode, bytes, 15, &d) == DECODE_OK && d.insn.exec != undefined;
+}
+
 /* ---- the catalogue ---- */
 
 static void keep(const uint8_t *bytes, unsigned prefix_length, bool has_modrm)
 {
-    struct decoded d;
     ZydisDecodedInstruction insn;
+    const unsigned bits = decoder.machine_mode == ZYDIS_MACHINE_MODE_LONG_64 ? 64 :
+                          decoder.machine_mode == ZYDIS_MACHINE_MODE_LONG_COMPAT_32 ? 32 : 16;
 
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL, bytes, 15, &insn)) || !code_is_comparable(&insn))
-        return;
-    const uint32_t mode = MODE_PROTECTED | MODE_LONG | (decoder.machine_mode == ZYDIS_MACHINE_MODE_LONG_64 ? MODE_64 : 0) |
-                          (decoder.machine_mode == ZYDIS_MACHINE_MODE_LONG_COMPAT_32 ? MODE_CS32 : 0);
-    static exec_fn *undefined;
-    if (!undefined) {
-        static const uint8_t vmfunc[15] = {0x0f, 0x01, 0xd4};
-        if (decode(MODE_PROTECTED | MODE_CS32, vmfunc, 15, &d) == DECODE_OK)
-            undefined = d.insn.exec;
-    }
-    if (decode(mode, bytes, 15, &d) != DECODE_OK || d.insn.exec == undefined)
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL, bytes, 15, &insn)) || !code_is_comparable(&insn) ||
+        !code_is_implemented(bits, bytes))
         return;
     if (by_mnemonic[insn.mnemonic].seen == 0)
         mnemonics[mnemonic_count++] = insn.mnemonic;

@@ -20,6 +20,9 @@ unsigned code_random(unsigned bits, uint64_t at, uint8_t *code);
 /* May it be executed by the host at all, and does it give the same twice? */
 bool code_is_comparable(const ZydisDecodedInstruction *insn);
 
+/* Does our processor have it? The host has more. */
+bool code_is_implemented(unsigned bits, const uint8_t bytes[15]);
+
 void code_decoder(unsigned bits, ZydisDecoder *decoder);
 
 #endif

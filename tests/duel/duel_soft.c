@@ -231,8 +231,9 @@ static bool is_split_lock(const struct cpu *cpu, const ZydisDecodedInstruction *
 }
 
 /* The instruction at CS:RIP. False: not in the arena, or none. */
-static bool decode_current(const struct cpu *cpu, ZydisDecodedInstruction *z, ZydisDecodedOperand *o)
+static bool decode_current(const struct cpu *cpu, ZydisDecodedInstruction *z, ZydisDecodedOperand *o, bool *is_ours)
 {
+    const unsigned bits = cpu_is_64(cpu) ? 64 : cpu->segment[SEG_CS].attributes & SEG_DB ? 32 : 16;
     const uint64_t at = cpu->rip + (cpu_is_64(cpu) ? 0 : cpu->segment[SEG_CS].base);
     uint8_t bytes[15];
     ZydisDecoder decoder;
@@ -241,7 +242,8 @@ static bool decode_current(const struct cpu *cpu, ZydisDecodedInstruction *z, Zy
         const uint8_t *page = duel_soft_page(at + i);
         bytes[i] = page ? page[(at + i) & ~PAGE_MASK] : 0xf4;
     }
-    code_decoder(cpu_is_64(cpu) ? 64 : cpu->segment[SEG_CS].attributes & SEG_DB ? 32 : 16, &decoder);
+    *is_ours = code_is_implemented(bits, bytes);
+    code_decoder(bits, &decoder);
     return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, sizeof(bytes), z, o));
 }
 
@@ -256,7 +258,8 @@ bool duel_soft_trace(const struct duel_state *state, uint64_t *undefined)
         const uint64_t rip = cpu->rip;
         ZydisDecodedInstruction z;
         ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
-        const bool known = decode_current(cpu, &z, o);
+        bool is_ours;
+        const bool known = decode_current(cpu, &z, o, &is_ours);
         const ZydisAccessedFlags *flags = known ? z.cpu_flags : NULL;
 
         /* It may have more state components than ours. */
@@ -269,7 +272,7 @@ bool duel_soft_trace(const struct duel_state *state, uint64_t *undefined)
         /* The host makes no alignment checks for the operands of F16C. */
         if (known && (cpu->rflags & RFLAGS_AC) && (z.mnemonic == ZYDIS_MNEMONIC_VCVTPH2PS || z.mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH))
             return false;
-        if (known && (!code_is_comparable(&z) || (flags && (flags->tested & *undefined)) || is_split_lock(cpu, &z, o)))
+        if (known && (!is_ours || !code_is_comparable(&z) || (flags && (flags->tested & *undefined)) || is_split_lock(cpu, &z, o)))
             return false;
         is_last = cpu->rflags & RFLAGS_TF;
         if (cpu_step(cpu) != LEAVE_NONE)
