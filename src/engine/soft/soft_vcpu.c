@@ -19,8 +19,10 @@ void soft_vcpu_request(struct engine_vcpu *vcpu, uint32_t request)
     }
 }
 
+/* The fence: what the caller stored before (code, say) is seen by a processor that is just taking up older work of this kind. */
 void soft_vcpu_pend(struct engine_vcpu *vcpu, uint32_t pending, uint32_t request)
 {
+    atomic_thread_fence(memory_order_seq_cst);
     if ((atomic_load(&vcpu->pending) & pending) == pending && (atomic_load(&vcpu->cpu->request) & request) == request)
         return;
     atomic_fetch_or(&vcpu->pending, pending);
