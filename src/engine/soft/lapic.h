@@ -92,6 +92,8 @@ void lapic_set_cr8(struct lapic *lapic, uint64_t value);
 
 /* ---- guest accesses ---- */
 
+/* IA32_APIC_BASE.EN: only then CPUID shows an APIC (SDM 3A 11.4.3). */
+bool lapic_is_shown(const struct lapic *lapic);
 /* Where the register page is now: page address, or LAPIC_NO_PAGE (disabled, or x2APIC mode). */
 gpa_t lapic_page(const struct lapic *lapic);
 /* An access of 1..64 bytes inside the page. Reads of anything that is not within the first 4 bytes

@@ -17,6 +17,11 @@
 #define LVT_REMOTE_IRR (1u << 14)
 #define ICR_BUSY       (1u << 12)
 
+bool lapic_is_shown(const struct lapic *lapic)
+{
+    return lapic_is_enabled(lapic);
+}
+
 /* ---- the register page ---- */
 
 gpa_t lapic_page(const struct lapic *lapic)

@@ -280,6 +280,8 @@ void soft_cpuid(struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint3
     const struct partition_config *config = vcpu->partition->config;
 
     cpuid_read(vcpu->cpu, leaf, subleaf, out);
+    if (vcpu->lapic && !lapic_is_shown(vcpu->lapic) && (leaf == 1 || (leaf == 0x80000001 && vcpu->cpuid.is_amd)))
+        out[3] &= ~(1u << 9);
     for (size_t i = 0; i < config->cpuid_override_count; i++) {
         const struct cpuid_override *o = &config->cpuid_overrides[i];
 
