@@ -314,3 +314,13 @@ enum duel_result duel_compare(const struct duel_case *c, bool print)
         restore_memory(true);
     return result;
 }
+
+uint8_t duel_only_ours(const struct duel_case *c)
+{
+    place(c);
+    save_memory();
+    ours = c->state;
+    const enum duel_end end = duel_soft_run(&ours, c->direct);
+    restore_memory(true);
+    return end == DUEL_FAULT ? ours.vector : 0xfe;
+}

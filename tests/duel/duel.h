@@ -102,6 +102,8 @@ enum duel_result { DUEL_SAME, DUEL_DIFFERENT, DUEL_SKIPPED };
 
 /* Memory is what earlier cases left, on both sides the same. */
 enum duel_result duel_compare(const struct duel_case *c, bool print);
+/* Only ours; the vector it ended with (0xfe: it did not). Memory stays as it was. */
+uint8_t duel_only_ours(const struct duel_case *c);
 /* What the last comparison left, natively. */
 extern struct duel_state duel_theirs;
 

@@ -40,24 +40,34 @@ void code_decoder(unsigned bits, ZydisDecoder *d)
 
 /* ---- what is compared ---- */
 
-/*
- * Not: what is never twice the same; what the kernel carries out in the processor's place (UMIP); system calls; what tells
- * of features that differ (XCR0); hypercalls, which the host's hypervisor would answer.
- */
+static const struct {
+    ZydisMnemonic mnemonic;
+    const char *reason;
+} not_comparable[] = {
+    {ZYDIS_MNEMONIC_SYSCALL, "a system call of the host"}, {ZYDIS_MNEMONIC_SYSENTER, "a system call of the host"},
+    {ZYDIS_MNEMONIC_CPUID, "tells of the host"}, {ZYDIS_MNEMONIC_XGETBV, "tells of the host (XCR0)"},
+    {ZYDIS_MNEMONIC_RDPID, "tells of the host (TSC_AUX)"}, {ZYDIS_MNEMONIC_RDTSC, "never twice the same"},
+    {ZYDIS_MNEMONIC_RDTSCP, "never twice the same"}, {ZYDIS_MNEMONIC_RDPMC, "never twice the same"},
+    {ZYDIS_MNEMONIC_RDRAND, "never twice the same"}, {ZYDIS_MNEMONIC_RDSEED, "never twice the same"},
+    {ZYDIS_MNEMONIC_SGDT, "the kernel answers (UMIP)"}, {ZYDIS_MNEMONIC_SIDT, "the kernel answers (UMIP)"},
+    {ZYDIS_MNEMONIC_SLDT, "the kernel answers (UMIP)"}, {ZYDIS_MNEMONIC_STR, "the kernel answers (UMIP)"},
+    {ZYDIS_MNEMONIC_SMSW, "the kernel answers (UMIP)"},
+    {ZYDIS_MNEMONIC_VMCALL, "the host's hypervisor answers"}, {ZYDIS_MNEMONIC_VMMCALL, "the host's hypervisor answers"},
+    {ZYDIS_MNEMONIC_VMFUNC, "the host's hypervisor answers"},
+    {ZYDIS_MNEMONIC_XBEGIN, "hidden on some hosts, and there all the same"}, {ZYDIS_MNEMONIC_XABORT, "hidden on some hosts, and there all the same"},
+};
+
+const char *code_reason(ZydisMnemonic mnemonic)
+{
+    for (unsigned i = 0; i < array_size(not_comparable); i++)
+        if (not_comparable[i].mnemonic == mnemonic)
+            return not_comparable[i].reason;
+    return NULL;
+}
+
 bool code_is_comparable(const ZydisDecodedInstruction *insn)
 {
-    static const ZydisMnemonic not[] = {
-        ZYDIS_MNEMONIC_SYSCALL, ZYDIS_MNEMONIC_SYSENTER, ZYDIS_MNEMONIC_CPUID, ZYDIS_MNEMONIC_RDTSC, ZYDIS_MNEMONIC_RDTSCP,
-        ZYDIS_MNEMONIC_RDRAND, ZYDIS_MNEMONIC_RDSEED, ZYDIS_MNEMONIC_RDPID, ZYDIS_MNEMONIC_RDPMC, ZYDIS_MNEMONIC_SGDT,
-        ZYDIS_MNEMONIC_SIDT, ZYDIS_MNEMONIC_SLDT, ZYDIS_MNEMONIC_STR, ZYDIS_MNEMONIC_SMSW, ZYDIS_MNEMONIC_XGETBV,
-        ZYDIS_MNEMONIC_VMCALL, ZYDIS_MNEMONIC_VMMCALL, ZYDIS_MNEMONIC_VMFUNC,
-        ZYDIS_MNEMONIC_XBEGIN, ZYDIS_MNEMONIC_XABORT, /* hidden on some hosts, and there all the same */
-    };
-
-    for (unsigned i = 0; i < array_size(not); i++)
-        if (insn->mnemonic == not[i])
-            return false;
-    return !(insn->mnemonic == ZYDIS_MNEMONIC_INT && insn->raw.imm[0].value.u == 0x80);
+    return !code_reason(insn->mnemonic) && !(insn->mnemonic == ZYDIS_MNEMONIC_INT && insn->raw.imm[0].value.u == 0x80);
 }
 
 bool code_is_implemented(unsigned bits, const uint8_t bytes[15])
@@ -70,6 +80,15 @@ bool code_is_implemented(unsigned bits, const uint8_t bytes[15])
     if (!undefined && decode(MODE_PROTECTED | MODE_CS32, vmfunc, 15, &d) == DECODE_OK)
         undefined = d.insn.exec;
     return decode(mode, bytes, 15, &d) == DECODE_OK && d.insn.exec != undefined;
+}
+
+bool code_is_comparable_bytes(unsigned bits, const uint8_t bytes[15])
+{
+    ZydisDecodedInstruction z;
+    ZydisDecoder d;
+
+    code_decoder(bits, &d);
+    return !ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&d, NULL, bytes, 15, &z)) || code_is_comparable(&z);
 }
 
 /* ---- the catalogue ---- */
@@ -331,6 +350,25 @@ static void build(const struct encoding *e, unsigned bits, uint8_t code[16])
     case 2: code[n + e->length] = (uint8_t)((kept & 0x38) | (kept >= 0xc0 ? 0xc0 : (simd_random() & 0xc0) % 0xc0) | (simd_random() & 7)); break;
     default: code[n + e->length] = (uint8_t)((kept & 0xc0) | (simd_random() & 0x3f)); break;
     }
+}
+
+unsigned code_steered(unsigned bits, uint64_t at, uint8_t bytes[15], unsigned modrm, bool steered, uint8_t *code)
+{
+    struct writer w = {.code = code, .bits = bits};
+    ZydisDecodedInstruction z;
+    ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
+
+    (void)modrm;
+    code_decoder(bits, &decoder);
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, 15, &z, o))) {
+        put(&w, bytes, 15);
+        return w.length;
+    }
+    patch(&z, o, bits, bytes, at + z.length);
+    if (steered && ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, 15, &z, o)) && (!simd_one_in(4) || is_xsave(&z)))
+        steer(&w, &z, o);
+    put(&w, bytes, z.length);
+    return w.length;
 }
 
 unsigned code_random(unsigned bits, uint64_t at, uint8_t *code)

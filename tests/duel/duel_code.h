@@ -17,8 +17,13 @@ unsigned code_catalogue_size(void); /* instructions (mnemonics) in it */
 enum { CODE_LONGEST = 80 };
 unsigned code_random(unsigned bits, uint64_t at, uint8_t *code);
 
-/* May it be executed by the host at all, and does it give the same twice? */
+/* The same for an encoding of one's own (displacements, immediates are changed in it): 15 bytes. */
+unsigned code_steered(unsigned bits, uint64_t at, uint8_t bytes[15], unsigned modrm, bool steered, uint8_t *code);
+
+/* May it be executed by the host at all, and does it give the same twice? code_reason: NULL, or why not. */
 bool code_is_comparable(const ZydisDecodedInstruction *insn);
+bool code_is_comparable_bytes(unsigned bits, const uint8_t bytes[15]);
+const char *code_reason(ZydisMnemonic mnemonic);
 
 /* Does our processor have it? The host has more. */
 bool code_is_implemented(unsigned bits, const uint8_t bytes[15]);
