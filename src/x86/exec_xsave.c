@@ -94,7 +94,8 @@ static bool begin(struct cpu *cpu, const struct insn *insn, enum cpu_feature fea
 
 static size_t area_size(const struct request *request)
 {
-    return request->components & XCR0_AVX ? OFFSET_AVX + 16 * request->registers : HEADER_END;
+    /* All 16 registers' room must be there, in modes with 8 too. */
+    return request->components & XCR0_AVX ? OFFSET_AVX + 16 * 16 : HEADER_END;
 }
 
 /* Where the area begins that is accessed: at the header when nothing of x87 and SSE (MXCSR) is asked for. */

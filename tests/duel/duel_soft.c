@@ -141,6 +141,7 @@ static void load(struct cpu *cpu, const struct duel_state *s)
     cpu->dr6 = DR6_FIXED;
     cpu->cr2 = 0;
     cpu->interrupt_shadow = cpu->memory_event = false;
+    cpu->debug_pending = 0;
     cpu_set_rflags(cpu, s->rflags);
     memcpy(&cpu->x87, s->fxsave, 160);
     memcpy(&cpu->mxcsr, s->fxsave + 24, 4);
