@@ -22,6 +22,15 @@
 
 #include "util/check.h"
 
+/* Its shadow memory is where the code under test expects nothing. */
+#if defined(__SANITIZE_ADDRESS__)
+#define HAS_SHADOW true
+#elif defined(__has_feature)
+#define HAS_SHADOW __has_feature(address_sanitizer)
+#else
+#define HAS_SHADOW false
+#endif
+
 #ifndef PR_SET_SYSCALL_USER_DISPATCH
 #define PR_SET_SYSCALL_USER_DISPATCH 59
 #define PR_SYS_DISPATCH_ON           1
@@ -320,6 +329,8 @@ int duel_native_init(void)
     const struct itimerval period = {.it_interval = {.tv_usec = 30000}, .it_value = {.tv_usec = 30000}};
 
     has_avx = __builtin_cpu_supports("avx");
+    if (HAS_SHADOW)
+        return cannot("duels under AddressSanitizer");
     if (!__builtin_cpu_supports("fsgsbase"))
         return cannot("RDFSBASE");
     __asm__("rdfsbase %0" : "=r"(duel_seen.host_base[0]));
