@@ -240,6 +240,7 @@ static enum duel_result both(const struct duel_case *c)
     enum duel_end end;
 
     ours = duel_theirs = c->state;
+    duel_native_next();
     end = duel_soft_run(&ours, c->direct);
     if (end != DUEL_FAULT)
         return DUEL_SKIPPED;
@@ -320,6 +321,7 @@ uint8_t duel_only_ours(const struct duel_case *c)
     place(c);
     save_memory();
     ours = c->state;
+    duel_native_next();
     const enum duel_end end = duel_soft_run(&ours, c->direct);
     restore_memory(true);
     return end == DUEL_FAULT ? ours.vector : 0xfe;

@@ -69,6 +69,7 @@ void duel_fini(void);
 /* The host's side; memory is the arena itself. */
 int duel_native_init(void);
 void duel_native_watch(void (*cancel)(void)); /* called (by a signal) when a case takes too long */
+void duel_native_next(void); /* another case begins */
 enum duel_end duel_native_run(struct duel_state *state);
 bool duel_native_has_avx(void);
 /* A descriptor of the local table, as both sides have it. */

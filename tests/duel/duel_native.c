@@ -174,7 +174,7 @@ BARE static void leave(ucontext_t *uc)
     g[REG_RIP] += 2; /* behind the trap */
 }
 
-/* A periodic signal: what does not end is ended. */
+/* A periodic signal, by processor time: what does not end is ended. */
 BARE static void on_tick(ucontext_t *uc)
 {
     if (ticked_case != cases) {
@@ -197,7 +197,7 @@ BARE void duel_on_signal(int number, siginfo_t *info, void *context)
     ucontext_t *uc = context;
     const bool was_running = running;
 
-    if (number == SIGALRM) {
+    if (number == SIGVTALRM) {
         on_tick(uc);
         /* It comes at any time: what it interrupted gets its segments back. */
         if (was_running && running)
@@ -227,6 +227,8 @@ enum duel_end duel_native_run(struct duel_state *state)
     cases++;
     return end;
 }
+
+void duel_native_next(void) { cases++; }
 
 /* ---- preparations ---- */
 
@@ -289,7 +291,7 @@ static bool map_arena(void)
 
 static bool catch_signals(void)
 {
-    static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGALRM};
+    static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGVTALRM};
     static uint8_t stack[1 << 17];
     const stack_t alternate = {.ss_sp = stack, .ss_size = sizeof(stack)};
     struct sigaction action = {.sa_sigaction = duel_handler, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART};
@@ -339,7 +341,7 @@ int duel_native_init(void)
         return cannot("code at a fixed address");
     if (!write_local_table())
         return cannot("modify_ldt");
-    if (!catch_signals() || setitimer(ITIMER_REAL, &period, NULL) != 0)
+    if (!catch_signals() || setitimer(ITIMER_VIRTUAL, &period, NULL) != 0)
         return cannot("signals");
     if (prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, DUEL_BASE + DUEL_SIZE, ~0ul - (DUEL_BASE + DUEL_SIZE) - 1, NULL) != 0)
         return cannot("refusing system calls (PR_SET_SYSCALL_USER_DISPATCH)");
