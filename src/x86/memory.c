@@ -109,11 +109,17 @@ static bool transfer_device(struct cpu *cpu, const struct piece *piece, uint8_t 
 /* Naturally aligned loads and stores are single-copy atomic (SDM 3A 8.1.1). */
 static bool load_bytes(uint8_t *data, const uint8_t *host, size_t size)
 {
+    union {
+        uint16_t w;
+        uint32_t d;
+        uint64_t q;
+    } value; /* the second part of what crosses a page goes to any address */
+
     switch (size) {
     case 1: return guarded_load8(host, data);
-    case 2: return guarded_load16(host, (uint16_t *)(void *)data);
-    case 4: return guarded_load32(host, (uint32_t *)(void *)data);
-    case 8: return guarded_load64(host, (uint64_t *)(void *)data);
+    case 2: return guarded_load16(host, &value.w) && memcpy(data, &value, 2);
+    case 4: return guarded_load32(host, &value.d) && memcpy(data, &value, 4);
+    case 8: return guarded_load64(host, &value.q) && memcpy(data, &value, 8);
     case 16: return guarded_load128(host, data);
     default: return guarded_copy(data, host, size);
     }
