@@ -239,7 +239,9 @@ static UINT32 run(struct api_emulator *e, const struct call *call)
         return status.AsUINT32;
     }
     e->context = call->context;
-    enum emulator_outcome outcome = emulator_run(e->emulator, e, &call->request);
+    struct emulator_request request = call->request;
+    request.in_shadow = call->vp.ExecutionState.InterruptShadow;
+    enum emulator_outcome outcome = emulator_run(e->emulator, e, &request);
     if (outcome != EMULATOR_SUCCESS)
         tell(call->function);
     return status_of(outcome);

@@ -140,6 +140,25 @@ static bool execute(struct emulator *e, const struct insn *insn)
     return true;
 }
 
+/*
+ * RFLAGS.RF is for the beginning of one instruction (SDM 3B 17.3.1.1): it is gone when that is complete, and stays when it is
+ * not. TF asks for a trap behind it, or behind each element of a repeated string instruction, unless it has loaded SS, which
+ * holds the trap back (SDM 3A 6.8.3).
+ */
+static bool execute_with_flags(struct emulator *e, const struct insn *insn)
+{
+    struct cpu *cpu = e->cpu;
+    uint64_t resume = cpu->rflags & RFLAGS_RF, trace = cpu->rflags & RFLAGS_TF;
+
+    cpu->rflags &= ~RFLAGS_RF;
+    cpu->trap_cancelled = false;
+    bool done = execute(e, insn);
+    if (!done || ((insn->has_rep || insn->has_repne) && cpu->rip == e->registers.rip))
+        cpu->rflags |= resume;
+    e->registers.traps = done && trace && !cpu->trap_cancelled && !cpu->interrupt_shadow;
+    return done;
+}
+
 /* The permission to use the port was checked before the exit: not again. */
 static bool execute_port(struct emulator *e, const struct insn *insn)
 {
@@ -147,7 +166,7 @@ static bool execute_port(struct emulator *e, const struct insn *insn)
     uint64_t iopl = cpu->rflags & RFLAGS_IOPL;
 
     cpu->rflags |= RFLAGS_IOPL;
-    bool done = execute(e, insn);
+    bool done = execute_with_flags(e, insn);
     cpu->rflags = (cpu->rflags & ~RFLAGS_IOPL) | iopl;
     return done;
 }
@@ -176,7 +195,7 @@ static bool load_what_it_needs(struct emulator *e, const struct emulator_insn *i
     struct cpu *cpu = e->cpu;
     bool asks_tss = (insn->needs & NEEDS_TSS) && (cpu_is_v86(cpu) || (!e->request->is_io && cpu->cpl > (cpu->rflags >> 12 & 3)));
 
-    if (((insn->needs & NEEDS_SYSTEM) || asks_tss) && !emulator_registers_load_system(&e->registers, cpu, &e->client))
+    if (((insn->needs & NEEDS_SYSTEM) || asks_tss || e->request->in_shadow) && !emulator_registers_load_system(&e->registers, cpu, &e->client))
         return false;
     if ((insn->needs & NEEDS_XCR0) && !load_xcr0(e))
         return false;
@@ -249,12 +268,12 @@ enum emulator_outcome emulator_run(struct emulator *e, void *context, const stru
     cpu->leave = LEAVE_NONE;
     if (!find_instruction(e, &insn))
         return stopped(e, NULL);
-    if (insn->needs && !load_what_it_needs(e, insn))
+    if ((insn->needs || request->in_shadow) && !load_what_it_needs(e, insn))
         return callback_failed(EMULATOR_GET_REGISTERS_FAILED);
     if (unlikely((insn->needs & NEEDS_XCR0) && selects_more_than_sse(cpu))) {
         (void)give_up(e, insn->insn.bytes, insn->insn.length, "moves state that the callbacks cannot pass");
         return e->failure;
     }
-    bool done = request->is_io ? execute_port(e, &insn->insn) : execute(e, &insn->insn);
+    bool done = request->is_io ? execute_port(e, &insn->insn) : execute_with_flags(e, &insn->insn);
     return done ? store(e, NULL) : stopped(e, &insn->insn);
 }

@@ -74,6 +74,7 @@ struct emulator_request {
     uint8_t type;
     uint64_t gva, gpa;
     bool is_io;              /* a port instruction: permission was checked before the exit */
+    bool in_shadow;          /* it stands in an interrupt shadow, which ends with it */
 };
 
 struct emulator *emulator_create(const struct emulator_callbacks *callbacks); /* NULL: no memory */
@@ -81,6 +82,8 @@ void emulator_destroy(struct emulator *emulator);
 
 /*
  * One instruction; of a REP as many iterations as it takes (a very long one is left half way, to be executed again).
+ *
+ * With RFLAGS.TF the single-step trap becomes pending (PendingDebugException), RFLAGS.RF is cleared.
  *
  * Unless it ends with EMULATOR_SUCCESS no register has changed, but for the completed iterations of a REP, which show in
  * registers as the processor would leave them.

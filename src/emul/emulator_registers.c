@@ -66,7 +66,7 @@ bool emulator_registers_load(struct emulator_registers *r, struct cpu *cpu, cons
     r->rflags = cpu_rflags(cpu);
     r->cpl = cpu->cpl = privilege(cpu);
     cpu->interrupt_shadow = false;
-    r->has_system = r->has_vector = false;
+    r->has_system = r->has_vector = r->traps = false;
     cpu_update_mode(cpu);
     return true;
 }
@@ -84,6 +84,7 @@ bool emulator_registers_load_system(struct emulator_registers *r, struct cpu *cp
     r->gdtr = cpu->gdtr = table_from(&v[SYSTEM_GDTR]);
     r->cr3 = cpu->cr3 = v[SYSTEM_CR3].q[0];
     r->nmi_masked = cpu->nmi_masked = v[SYSTEM_STATE].q[0] & 2;
+    r->in_shadow = v[SYSTEM_STATE].q[0] & 1;
     r->has_system = true;
     return true;
 }
@@ -125,7 +126,8 @@ bool emulator_registers_progressed(const struct emulator_registers *r, const str
 
 /* ---- storing ---- */
 
-enum { CHANGES = BASE_SIZE + SYSTEM_SIZE + VECTOR_SIZE + 1 };
+enum { PENDING_SINGLE_STEP = 1 << 4 }; /* WHV_X64_PENDING_DEBUG_EXCEPTION */
+enum { CHANGES = BASE_SIZE + SYSTEM_SIZE + VECTOR_SIZE + 2 };
 
 struct changes {
     uint32_t count;
@@ -181,7 +183,7 @@ static void add_system(struct changes *c, const struct emulator_registers *r, co
 {
     add_table(c, VREG_IDTR, &r->idtr, &cpu->idtr);
     add_table(c, VREG_GDTR, &r->gdtr, &cpu->gdtr);
-    if (cpu->interrupt_shadow || cpu->nmi_masked != r->nmi_masked)
+    if (cpu->interrupt_shadow != r->in_shadow || cpu->nmi_masked != r->nmi_masked)
         add(c, (uint32_t)VREG_INTERRUPT_STATE)->q[0] = (uint64_t)cpu->interrupt_shadow | (uint64_t)cpu->nmi_masked << 1;
 }
 
@@ -235,5 +237,7 @@ bool emulator_registers_store(const struct emulator_registers *r, const struct c
         add_vector(&c, r, cpu);
     if (event)
         *add(&c, (uint32_t)VREG_PENDING_EVENT) = *event;
+    if (r->traps)
+        add(&c, (uint32_t)VREG_PENDING_DEBUG_EXCEPTION)->q[0] = PENDING_SINGLE_STEP;
     return client->callbacks->set_registers(client->context, c.names, c.count, c.values);
 }

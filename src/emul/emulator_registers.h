@@ -13,10 +13,11 @@ struct emulator_registers {
     uint64_t gpr[16], rip, rflags, cr0, cr4;
     struct segment segment[SEG_COUNT];
     uint8_t cpl;
+    bool traps; /* the single-step trap is to become pending */
     bool has_system;
     struct table_register gdtr, idtr;
     uint64_t cr3;
-    bool nmi_masked;
+    bool nmi_masked, in_shadow;
     bool has_vector;
     union vector vector[16];
     struct x87_image x87;

@@ -356,6 +356,59 @@ static void shadow_lasts_for_one_instruction(void **state)
     guest_end(&g);
 }
 
+/* RFLAGS.RF is for the beginning of one instruction, whether that is finished here or executed again. */
+static void resume_flag(void **state)
+{
+    static const UINT8 code[][3] = {{0x8b, 0x03, 0xf4}, {0x03, 0x03, 0xf4}}; /* mov eax, [rbx]; add eax, [rbx] */
+
+    (void)state;
+    for (unsigned i = 0; i < 2; i++) {
+        struct guest g;
+        OWHP_MEMORY_ACCESS a;
+
+        begin_long(&g, NULL);
+        guest_load(&g, CODE, code[i], 3);
+        guest_set(&g, WHvX64RegisterRflags, 0x10002);
+        a = exit_with_access(&g);
+        a.Data = 1;
+        assert_ok(OwhpCompleteMemoryAccess(g.partition, 0, &a));
+        assert_int_equal(guest_get(&g, WHvX64RegisterRflags) & 0x10000, 0);
+        guest_end(&g);
+    }
+}
+
+/* An access costs one run and the two calls on it, and no run that only finishes what was answered: nine instructions on a device,
+ * their accesses, and how often the processor was run. */
+static void one_run_an_exit(void **state)
+{
+    static const UINT8 code[] = {0x8b, 0x03, 0x89, 0x03, 0x01, 0x03, 0x87, 0x03, 0x0f, 0x10, 0x03, 0xff, 0x33, 0xf0, 0xff, 0x03,
+                                 0xaa, 0x0f, 0xb6, 0x03, 0xf4};
+    enum { INSTRUCTIONS = 9, ACCESSES = 13 };
+    unsigned runs = 0, accesses = 0;
+    struct guest g;
+    OWHP_MEMORY_ACCESS a;
+
+    (void)state;
+    begin_long(&g, NULL);
+    guest_set(&g, WHvX64RegisterCr4, 0x620);
+    guest_load(&g, CODE, code, sizeof(code));
+    for (;; runs++) {
+        HRESULT result = S_FALSE;
+
+        assert_ok(WHvRunVirtualProcessor(g.partition, 0, &g.exit, sizeof(g.exit)));
+        if (g.exit.ExitReason == WHvRunVpExitReasonX64Halt)
+            break;
+        assert_int_equal(g.exit.ExitReason, WHvRunVpExitReasonMemoryAccess);
+        assert_ok(OwhpGetMemoryAccess(g.partition, 0, &g.exit, &a));
+        for (; result == S_FALSE; accesses++)
+            result = OwhpCompleteMemoryAccess(g.partition, 0, &a);
+        assert_ok(result);
+    }
+    assert_int_equal(runs, INSTRUCTIONS);
+    assert_int_equal(accesses, ACCESSES);
+    guest_end(&g);
+}
+
 /* ROM: reads are RAM's, the write is the client's; a locked operation has read before. */
 static void read_only_memory(void **state)
 {
@@ -482,6 +535,8 @@ int main(void)
         CASE("CM-9", "H", read_only_memory),
         CASE("CM-10", "H", port_after_the_access),
         CASE("CM-11", "H", refused),
+        CASE("CM-13", "H", resume_flag),
+        CASE("CM-14", "H", one_run_an_exit),
         CASE("CM-12", "H", accesses_without_data),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

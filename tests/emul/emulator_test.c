@@ -606,6 +606,83 @@ static void segments_and_tables(void **state)
     assert_int_equal(register_at(WHvX64RegisterCs)->Segment.Base, 0x4030);
 }
 
+/* ST-1: RFLAGS.TF: the trap becomes pending in the same call, behind the instruction or behind one element of a repeated one;
+ * what has loaded SS holds it back. Nothing of that without TF, or when the instruction did not happen. */
+static void single_step(void **state)
+{
+    (void)state;
+    enter(MODE_LONG);
+    set64(WHvX64RegisterRflags, 0x102);
+    assert_int_equal(MMIO(0x8b, 0x03), 1);
+    assert_string_equal(client.transcript, "get t5000/11 r105000/4 set ");
+    assert_int_equal(get64(WHvX64RegisterPendingDebugException), 0x10);
+    assert_int_equal(get64(WHvX64RegisterRip), 0x2002);
+
+    enter(MODE_LONG);
+    set64(WHvX64RegisterRflags, 0x102);
+    set64(WHvX64RegisterRcx, 2);
+    assert_int_equal(MMIO(0xf3, 0xaa), 1); /* rep stosb */
+    assert_int_equal(get64(WHvX64RegisterRcx), 1);
+    assert_int_equal(get64(WHvX64RegisterRip), 0x2000);
+    assert_int_equal(get64(WHvX64RegisterPendingDebugException), 0x10);
+
+    enter(MODE_LONG);
+    set64(WHvX64RegisterRflags, 0x102);
+    assert_int_equal(PORT(0xec), 1);
+    assert_int_equal(get64(WHvX64RegisterPendingDebugException), 0x10);
+
+    enter(MODE_REAL);
+    set64(WHvX64RegisterRflags, 0x102);
+    assert_int_equal(MMIO(0x8e, 0x17), 1); /* mov ss, [bx] */
+    assert_int_equal(get64(WHvX64RegisterPendingDebugException), 0);
+    assert_int_equal(get64(WHvRegisterInterruptState), 1);
+
+    enter(MODE_LONG);
+    set64(WHvX64RegisterRflags, 0x102);
+    client.bad_page = 0x5000;
+    client.bad_code = WHvTranslateGvaResultPageNotPresent;
+    assert_int_equal(MMIO(0x8b, 0x03), 1);
+    assert_int_equal(get64(WHvX64RegisterPendingDebugException), 0);
+}
+
+/* ST-2: RFLAGS.RF is for the beginning of one instruction: cleared when that is complete, kept when it faults. */
+static void resume_flag(void **state)
+{
+    (void)state;
+    enter(MODE_LONG);
+    set64(WHvX64RegisterRflags, 0x10002);
+    assert_int_equal(MMIO(0x8b, 0x03), 1);
+    assert_int_equal(get64(WHvX64RegisterRflags), 2);
+
+    enter(MODE_LONG);
+    set64(WHvX64RegisterRflags, 0x10002);
+    client.bad_page = 0x5000;
+    client.bad_code = WHvTranslateGvaResultPageNotPresent;
+    assert_int_equal(MMIO(0x8b, 0x03), 1);
+    assert_int_equal(get64(WHvX64RegisterRflags), 0x10002);
+}
+
+/* ST-3: an interrupt shadow ends with the instruction that stands in it; whether NMIs are masked stays. */
+static void shadow_ends(void **state)
+{
+    struct call call = {.vp.ExecutionState.InterruptShadow = 1, .memory = {.InstructionByteCount = 2, .InstructionBytes = {0x8b, 0x03}}};
+
+    (void)state;
+    for (UINT64 masked = 0; masked < 4; masked += 2) {
+        enter(MODE_LONG);
+        set64(WHvRegisterInterruptState, 1 | masked);
+        assert_int_equal(emulate(&call, false), 1);
+        assert_string_equal(client.transcript, "get get t5000/11 r105000/4 set ");
+        assert_int_equal(get64(WHvRegisterInterruptState), masked);
+    }
+    enter(MODE_LONG); /* one that fails leaves it */
+    set64(WHvRegisterInterruptState, 1);
+    client.failing = MEMORY;
+    client.failing_at = 1;
+    assert_int_equal(emulate(&call, false), 1 << 3);
+    assert_int_equal(get64(WHvRegisterInterruptState), 1);
+}
+
 /* AR-1: arguments. */
 static void arguments(void **state)
 {
@@ -711,6 +788,9 @@ int main(void)
         CASE("FA-3", "F 8.4", not_a_port_instruction),
         CASE("FA-4", "F 8.3", port_permission),
         CASE("SG-1", "F 8.3", segments_and_tables),
+        CASE("ST-1", "F 8.1", single_step),
+        CASE("ST-2", "F 8.1", resume_flag),
+        CASE("ST-3", "F 7.5", shadow_ends),
         CASE("AR-1", "F 8.2", arguments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -113,6 +113,9 @@ bool flat_set_register(struct cpu *cpu, uint32_t name, const union vreg_value *v
         cpu->nmi_masked = v->q[0] >> 1 & 1;
     } else if (name == (uint32_t)VREG_PENDING_EVENT) {
         set_event(cpu, v);
+    } else if (name == (uint32_t)VREG_PENDING_DEBUG_EXCEPTION) {
+        check(v->q[0] == 0x10);
+        now.done->traps = true;
     } else {
         return false;
     }

@@ -14,6 +14,7 @@ enum flat_callback { FLAT_GET, FLAT_SET, FLAT_MEMORY, FLAT_IO, FLAT_TRANSLATE, F
 struct flat_emulation {
     enum emulator_outcome outcome;
     bool has_event;                 /* cpu->fault is what it gave to the guest */
+    bool traps;                     /* the single-step trap is pending */
     unsigned calls[FLAT_CALLBACKS];
     unsigned writes;                /* to memory */
 };

@@ -98,6 +98,7 @@ static void finish_move(struct cpu *cpu, const struct completion_move *m, uint64
         default: *(uint64_t *)(void *)at = value; break;
         }
     cpu->rip = m->next_rip;
+    cpu->rflags &= ~RFLAGS_RF;
     cpu->interrupt_shadow = cpu->debug_shadow = false;
     cpu_interrupts_enabled(cpu);
 }
@@ -255,7 +256,10 @@ static void execute_again(struct engine_vcpu *vcpu)
     struct vcpu_exit exit, *of_run = vcpu->exit;
     struct cpu *cpu = vcpu->cpu;
     bool shadow = cpu->interrupt_shadow;
+    uint64_t resume = cpu->rflags & RFLAGS_RF, rip = cpu->rip;
     enum cpu_leave leave;
+
+    cpu->rflags &= ~RFLAGS_RF; /* it is for the beginning of one instruction (SDM 3B 17.3.1.1) */
 
     vcpu->exit = &exit;
     c->is_executing = true;
@@ -273,6 +277,8 @@ static void execute_again(struct engine_vcpu *vcpu)
     if (c->due == DUE_WITHOUT_DATA)
         c->due = DUE_NONE; /* the next run's exit */
     c->next = 0;
+    if (leave != LEAVE_NONE || ((cpu->insn->has_rep || cpu->insn->has_repne) && cpu->rip == rip))
+        cpu->rflags |= resume;
     if (leave == LEAVE_NONE)
         completion_drop(vcpu);
     else
