@@ -118,44 +118,41 @@ static bool find_instruction(struct emulator *e, const struct emulator_insn **in
 
 /* ---- executing ---- */
 
-/* True: the instruction is complete (or a REP stopped half way, in good order). */
+/*
+ * True: the instruction is complete (or a REP stopped half way, in good order). RFLAGS.RF is for the beginning of one instruction
+ * (SDM 3B 17.3.1.1): it is gone when that is complete, and stays when it is not. A REP that pauses sets it; that nobody sees
+ * while we go on.
+ */
 static bool execute(struct emulator *e, const struct insn *insn)
 {
     struct cpu *cpu = e->cpu;
     uint64_t rip = cpu->rip, width = cpu_is_64(cpu) ? ~0ull : cpu->mode & MODE_CS32 ? 0xffffffffu : 0xffffu;
+    uint64_t resume = cpu->rflags & RFLAGS_RF;
 
     for (unsigned pass = 0; pass < PASSES; pass++) {
         cpu->next_rip = (rip + insn->length) & width;
-        switch (insn->exec(cpu, insn)) {
-        case EXEC_NEXT:
-        case EXEC_END:
-            cpu->rip = cpu->next_rip;
-            if (cpu->rip != rip || !(insn->has_rep || insn->has_repne) || (cpu->rflags & RFLAGS_TF))
-                return true;
-            break;
-        default:
+        cpu->rflags &= ~RFLAGS_RF;
+        if (insn->exec(cpu, insn) == EXEC_LEAVE) {
+            cpu->rflags |= resume;
             return false;
         }
+        cpu->rip = cpu->next_rip;
+        if (cpu->rip != rip || !(insn->has_rep || insn->has_repne) || (cpu->rflags & RFLAGS_TF))
+            return true;
     }
     return true;
 }
 
-/*
- * RFLAGS.RF is for the beginning of one instruction (SDM 3B 17.3.1.1): it is gone when that is complete, and stays when it is
- * not. TF asks for a trap behind it, or behind each element of a repeated string instruction, unless it has loaded SS, which
- * holds the trap back (SDM 3A 6.8.3).
- */
-static bool execute_with_flags(struct emulator *e, const struct insn *insn)
+/* TF asks for a trap behind the instruction, or behind each element of a repeated one, unless it has loaded SS, which holds the
+ * trap back (SDM 3A 6.8.3). */
+static bool execute_traced(struct emulator *e, const struct insn *insn)
 {
     struct cpu *cpu = e->cpu;
-    uint64_t resume = cpu->rflags & RFLAGS_RF, trace = cpu->rflags & RFLAGS_TF;
+    bool trace = cpu->rflags & RFLAGS_TF;
 
-    cpu->rflags &= ~RFLAGS_RF;
-    cpu->trap_cancelled = false;
+    cpu->trap_cancelled = cpu->debug_shadow = false;
     bool done = execute(e, insn);
-    if (!done || ((insn->has_rep || insn->has_repne) && cpu->rip == e->registers.rip))
-        cpu->rflags |= resume;
-    e->registers.traps = done && trace && !cpu->trap_cancelled && !cpu->interrupt_shadow;
+    e->registers.traps = done && trace && !cpu->trap_cancelled && !cpu->debug_shadow;
     return done;
 }
 
@@ -166,7 +163,7 @@ static bool execute_port(struct emulator *e, const struct insn *insn)
     uint64_t iopl = cpu->rflags & RFLAGS_IOPL;
 
     cpu->rflags |= RFLAGS_IOPL;
-    bool done = execute_with_flags(e, insn);
+    bool done = execute_traced(e, insn);
     cpu->rflags = (cpu->rflags & ~RFLAGS_IOPL) | iopl;
     return done;
 }
@@ -274,6 +271,6 @@ enum emulator_outcome emulator_run(struct emulator *e, void *context, const stru
         (void)give_up(e, insn->insn.bytes, insn->insn.length, "moves state that the callbacks cannot pass");
         return e->failure;
     }
-    bool done = request->is_io ? execute_port(e, &insn->insn) : execute_with_flags(e, &insn->insn);
+    bool done = request->is_io ? execute_port(e, &insn->insn) : execute_traced(e, &insn->insn);
     return done ? store(e, NULL) : stopped(e, &insn->insn);
 }

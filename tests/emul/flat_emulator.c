@@ -132,6 +132,12 @@ static bool on_get(void *context, const uint32_t *names, uint32_t count, union v
     return true;
 }
 
+/* As a hypervisor has it: SS.DPL. */
+static uint8_t privilege(const struct cpu *cpu)
+{
+    return cpu_is_real(cpu) ? 0 : cpu_is_v86(cpu) ? 3 : (uint8_t)(cpu->segment[SEG_SS].attributes >> SEG_DPL_SHIFT & 3);
+}
+
 static bool on_set(void *context, const uint32_t *names, uint32_t count, const union vreg_value *values)
 {
     (void)context;
@@ -140,6 +146,7 @@ static bool on_set(void *context, const uint32_t *names, uint32_t count, const u
         return false;
     for (uint32_t i = 0; i < count; i++)
         check(flat_set_register(now.cpu, names[i], &values[i]));
+    now.cpu->cpl = privilege(now.cpu);
     cpu_update_mode(now.cpu);
     return true;
 }

@@ -255,11 +255,8 @@ static void execute_again(struct engine_vcpu *vcpu)
     struct completion *c = &vcpu->completion;
     struct vcpu_exit exit, *of_run = vcpu->exit;
     struct cpu *cpu = vcpu->cpu;
-    bool shadow = cpu->interrupt_shadow;
-    uint64_t resume = cpu->rflags & RFLAGS_RF, rip = cpu->rip;
+    bool shadow = cpu->interrupt_shadow, debug_shadow = cpu->debug_shadow;
     enum cpu_leave leave;
-
-    cpu->rflags &= ~RFLAGS_RF; /* it is for the beginning of one instruction (SDM 3B 17.3.1.1) */
 
     vcpu->exit = &exit;
     c->is_executing = true;
@@ -277,12 +274,12 @@ static void execute_again(struct engine_vcpu *vcpu)
     if (c->due == DUE_WITHOUT_DATA)
         c->due = DUE_NONE; /* the next run's exit */
     c->next = 0;
-    if (leave != LEAVE_NONE || ((cpu->insn->has_rep || cpu->insn->has_repne) && cpu->rip == rip))
-        cpu->rflags |= resume;
-    if (leave == LEAVE_NONE)
+    if (leave == LEAVE_NONE) {
         completion_drop(vcpu);
-    else
+    } else {
         cpu->interrupt_shadow = shadow;
+        cpu->debug_shadow = debug_shadow;
+    }
 }
 
 /* A debug exception may follow the instruction: the next run executes it, with the answers. */
