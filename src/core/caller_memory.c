@@ -10,7 +10,7 @@ static enum status refuse(const void *pointer, size_t size, const char *what)
     return fail(STATUS_BAD_POINTER, "%s: %zu bytes at %p are not accessible", what, size, pointer);
 }
 
-enum { SHORT = 256 };
+enum { SHORT = 1024 };
 
 /* Structures and small arrays, of which every call moves some: a string instruction takes longer to begin than they to end. */
 static bool read_short(uint8_t *to, const uint8_t *from, size_t size)

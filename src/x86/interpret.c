@@ -144,6 +144,9 @@ static noinline const struct op *miss(struct cpu *cpu, const struct op *op, gva_
     cpu->leave = LEAVE_NONE;
     if (type == ACCESS_WRITE && tlb_code_page(cpu, linear, 1, (unsigned)(cpu->read_key & 3), &gpa))
         return interpret_cold(cpu, op);
+    /* A device: the exec function's access finds out the same, and more. */
+    if ((cpu->read_key & 3) != TLB_MODE_SLOW && tlb_is_known_device(cpu, linear, type))
+        return interpret_cold(cpu, op);
     if (!fill(cpu, op, linear, type))
         return cpu->leave == LEAVE_NONE ? interpret_cold(cpu, op) : NULL;
     if (type == ACCESS_WRITE ? tlb_write(cpu, linear, 1) : tlb_read(cpu, linear, 1)) {

@@ -311,6 +311,13 @@ static bool is_device(struct cpu *cpu, gva_t linear, enum access_type type, unsi
     return true;
 }
 
+bool tlb_is_known_device(struct cpu *cpu, gva_t linear, enum access_type type)
+{
+    gpa_t gpa;
+
+    return is_device(cpu, linear, type, current_mode(cpu), &gpa);
+}
+
 static void enter_device(struct cpu *cpu, gva_t linear, unsigned mode, const struct walk_result *walked)
 {
     if (walked->page_size > PAGE_SIZE)

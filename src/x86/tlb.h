@@ -134,6 +134,9 @@ struct tlb_target {
  */
 must_check bool tlb_translate(struct cpu *cpu, gva_t linear, enum access_type type, unsigned mode, struct tlb_target *target);
 
+/* Was there no memory the last time the address was translated? (At the present privilege; not for TLB_MODE_SLOW.) */
+must_check bool tlb_is_known_device(struct cpu *cpu, gva_t linear, enum access_type type);
+
 /* For instruction fetch. *host is the start of the page. */
 must_check bool tlb_translate_fetch(struct cpu *cpu, gva_t linear, uint8_t **host, gpa_t *page);
 /* Host address of a guest physical page for the walker and the code cache; NULL: the port refuses. */
