@@ -61,17 +61,6 @@ static bool controls_the_processor(ZydisMnemonic mnemonic)
     }
 }
 
-static const char *reason_to_refuse(const struct decoded *d)
-{
-    if (!touches_memory(d) && !touches_port(d))
-        return "touches neither memory nor ports";
-    if (touches_upper_halves(d))
-        return "works on the upper halves of vector registers, which the callbacks cannot pass";
-    if (controls_the_processor(d->insn.mnemonic))
-        return "changes what the callbacks cannot pass";
-    return NULL;
-}
-
 /* ---- which registers it needs ---- */
 
 static bool loads_segment(const struct insn *insn)
@@ -93,6 +82,28 @@ static bool is_system(const struct decoded *d)
     default:
         return d->zydis.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || loads_segment(&d->insn);
     }
+}
+
+/* It has no memory operand, and yet reads descriptors, marks them as accessed, or has a stack: all that may be in a ROM. */
+static bool uses_descriptors(const struct decoded *d)
+{
+    switch (d->insn.mnemonic) {
+    case ZYDIS_MNEMONIC_SLDT: case ZYDIS_MNEMONIC_STR:
+        return false;
+    default:
+        return is_system(d);
+    }
+}
+
+static const char *reason_to_refuse(const struct decoded *d)
+{
+    if (!touches_memory(d) && !touches_port(d) && !uses_descriptors(d))
+        return "touches neither memory nor ports";
+    if (touches_upper_halves(d))
+        return "works on the upper halves of vector registers, which the callbacks cannot pass";
+    if (controls_the_processor(d->insn.mnemonic))
+        return "changes what the callbacks cannot pass";
+    return NULL;
 }
 
 static bool is_extended_state(ZydisMnemonic mnemonic)

@@ -95,6 +95,9 @@ void descriptor_to_segment(const struct descriptor *d, uint16_t selector, struct
         .selector = selector,
         .attributes = (uint16_t)((low >> 40) & 0xf0ff),
     };
+    /* What is loaded has been accessed, also where the descriptor is marked only later. */
+    if (out->attributes & SEG_S)
+        out->attributes |= SEG_TYPE_ACCESSED;
 }
 
 void segment_real(const struct cpu *cpu, const struct segment *old, uint16_t selector, struct segment *out)

@@ -606,6 +606,29 @@ static void segments_and_tables(void **state)
     assert_int_equal(register_at(WHvX64RegisterCs)->Segment.Base, 0x4030);
 }
 
+/* SG-2: what touches memory by its descriptors alone: a far jump and a segment load through a table in a ROM, which the
+ * processor wants to mark as accessed. */
+static void descriptors(void **state)
+{
+    static const UINT8 jump[] = {0xea, 0, 0x30, 0, 0, 8, 0}, load[] = {0x8e, 0xd8}; /* jmp 8:0x3000; mov ds, eax */
+
+    (void)state;
+    for (unsigned i = 0; i < 2; i++) {
+        enter(MODE_PROTECTED_32);
+        register_at(WHvX64RegisterGdtr)->Table.Base = 0x9000;
+        register_at(WHvX64RegisterGdtr)->Table.Limit = 0xff;
+        set64(WHvX64RegisterRax, 8);
+        client.code_gpa = 0x9008 + SHIFT;
+        memcpy(client.code, i ? "\xff\xff\0\0\0\x92\xcf" : "\xff\xff\0\0\0\x9a\xcf", 8);
+        assert_int_equal(i ? mmio(load, sizeof(load)) : mmio(jump, sizeof(jump)), 1);
+        assert_non_null(strstr(client.transcript, "r109008/8 "));
+        assert_non_null(strstr(client.transcript, i ? "w10900c/4=cf9300 " : "w10900c/4=cf9b00 "));
+        assert_int_equal(register_at(i ? WHvX64RegisterDs : WHvX64RegisterCs)->Segment.Selector, 8);
+        assert_int_equal(register_at(i ? WHvX64RegisterDs : WHvX64RegisterCs)->Segment.Attributes, i ? 0xc093 : 0xc09b);
+        assert_int_equal(get64(WHvX64RegisterRip), i ? 0x2002 : 0x3000);
+    }
+}
+
 /* ST-1: RFLAGS.TF: the trap becomes pending in the same call, behind the instruction or behind one element of a repeated one;
  * what has loaded SS holds it back. Nothing of that without TF, or when the instruction did not happen. */
 static void single_step(void **state)
@@ -788,6 +811,7 @@ int main(void)
         CASE("FA-3", "F 8.4", not_a_port_instruction),
         CASE("FA-4", "F 8.3", port_permission),
         CASE("SG-1", "F 8.3", segments_and_tables),
+        CASE("SG-2", "F 8.3", descriptors),
         CASE("ST-1", "F 8.1", single_step),
         CASE("ST-2", "F 8.1", resume_flag),
         CASE("ST-3", "F 7.5", shadow_ends),
