@@ -269,10 +269,13 @@ static enum cpu_leave deliver_fault(struct cpu *cpu, struct event *pending)
     return event_dispatch(cpu, pending);
 }
 
-/* Something is asked for at this boundary. Debug traps come before interrupts, and before leaving (SDM 3A table 6-2). */
+/*
+ * Something is asked for at this boundary. Debug traps come before interrupts (SDM 3A table 6-2), and before leaving. But who
+ * cancels or holds is let in first: a #DB whose delivery stores to a watched place brings the next one, for ever.
+ */
 static enum cpu_leave run_requested(struct cpu *cpu, uint32_t request)
 {
-    if (debug_is_due(cpu)) {
+    if (debug_is_due(cpu) && !(request & (REQUEST_CANCEL | REQUEST_HOLD))) {
         debug_take(cpu);
         return LEAVE_FAULT;
     }

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { EXIT_ON_EXCEPTION = 4, EXIT_ON_INIT_SIPI = 0x40 };
 
@@ -537,6 +538,34 @@ static void time_stands_still(void **state)
     guest_end(&g);
 }
 
+static void *cancel_soon(void *argument)
+{
+    usleep(20000);
+    assert_ok(WHvCancelRunVirtualProcessor(argument, 0, 0));
+    return NULL;
+}
+
+/* A #DB whose frame lies under a breakpoint on data is delivered again and again: no instruction ever runs, yet a cancel ends it. */
+static void debug_exception_for_ever(void **state)
+{
+    struct guest g;
+    pthread_t thread;
+    const UINT64 ist = 0x9000;
+
+    (void)state;
+    guest_begin(&g, NULL);
+    guest_long_mode(&g, 0);
+    g.ram[IDT + 16 * 1 + 4] = 1; /* vector 1 on IST 1 */
+    memcpy(g.ram + TSS + 0x24, &ist, 8);
+    guest_set(&g, WHvX64RegisterDr0, ist - 8);
+    guest_set(&g, WHvX64RegisterDr7, 0x90403); /* breakpoint 0: stores to 8 bytes */
+    guest_code(&g, 0x48, 0x89, 0x04, 0x25, 0xf8, 0x8f, 0, 0, 0xf4); /* mov [8ff8h], rax; hlt */
+    assert_int_equal(pthread_create(&thread, NULL, cancel_soon, g.partition), 0);
+    run_to(&g, WHvRunVpExitReasonCanceled);
+    pthread_join(thread, NULL);
+    guest_end(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -563,6 +592,7 @@ int main(void)
         CASE("EVENT-21", "F 1.1 GetInterruptTargetVpSet", target_set),
         CASE("EVENT-22", "F 1.1 Xsave", xsave_round_trip),
         CASE("EVENT-23", "F 9.8", time_stands_still),
+        CASE("EVENT-24", "F 9.4: any thread ends a run", debug_exception_for_ever),
     };
     return cmocka_run_group_tests_name("events", tests, NULL, NULL);
 }
