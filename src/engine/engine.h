@@ -11,6 +11,7 @@
 
 #include "core/config.h"
 #include "core/exit.h"
+#include "core/state.h"
 #include "mem/gpa_space.h"
 #include "util/compiler.h"
 #include "util/status.h"
@@ -108,6 +109,20 @@ struct engine {
     enum status (*set_xsave)(struct engine_vcpu *vcpu, const void *buffer, uint32_t size);
     enum status (*get_apic)(struct engine_vcpu *vcpu, void *buffer, uint32_t size, uint32_t *written);
     enum status (*set_apic)(struct engine_vcpu *vcpu, const void *buffer, uint32_t size);
+
+    /*
+     * Snapshots (core/state.h); no processor of the partition runs, no interrupt comes from outside. save_time: the time as it
+     * is now. load_time: it stands there until time_resume or a run; before the processors' states are loaded. save_vcpu
+     * forgets what a processor has cached (translations), as load_vcpu does: what runs on from either is the same.
+     * check_vcpu: could such a processor be here? STATUS_HV_INVALID_REGISTER_VALUE, STATUS_INVALID_ARGUMENT. load_vcpu: a
+     * state that save_vcpu made, or that passed the check; it can only fail before it changes anything. NULL functions: no
+     * snapshots.
+     */
+    void (*save_time)(struct engine_partition *partition, struct time_state *state);
+    void (*load_time)(struct engine_partition *partition, const struct time_state *state);
+    enum status (*save_vcpu)(struct engine_vcpu *vcpu, struct vcpu_state *state);
+    enum status (*check_vcpu)(struct engine_vcpu *vcpu, const struct vcpu_state *state);
+    enum status (*load_vcpu)(struct engine_vcpu *vcpu, const struct vcpu_state *state);
 
     enum status (*cpuid)(struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
     void (*walk_state)(struct engine_vcpu *vcpu, struct walk_state *state, uint8_t *cpl); /* for translation */

@@ -9,6 +9,7 @@
 #include <cpuid.h>
 #include <x86intrin.h>
 
+#include "core/state.h"
 #include "util/compiler.h"
 
 #define NANOSECONDS        UINT64_C(1000000000)
@@ -189,6 +190,24 @@ void clock_reset(struct clock *clock)
     uint64_t epoch = atomic_load_explicit(&clock->epoch, memory_order_relaxed);
     atomic_store_explicit(&clock->epoch, epoch - now, memory_order_relaxed);
     publish(clock, offset - now, clock_is_suspended(clock));
+    pthread_mutex_unlock(&clock->lock);
+}
+
+void clock_save_state(struct clock *clock, struct time_state *state)
+{
+    pthread_mutex_lock(&clock->lock);
+    *state = (struct time_state){.tsc = clock_tsc(clock),
+                                 .epoch = atomic_load(&clock->epoch),
+                                 .started = atomic_load(&clock->started)};
+    pthread_mutex_unlock(&clock->lock);
+}
+
+void clock_load_state(struct clock *clock, const struct time_state *state)
+{
+    pthread_mutex_lock(&clock->lock);
+    atomic_store_explicit(&clock->epoch, state->epoch, memory_order_relaxed);
+    atomic_store_explicit(&clock->started, state->started != 0, memory_order_release);
+    publish(clock, state->tsc, true);
     pthread_mutex_unlock(&clock->lock);
 }
 

@@ -55,6 +55,11 @@ void clock_resume(struct clock *clock);
  * tsc_reset); the reference time goes on. No processor runs and no timer is armed. */
 void clock_reset(struct clock *clock);
 
+/* The time as it is now, and the time as it was then, where it stands until clock_run or clock_resume. No processor runs. */
+struct time_state;
+void clock_save_state(struct clock *clock, struct time_state *state);
+void clock_load_state(struct clock *clock, const struct time_state *state);
+
 bool clock_is_suspended(const struct clock *clock);
 
 /* Ticks since clock_init without the suspended spans. Never goes back on one thread. */

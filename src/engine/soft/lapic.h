@@ -22,6 +22,7 @@
 
 #include "core/config.h"
 #include "core/exit.h"
+#include "core/state.h"
 #include "engine/engine.h"
 #include "engine/soft/apic_bus.h"
 #include "engine/soft/clock.h"
@@ -138,6 +139,15 @@ enum status lapic_check_register(const struct lapic *lapic, uint32_t name,
 #define LAPIC_STATE_SIZE 4096u
 void lapic_save(struct lapic *lapic, void *page);
 void lapic_restore(struct lapic *lapic, const void *page);
+
+/*
+ * Everything, hidden state included, as it is at this moment of the partition's TSC, and back into an APIC of a partition
+ * whose TSC stands there. lapic_check_state: could such an APIC exist here? The text says what could not.
+ * STATUS_HV_INVALID_REGISTER_VALUE
+ */
+void lapic_save_state(struct lapic *lapic, struct apic_state *state);
+enum status lapic_check_state(const struct lapic *lapic, const struct apic_state *state);
+void lapic_load_state(struct lapic *lapic, const struct apic_state *state);
 
 /* Fills the apic_* members; any thread, any time. */
 void lapic_counters(const struct lapic *lapic, struct vcpu_counters *counters);

@@ -111,6 +111,87 @@ void lapic_restore(struct lapic *lapic, const void *page)
     lapic_reconsider(lapic);
 }
 
+/* ---- all of it ---- */
+
+void lapic_save_state(struct lapic *lapic, struct apic_state *state)
+{
+    memset(state, 0, sizeof(*state));
+    state->base = lapic_base(lapic);
+    for (unsigned i = 0; i < 4; i++) {
+        state->irr[i] = atomic_load(&lapic->irr[i]);
+        state->tmr[i] = atomic_load(&lapic->tmr[i]);
+        state->isr[i] = lapic->isr[i];
+    }
+    state->icr = lapic->icr;
+    state->svr = lapic_load(&lapic->svr);
+    state->ldr = lapic_load(&lapic->ldr);
+    state->dfr = lapic_load(&lapic->dfr);
+    state->tpr = lapic_load(&lapic->tpr);
+    state->esr = lapic->esr;
+    state->errors = lapic_load(&lapic->errors);
+    for (unsigned i = LVT_TIMER + 1; i < LVT_COUNT; i++)
+        state->lvt[i] = lapic_load(&lapic->lvt[i]);
+    lapic_timer_save_state(lapic, state);
+}
+
+/* Bits of a register that are neither writable nor always one. */
+static bool fits(unsigned number, uint32_t value)
+{
+    return !(value & ~lapic_writable_bits(number));
+}
+
+static const char *state_problem(const struct lapic *lapic, const struct apic_state *s)
+{
+    if (!lapic_base_is_legal(lapic, s->base))
+        return "IA32_APIC_BASE";
+    if (!fits(LAPIC_TPR, s->tpr) || !fits(LAPIC_LDR, s->ldr) || !fits(LAPIC_SVR, s->svr) ||
+        s->dfr != (s->dfr | ~lapic_writable_bits(LAPIC_DFR)))
+        return "TPR, LDR, DFR or SVR";
+    for (unsigned i = 0; i < LVT_COUNT; i++)
+        if (!fits(LAPIC_LVT + i, s->lvt[i]))
+            return "an LVT entry";
+    if ((s->irr[0] | s->tmr[0] | s->isr[0]) & 0xffff)
+        return "a vector below 16";
+    if ((s->esr | s->errors) & ~ESR_ALL)
+        return "ESR";
+    if ((uint32_t)s->icr & ~lapic_writable_bits(LAPIC_ICR))
+        return "ICR";
+    if (!fits(LAPIC_DIVIDE, s->timer_divide) || s->timer_running > 1 || s->timer_armed > 1 ||
+        (s->timer_running && !s->timer_initial))
+        return "the timer";
+    return NULL;
+}
+
+enum status lapic_check_state(const struct lapic *lapic, const struct apic_state *state)
+{
+    const char *problem = state_problem(lapic, state);
+
+    return problem ? fail(STATUS_HV_INVALID_REGISTER_VALUE, "local APIC of processor %u: %s", lapic->id, problem)
+                   : STATUS_OK;
+}
+
+/* The timer first: afterwards it cannot raise anything of the old state. */
+void lapic_load_state(struct lapic *lapic, const struct apic_state *state)
+{
+    lapic_timer_load_state(lapic, state);
+    atomic_store(&lapic->base, state->base);
+    for (unsigned i = 0; i < 4; i++) {
+        atomic_store_explicit(&lapic->tmr[i], state->tmr[i], memory_order_relaxed);
+        atomic_store_explicit(&lapic->irr[i], state->irr[i], memory_order_release);
+        lapic->isr[i] = state->isr[i];
+    }
+    lapic->icr = state->icr;
+    lapic_store(&lapic->svr, state->svr);
+    lapic_store(&lapic->ldr, state->ldr);
+    lapic_store(&lapic->dfr, state->dfr);
+    lapic_store(&lapic->tpr, state->tpr);
+    lapic->esr = state->esr;
+    lapic_store(&lapic->errors, state->errors);
+    for (unsigned i = LVT_TIMER + 1; i < LVT_COUNT; i++)
+        lapic_store(&lapic->lvt[i], state->lvt[i]);
+    lapic_update_ppr(lapic);
+}
+
 /* ---- by name ---- */
 
 #define NAME_BASE 0x3000u

@@ -185,6 +185,8 @@ uint64_t lapic_timer_deadline(struct lapic *lapic);
 void lapic_timer_set_deadline(struct lapic *lapic, uint64_t deadline);
 /* From saved state: LVT mode is in place; the count is at `current` of `initial`. */
 void lapic_timer_restore(struct lapic *lapic, uint32_t initial, uint32_t current, uint32_t divide);
+void lapic_timer_save_state(struct lapic *lapic, struct apic_state *state);
+void lapic_timer_load_state(struct lapic *lapic, const struct apic_state *state);
 void lapic_timer_changed(struct lapic *lapic); /* TSC or APIC state changed: settle and arm anew */
 
 /* ---- lapic_registers.c ---- */

@@ -333,3 +333,42 @@ void lapic_timer_restore(struct lapic *lapic, uint32_t initial, uint32_t current
     fired |= arm(lapic, at);
     end(lapic, fired);
 }
+
+/* ---- snapshots: nothing is settled, what is due stays due ---- */
+
+void lapic_timer_save_state(struct lapic *lapic, struct apic_state *state)
+{
+    struct lapic_timer *timer = &lapic->timer;
+
+    pthread_mutex_lock(&timer->lock);
+    state->lvt[LVT_TIMER] = lvt_timer(lapic);
+    state->timer_initial = timer->initial_count;
+    state->timer_divide = timer->divide;
+    state->timer_running = timer->running;
+    state->timer_armed = timer->armed;
+    state->timer_start = timer->start;
+    state->timer_due = timer->due;
+    state->timer_deadline = timer->deadline;
+    pthread_mutex_unlock(&timer->lock);
+}
+
+/* A callback under way waits for the lock, and then judges by what is here now. */
+void lapic_timer_load_state(struct lapic *lapic, const struct apic_state *state)
+{
+    struct lapic_timer *timer = &lapic->timer;
+
+    pthread_mutex_lock(&timer->lock);
+    lapic_store(&lapic->lvt[LVT_TIMER], state->lvt[LVT_TIMER]);
+    timer->initial_count = state->timer_initial;
+    timer->divide = state->timer_divide;
+    timer->running = state->timer_running;
+    timer->start = state->timer_start;
+    timer->due = state->timer_due;
+    timer->deadline = state->timer_deadline;
+    if (state->timer_armed)
+        timer_arm(&timer->timer, timer->due);
+    else if (timer->armed)
+        timer_cancel(&timer->timer);
+    timer->armed = state->timer_armed;
+    pthread_mutex_unlock(&timer->lock);
+}

@@ -12,6 +12,7 @@
  *   soft_registers.c registers from and to the API's names
  *   soft_pending.c   the registers of events that wait
  *   soft_state.c     XSAVE and APIC state
+ *   soft_snapshot.c  all state, for snapshots
  */
 #ifndef OWHP_ENGINE_SOFT_H
 #define OWHP_ENGINE_SOFT_H
@@ -173,6 +174,13 @@ enum status soft_set_xsave(struct engine_vcpu *vcpu, const void *buffer, uint32_
 enum status soft_get_apic(struct engine_vcpu *vcpu, void *buffer, uint32_t size, uint32_t *written);
 enum status soft_set_apic(struct engine_vcpu *vcpu, const void *buffer, uint32_t size);
 void soft_counters(struct engine_vcpu *vcpu, struct vcpu_counters *out);
+
+/* soft_snapshot.c: of the engine table */
+void soft_save_time(struct engine_partition *partition, struct time_state *state);
+void soft_load_time(struct engine_partition *partition, const struct time_state *state);
+enum status soft_save_vcpu(struct engine_vcpu *vcpu, struct vcpu_state *state);
+enum status soft_check_vcpu(struct engine_vcpu *vcpu, const struct vcpu_state *state);
+enum status soft_load_vcpu(struct engine_vcpu *vcpu, const struct vcpu_state *state);
 
 /* soft_port.c: the answer the guest gets, overrides included */
 void soft_cpuid(struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
