@@ -24,6 +24,8 @@ static enum status create(struct partition *partition, struct gpa_range range, u
         status = caller_writable(out, sizeof(*out), "Consumer");
     if (status != STATUS_OK)
         return status;
+    if (flags & ~(uint32_t)GPA_CONSUMER_ALL_FLAGS)
+        return fail(STATUS_INVALID_ARGUMENT, "unknown flags 0x%x of a dirty consumer", flags);
     if (range.gpa == 0 && range.size == 0)
         range.size = gpa_space_limit(partition->space);
     status = gpa_consumer_create(partition->space, range, flags, &id);

@@ -128,6 +128,28 @@ void gpa_consumers_forget(struct gpa_space *space, struct gpa_range range, uint3
             gpa_dirty_take(c->pending, pages_of(range.gpa), pages_of(range.size), NULL, NULL);
 }
 
+/* What was never covered was never mapped while the consumer exists. */
+static void mark_covered(struct gpa_dirty *record, struct gpa_range range)
+{
+    const uint64_t window = (uint64_t)1 << GPA_DIRTY_WINDOW_SHIFT, end = pages_of(range_end(range));
+
+    for (uint64_t page = pages_of(range.gpa), next; page < end; page = next) {
+        next = (page | (window - 1)) + 1;
+        next = next < end ? next : end;
+        if (record->windows[page >> GPA_DIRTY_WINDOW_SHIFT])
+            gpa_dirty_mark_range(record, page, next - page);
+    }
+}
+
+void gpa_consumers_replaced(struct gpa_space *space, struct gpa_range range)
+{
+    for (struct gpa_consumer *c = space->consumers; c; c = c->next) {
+        struct gpa_range seen = range_intersect(range, c->range);
+        if ((c->flags & GPA_CONSUMER_REPLACED) && seen.size)
+            mark_covered(c->pending, seen);
+    }
+}
+
 /* ---- life ---- */
 
 bool gpa_consumers_init(struct gpa_space *space)
@@ -193,7 +215,7 @@ enum status gpa_consumer_create(struct gpa_space *space, struct gpa_range range,
     enum status status = gpa_space_check_pages(space, range.gpa, range.size);
     if (status != STATUS_OK)
         return status;
-    if (flags & ~(uint32_t)GPA_CONSUMER_ALL_FLAGS)
+    if (flags & ~(uint32_t)(GPA_CONSUMER_ALL_FLAGS | GPA_CONSUMER_REPLACED))
         return fail(STATUS_INVALID_ARGUMENT, "unknown flags 0x%x of a dirty consumer", flags);
     if (flags == GPA_CONSUMER_KEEP)
         return fail(STATUS_INVALID_ARGUMENT, "a dirty consumer keeps unmapped pages only if it sees all pages");

@@ -252,6 +252,8 @@ enum status gpa_space_replace(struct gpa_space *space, struct gpa_range range, c
     gpa_space_hold(space);
     set_pieces(space, range, pieces, count);
     gpa_consumers_forget(space, range, GPA_CONSUMER_KEEP);
+    gpa_consumers_replaced(space, range);
+    space->map_changes++;
     gpa_space_release(space, &change);
     gpa_pins_drop(space, range.gpa, range.size);
     if (unlikely(space->sources.live))

@@ -40,6 +40,7 @@ struct gpa_space {
      * a read section, or being a running processor is enough to read. Extents: target is the host address, owner the
      * source (gpa_sources.h) or 0, attributes the flags. */
     struct extent_tree mappings;
+    uint64_t map_changes;    /* how often the mappings were changed */
     struct gpa_dirty *dirty; /* what processors mark */
     struct gpa_sources sources;
 
@@ -110,6 +111,9 @@ must_check bool gpa_consumers_cover(struct gpa_space *space, struct gpa_range ra
 /* The pages of the range are others now: nothing of them is dirty but for consumers with one of the flags `keepers`.
  * Processors are held. */
 void gpa_consumers_forget(struct gpa_space *space, struct gpa_range range, uint32_t keepers);
+
+/* The pages of the range were mapped, replaced or unmapped. Processors are held. */
+void gpa_consumers_replaced(struct gpa_space *space, struct gpa_range range);
 
 /* A gpa_dirty_sink: the pages are dirty for all consumers but one. Its context. Under `change`. */
 struct gpa_consumers {

@@ -29,6 +29,8 @@
     X(HV_ACCESS_DENIED)      /* 0xC0350006 */                                                      \
     X(HV_OPERATION_DENIED)   /* 0xC0350008 */                                                      \
     X(HV_INVALID_REGISTER_VALUE) /* 0xC0350050 */                                                  \
+    X(FILE_CORRUPT)          /* HRESULT_FROM_WIN32(ERROR_FILE_CORRUPT) */                          \
+    X(WRITE_FAULT)           /* HRESULT_FROM_WIN32(ERROR_WRITE_FAULT) */                           \
     X(UNEXPECTED)            /* E_UNEXPECTED */
 
 enum status {

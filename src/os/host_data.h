@@ -1,0 +1,20 @@
+/*
+ * Where in this process's memory there is something: for copying memory without touching, and so bringing into being, what
+ * was never used.
+ */
+#ifndef OWHP_OS_HOST_DATA_H
+#define OWHP_OS_HOST_DATA_H
+
+#include "util/types.h"
+
+/* A run of whole pages [start, end) that may hold something else than zeros. */
+typedef void host_data_visitor(void *context, uintptr_t start, uintptr_t end);
+
+/*
+ * Calls visit with such runs, ascending, that together hold everything in [address, address + size), page aligned, that is
+ * not zero at this moment. What is left out reads as zeros or is not there. Swapped-out memory counts as something. When the
+ * kernel does not tell, all of the range is one run. Any thread.
+ */
+void host_each_data(const void *address, uint64_t size, host_data_visitor *visit, void *context);
+
+#endif
