@@ -392,6 +392,187 @@ OWHP_EXPORT HRESULT WINAPI OwhpEnumerateGpaRanges(WHV_PARTITION_HANDLE Partition
                                                   OWHP_GPA_RANGE *Ranges, UINT32 RangeCapacity,
                                                   UINT32 *RangeCount);
 
+/* ========================================================================================== */
+/* Snapshots                                                                                  */
+/* ========================================================================================== */
+
+/* A snapshot of a partition; not a HANDLE. */
+typedef VOID *OWHP_SNAPSHOT_HANDLE;
+
+/*
+ * Takes a snapshot of a partition: its memory, its processors and its time, to go back to any
+ * number of times. Any number of snapshots of a partition may exist at once.
+ *
+ * It holds everything that decides how the guest goes on: the content of all mapped pages
+ * whatever their rights, ROM included, and which pages are mapped to what; of every processor all
+ * registers, the x87, SSE and AVX state, MSRs, the local APIC with its timer, pending events,
+ * interrupt shadow, NMI masking, whether it is halted or waits for SIPI, and a memory access
+ * that is being completed; the time stamp counters and the reference time. Not part of it:
+ * partition properties, pending cancels, counters, dirty bits, pins, and the client's devices.
+ *
+ * Memory of the partition is copied, but for pages of zeros and pages that were never used; a
+ * second snapshot copies only what changed since the one before, if the mappings are the same.
+ * Pages of another process count with the content they have now. Memory that is missing or
+ * protected counts as zeros. Guest time stands still until the next run.
+ *
+ * From now on stores to all mappings are recorded, whether or not they have TrackDirtyPages; a
+ * client's own dirty bits are not touched by that.
+ *
+ * Flags: 0. Threads: other threads may map, read and write guest memory meanwhile. What they
+ * store through their own pointers must be finished, or is in the snapshot in part.
+ *
+ * E_INVALIDARG                                         Flags is not 0
+ * HRESULT_FROM_WIN32(ERROR_INVALID_STATE)              WHvSetupPartition was not called
+ * WHV_E_INVALID_VP_STATE                               a processor is running
+ * HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED)              the partition's engine has no snapshots
+ * E_OUTOFMEMORY                                        the host has no memory for it
+ * E_POINTER                                            Snapshot is NULL or not writable
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpCreateSnapshot(WHV_PARTITION_HANDLE Partition, UINT32 Flags,
+                                              OWHP_SNAPSHOT_HANDLE *Snapshot);
+
+/* What OwhpRestoreSnapshot may do besides. */
+typedef enum OWHP_RESTORE_FLAGS {
+    OwhpRestoreFlagNone = 0,
+    OwhpRestoreFlagMappings = 1 /* make the mappings what they were */
+} OWHP_RESTORE_FLAGS;
+
+/*
+ * Makes a partition what it was when the snapshot was taken. The cost is that of the pages which
+ * were changed since the snapshot was taken or last restored.
+ *
+ * Changed pages are those that processors, the library's functions and page walks stored to, and
+ * those whose mapping was changed. Stores of the client through its own pointer, or of another
+ * process, are known only by OwhpMarkDirty. Pages that are written back are dirty for
+ * WHvQueryGpaRangeDirtyBitmap and for all other readers of dirty bits and snapshots.
+ *
+ * Mappings that were made, removed or replaced since: by default the call is refused then, and
+ * its text names the first of them. With OwhpRestoreFlagMappings they are made what they were:
+ * the client promises that the memory which was mapped then is still there. Whether a range has
+ * TrackDirtyPages never matters.
+ *
+ * Guest time is that of the snapshot and stands still until the next run. Pending cancels stay.
+ * RestoredPageCount (may be NULL) receives the number of 4 KiB pages written.
+ *
+ * E_INVALIDARG                             the snapshot is of another partition; unknown Flags
+ * WHV_E_INVALID_VP_STATE                   a processor is running
+ * WHV_E_GPA_RANGE_NOT_FOUND                the mappings differ; nothing has changed
+ * WHV_E_VP_DOES_NOT_EXIST                  a processor was deleted since; nothing has changed
+ * WHV_E_VP_ALREADY_EXISTS                  a processor was created since; nothing has changed
+ * E_OUTOFMEMORY                            mappings: some may have been changed, nothing else
+ * E_ACCESSDENIED                           the memory of a page that the text names is missing or
+ *                                          protected; everything else is restored, and the next
+ *                                          call tries that page again
+ * E_HANDLE                                 no such partition or snapshot
+ * E_POINTER                                RestoredPageCount is not writable
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpRestoreSnapshot(WHV_PARTITION_HANDLE Partition,
+                                               OWHP_SNAPSHOT_HANDLE Snapshot,
+                                               OWHP_RESTORE_FLAGS Flags,
+                                               UINT64 *RestoredPageCount);
+
+/*
+ * Destroys a snapshot. Memory that later snapshots share with it stays as long as they do. A
+ * snapshot outlives its partition; it can then only be queried, saved and destroyed.
+ *
+ * E_HANDLE  no such snapshot
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpDestroySnapshot(OWHP_SNAPSHOT_HANDLE Snapshot);
+
+/* What a snapshot is and takes. */
+typedef struct OWHP_SNAPSHOT_INFO {
+    UINT64 GuestSizeInBytes;   /* of the memory that was mapped */
+    UINT64 StoredSizeInBytes;  /* of the pages that this snapshot itself holds */
+    UINT64 ChangedSizeInBytes; /* what a restore would write now; 0 without a partition */
+    UINT32 RangeCount;
+    UINT32 ProcessorCount;     /* processors that existed */
+    BOOL IsAttached;           /* its partition exists */
+    UINT32 Reserved;
+} OWHP_SNAPSHOT_INFO;
+C_ASSERT(sizeof(OWHP_SNAPSHOT_INFO) == 40);
+
+/*
+ * Tells what a snapshot is. Any time, also while processors run.
+ *
+ * E_HANDLE   no such snapshot
+ * E_POINTER  Info is NULL or not writable
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpQuerySnapshot(OWHP_SNAPSHOT_HANDLE Snapshot,
+                                             OWHP_SNAPSHOT_INFO *Info);
+
+/*
+ * Writes a snapshot to a file. The partition may run meanwhile, or be gone.
+ *
+ * The file is sparse: pages of zeros take no room in it (programs that copy files may have to be
+ * told: cp --sparse=always). It is written under another name in the same directory, brought to
+ * the disk and then renamed: when the call fails, a file that was there before is untouched. It
+ * holds guest memory: it is readable by its owner only.
+ *
+ * Path: a name of the host, at most 4095 bytes. Flags: 0.
+ *
+ * E_INVALIDARG                            Path is empty or too long; Flags is not 0
+ * HRESULT_FROM_WIN32(ERROR_NOT_FOUND)     there is no such directory
+ * E_ACCESSDENIED                          the file may not be created, or Path is a directory
+ * HRESULT_FROM_WIN32(ERROR_WRITE_FAULT)   writing failed; the text says where and why
+ * E_OUTOFMEMORY                           the host has no memory to do it with
+ * E_HANDLE                                no such snapshot
+ * E_POINTER                               Path is NULL or not readable
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpSaveSnapshot(OWHP_SNAPSHOT_HANDLE Snapshot, const char *Path,
+                                            UINT32 Flags);
+
+/* How OwhpLoadSnapshot treats a file. */
+typedef enum OWHP_LOAD_FLAGS {
+    OwhpLoadFlagNone = 0,
+    OwhpLoadFlagVerify = 1,         /* compare the checksums of all pages: reads the whole file */
+    OwhpLoadFlagAnyTscFrequency = 2 /* also if the TSC runs at another rate here: guest time is
+                                       then wrong by the ratio */
+} OWHP_LOAD_FLAGS;
+
+/*
+ * Loads a snapshot from a file into a partition, which becomes what the saved one was, and gives
+ * the snapshot for later restores. The partition is set up, has the processors of the snapshot,
+ * and none of them runs.
+ *
+ * Memory: where the partition has nothing mapped, the library maps the file's pages: they are
+ * read when they are first used and copied when they are first written, so loading takes no time
+ * that depends on their number. This memory belongs to the partition and goes with it
+ * (OwhpEnumerateGpaRanges tells where it is). The file must not be written to as long as the
+ * partition or the snapshot exists; replacing or deleting it by name is harmless. Ranges of the
+ * snapshot that the client has mapped itself, with the same rights, are filled instead. Anything
+ * else that is mapped is refused. Memory of another process becomes memory of this one.
+ *
+ * What must fit: the same ProcessorCount, local APIC emulation mode and APIC timer frequency; at
+ * least the snapshot's processor features, XSAVE features and physical address width; a TSC
+ * frequency that differs by at most 1 percent.
+ *
+ * Checked always: sizes, order, the checksums of everything but pages, and that each processor
+ * could be in the state it is to be in. The pages' checksums with OwhpLoadFlagVerify only.
+ *
+ * A call that fails leaves the partition as it was, with one exception: memory that the client
+ * has mapped is filled in part when some of it turns out to be missing or protected.
+ *
+ * E_INVALIDARG                             Path is empty or too long; unknown Flags
+ * HRESULT_FROM_WIN32(ERROR_INVALID_STATE)  WHvSetupPartition was not called
+ * WHV_E_INVALID_VP_STATE                   a processor is running
+ * HRESULT_FROM_WIN32(ERROR_NOT_FOUND)      there is no such file
+ * E_ACCESSDENIED                           the file cannot be read; or memory that the client has
+ *                                          mapped is missing or protected
+ * HRESULT_FROM_WIN32(ERROR_FILE_CORRUPT)   it is not a snapshot, of another version, cut short or
+ *                                          damaged; the text says at which offset and what
+ * ERROR_HV_INVALID_REGISTER_VALUE          the state of a processor is none that it could have
+ * WHV_E_INVALID_PARTITION_CONFIG           the partition does not fit; the text says in what
+ * WHV_E_VP_DOES_NOT_EXIST                  a processor of the snapshot does not exist
+ * WHV_E_VP_ALREADY_EXISTS                  a processor exists that the snapshot does not have
+ * WHV_E_GPA_RANGE_NOT_FOUND                memory is mapped otherwise; the text says where
+ * HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED)  the partition's engine has no snapshots
+ * E_OUTOFMEMORY                            the host has no memory, or no addresses, for it
+ * E_POINTER                                Path or Snapshot is NULL or not accessible
+ */
+OWHP_EXPORT HRESULT WINAPI OwhpLoadSnapshot(WHV_PARTITION_HANDLE Partition, const char *Path,
+                                            OWHP_LOAD_FLAGS Flags,
+                                            OWHP_SNAPSHOT_HANDLE *Snapshot);
+
 #ifdef __cplusplus
 }
 #endif

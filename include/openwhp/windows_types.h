@@ -205,12 +205,14 @@ typedef int32_t HRESULT;
 #define ERROR_INVALID_HANDLE      6
 #define ERROR_NOT_ENOUGH_MEMORY   8
 #define ERROR_OUTOFMEMORY         14
+#define ERROR_WRITE_FAULT         29
 #define ERROR_NOT_SUPPORTED       50
 #define ERROR_INVALID_PARAMETER   87
 #define ERROR_INSUFFICIENT_BUFFER 122
 #define ERROR_BUSY                170
 #define ERROR_INVALID_ADDRESS     487
 #define ERROR_NOT_FOUND           1168
+#define ERROR_FILE_CORRUPT        1392
 #define ERROR_INVALID_STATE       5023
 
 /* clang-format on */

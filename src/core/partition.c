@@ -8,6 +8,7 @@
 
 #include "core/engines.h"
 #include "core/handle_table.h"
+#include "core/snapshot.h"
 #include "util/check.h"
 #include "util/last_error.h"
 
@@ -47,6 +48,7 @@ static struct partition *allocate(void)
 
 static void destroy(struct partition *partition)
 {
+    snapshots_detach(partition);
     for (uint32_t i = 0; i < PARTITION_VCPUS; i++) {
         if (partition->vcpus[i].engine)
             partition->engine->vcpu_destroy(partition->vcpus[i].engine);
@@ -56,6 +58,7 @@ static void destroy(struct partition *partition)
         partition->engine->partition_destroy(partition->engine_partition);
     if (partition->space)
         gpa_space_destroy(partition->space);
+    snapshots_free_memory(partition);
     partition_config_free(partition);
     pthread_rwlock_destroy(&partition->interrupts);
     pthread_mutex_destroy(&partition->time_lock);
@@ -220,7 +223,7 @@ enum status partition_delete_vcpu(struct partition *partition, uint32_t index)
 /* ---- reset, time ---- */
 
 /* Lock and hold; neither when the partition is not set up, or a processor runs: then `refusal`. */
-static enum status begin_standstill(struct partition *partition, enum status refusal)
+enum status partition_begin_standstill(struct partition *partition, enum status refusal)
 {
     enum status status = partition_require_set_up(partition);
 
@@ -233,19 +236,27 @@ static enum status begin_standstill(struct partition *partition, enum status ref
     return fail(refusal, "a processor of the partition is running");
 }
 
-static void end_standstill(struct partition *partition)
+void partition_end_standstill(struct partition *partition)
 {
     partition_release(partition);
     pthread_mutex_unlock(&partition->lock);
 }
 
-static void stop_time(struct partition *partition)
+void partition_stop_time(struct partition *partition)
 {
     pthread_mutex_lock(&partition->time_lock);
     if (!(atomic_load(&partition->run_flags) & PARTITION_TIME_STOPPED)) {
         partition->engine->time_suspend(partition->engine_partition);
         atomic_fetch_or(&partition->run_flags, PARTITION_TIME_STOPPED);
     }
+    pthread_mutex_unlock(&partition->time_lock);
+}
+
+void partition_load_time(struct partition *partition, const struct time_state *state)
+{
+    pthread_mutex_lock(&partition->time_lock);
+    partition->engine->load_time(partition->engine_partition, state);
+    atomic_fetch_or(&partition->run_flags, PARTITION_TIME_STOPPED);
     pthread_mutex_unlock(&partition->time_lock);
 }
 
@@ -269,7 +280,7 @@ enum status partition_stopped(struct partition *partition, uint32_t flags)
 
 enum status partition_reset(struct partition *partition)
 {
-    enum status status = begin_standstill(partition, STATUS_INVALID_STATE);
+    enum status status = partition_begin_standstill(partition, STATUS_INVALID_STATE);
 
     if (status != STATUS_OK)
         return status;
@@ -277,20 +288,20 @@ enum status partition_reset(struct partition *partition)
     if (status == STATUS_OK) {
         for (uint32_t i = 0; i < PARTITION_VCPUS; i++)
             vcpu_forget_cancel(&partition->vcpus[i]);
-        stop_time(partition);
+        partition_stop_time(partition);
     }
-    end_standstill(partition);
+    partition_end_standstill(partition);
     return status;
 }
 
 enum status partition_suspend_time(struct partition *partition)
 {
-    enum status status = begin_standstill(partition, STATUS_INVALID_VP_STATE);
+    enum status status = partition_begin_standstill(partition, STATUS_INVALID_VP_STATE);
 
     if (status != STATUS_OK)
         return status;
-    stop_time(partition);
-    end_standstill(partition);
+    partition_stop_time(partition);
+    partition_end_standstill(partition);
     return STATUS_OK;
 }
 

@@ -55,6 +55,8 @@ struct partition {
     pthread_rwlock_t interrupts;   /* read: interrupt requests; write: the set of processors changes */
     struct partition_config config;
     struct partition_settings settings;
+    struct snapshot *snapshots;         /* snapshot.c; under lock */
+    struct loaded_memory *loaded;       /* guest memory that snapshot files gave; under lock */
     struct vcpu vcpus[PARTITION_VCPUS];
 };
 
@@ -134,6 +136,16 @@ void partition_config_defaults(struct partition *partition);
 /* For set-up: does the whole fit the engine? STATUS_INVALID_PARTITION_CONFIG. Joins the CPUID lists. */
 must_check enum status partition_config_finish(struct partition *partition, const struct engine *engine);
 void partition_config_free(struct partition *partition);
+
+/* ---- for snapshot.c ---- */
+
+/* Take the lock and hold all slots; neither when the partition is not set up, or a processor runs (then `refusal`). */
+must_check enum status partition_begin_standstill(struct partition *partition, enum status refusal);
+void partition_end_standstill(struct partition *partition);
+
+/* Within: time stands still until the next run; as it is, or as it was. */
+void partition_stop_time(struct partition *partition);
+void partition_load_time(struct partition *partition, const struct time_state *state);
 
 /* ---- for vcpu.c ---- */
 

@@ -4,7 +4,9 @@
  */
 #include "conform.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "fake_engine.h"
 
@@ -175,6 +177,44 @@ static HRESULT enumerate(P p, UINT32 v)
     (void)v;
     return OwhpEnumerateGpaRanges(p, (OWHP_GPA_RANGE *)(void *)scratch.q, 16, &count);
 }
+static HRESULT create_snapshot(P p, UINT32 v)
+{
+    OWHP_SNAPSHOT_HANDLE snapshot;
+    HRESULT result = OwhpCreateSnapshot(p, 0, &snapshot);
+
+    (void)v;
+    return SUCCEEDED(result) ? OwhpDestroySnapshot(snapshot) : result;
+}
+static HRESULT restore_snapshot(P p, UINT32 v)
+{
+    OWHP_SNAPSHOT_HANDLE snapshot;
+
+    (void)v;
+    if (FAILED(OwhpCreateSnapshot(p, 0, &snapshot)))
+        return OwhpRestoreSnapshot(p, NULL, OwhpRestoreFlagNone, NULL);
+    HRESULT result = OwhpRestoreSnapshot(p, snapshot, OwhpRestoreFlagNone, NULL);
+    assert_ok(OwhpDestroySnapshot(snapshot));
+    return result;
+}
+static HRESULT load_snapshot(P p, UINT32 v)
+{
+    OWHP_SNAPSHOT_HANDLE snapshot;
+    char path[] = "/tmp/every-call-XXXXXX";
+    int fd = mkstemp(path);
+
+    (void)v;
+    assert_true(fd >= 0);
+    close(fd);
+    if (SUCCEEDED(OwhpCreateSnapshot(p, 0, &snapshot))) {
+        assert_ok(OwhpSaveSnapshot(snapshot, path, 0));
+        assert_ok(OwhpDestroySnapshot(snapshot));
+    }
+    HRESULT result = OwhpLoadSnapshot(p, path, OwhpLoadFlagVerify, &snapshot);
+    unlink(path);
+    if (SUCCEEDED(result))
+        assert_ok(OwhpDestroySnapshot(snapshot));
+    return result;
+}
 static HRESULT create_vcpu(P p, UINT32 v) { return WHvCreateVirtualProcessor(p, v == 1 ? 3 : 2, 0); }
 static HRESULT create_vcpu2(P p, UINT32 v) { return WHvCreateVirtualProcessor2(p, v == 1 ? 3 : 2, NULL, 0); }
 static HRESULT delete_vcpu(P p, UINT32 v) { return WHvDeleteVirtualProcessor(p, v); }
@@ -249,6 +289,9 @@ static const struct call {
     ROW(dirty_ranges, NEEDS_SETUP),
     ROW(set_tracking, NEEDS_SETUP),
     ROW(enumerate, NEEDS_SETUP),
+    ROW(create_snapshot, NEEDS_SETUP | REFUSES_RUNNING),
+    ROW(restore_snapshot, NEEDS_SETUP | REFUSES_RUNNING),
+    ROW(load_snapshot, NEEDS_SETUP | REFUSES_RUNNING),
     ROW(partition_counters, NEEDS_SETUP),
     ROW(interrupt, NEEDS_SETUP),
     ROW(target_set, NEEDS_SETUP),

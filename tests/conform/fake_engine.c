@@ -263,6 +263,42 @@ static enum status set_apic(struct engine_vcpu *vcpu, const void *buffer, uint32
     return set_blob(vcpu->apic, sizeof(vcpu->apic), buffer, size);
 }
 
+static void save_time(struct engine_partition *partition, struct time_state *state)
+{
+    check(partition->suspended);
+    check_nobody_runs(partition);
+    *state = (struct time_state){.tsc = 42};
+}
+
+static void load_time(struct engine_partition *partition, const struct time_state *state)
+{
+    check_nobody_runs(partition);
+    check(state->tsc == 42);
+    partition->suspended = true;
+}
+
+static enum status save_vcpu(struct engine_vcpu *vcpu, struct vcpu_state *state)
+{
+    check(!atomic_load(&vcpu->inside));
+    for (uint32_t i = 0; i < 16; i++)
+        state->gpr[i] = vcpu->registers[i].q[0];
+    return STATUS_OK;
+}
+
+static enum status check_vcpu(struct engine_vcpu *vcpu, const struct vcpu_state *state)
+{
+    (void)vcpu;
+    return state->rip ? fail(STATUS_INVALID_ARGUMENT, "RIP was never saved") : STATUS_OK;
+}
+
+static enum status load_vcpu(struct engine_vcpu *vcpu, const struct vcpu_state *state)
+{
+    check(!atomic_load(&vcpu->inside));
+    for (uint32_t i = 0; i < 16; i++)
+        vcpu->registers[i].q[0] = state->gpr[i];
+    return STATUS_OK;
+}
+
 static enum status cpuid(struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
     (void)vcpu;
@@ -305,6 +341,11 @@ const struct engine fake_engine = {
     .set_xsave = set_xsave,
     .get_apic = get_apic,
     .set_apic = set_apic,
+    .save_time = save_time,
+    .load_time = load_time,
+    .save_vcpu = save_vcpu,
+    .check_vcpu = check_vcpu,
+    .load_vcpu = load_vcpu,
     .cpuid = cpuid,
     .walk_state = walk_state,
     .counters = counters,
