@@ -25,7 +25,8 @@ struct event_state {
     uint8_t is_pending, type; /* EVENT_STATE_* */
     uint8_t vector, has_error;
     uint32_t error;
-    uint8_t instruction_length, reserved[7];
+    uint8_t instruction_length, is_detect; /* #DB of DR7.GD */
+    uint8_t reserved[6];
 };
 
 enum {
@@ -110,12 +111,13 @@ struct vcpu_state {
     uint8_t halted, wait_for_sipi;
     uint8_t is_unchecked; /* registers were set from outside and not yet looked at */
     uint8_t has_apic;
-    uint8_t reserved;
+    uint8_t debug_shadow; /* of MOV SS: no debug exception before the next instruction is done */
     uint32_t pending; /* VCPU_STATE_* */
     uint32_t sipi_vector, reserved2;
     struct event_state interruption;
-    uint64_t pending_event[2]; /* PendingEvent, DeliverabilityNotifications, PendingDebugException as the API has them */
-    uint64_t notifications, pending_debug;
+    uint64_t pending_event[2]; /* PendingEvent and DeliverabilityNotifications as the API has them */
+    uint64_t notifications;
+    uint64_t pending_debug; /* debug traps that are due: bits of DR6 */
     struct trailing_exit_state trailing_exit;
     struct apic_state apic; /* zero without an APIC */
     struct completion_state completion;

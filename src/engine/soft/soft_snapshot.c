@@ -69,6 +69,8 @@ static void save_members(const struct cpu *cpu, struct vcpu_state *s)
     s->cpl = cpu->cpl;
     s->interrupt_shadow = cpu->interrupt_shadow;
     s->nmi_masked = cpu->nmi_masked;
+    s->debug_shadow = cpu->debug_shadow;
+    s->pending_debug = cpu->debug_pending;
 }
 
 static void load_members(struct cpu *cpu, const struct vcpu_state *s)
@@ -84,6 +86,9 @@ static void load_members(struct cpu *cpu, const struct vcpu_state *s)
     cpu->cpl = s->cpl;
     cpu->interrupt_shadow = s->interrupt_shadow;
     cpu->nmi_masked = s->nmi_masked;
+    cpu->debug_shadow = s->debug_shadow;
+    cpu->debug_pending = s->pending_debug;
+    cpu->debug_held = 0;
     cpu->memory_event = false;
 }
 
@@ -149,10 +154,9 @@ static void save_events(struct engine_vcpu *vcpu, struct vcpu_state *s)
     if (p->is_pending)
         s->interruption = (struct event_state){.is_pending = 1, .type = (uint8_t)p->event.type, .vector = p->event.vector,
                                                .has_error = p->event.has_error, .error = p->event.error,
-                                               .instruction_length = p->instruction_length};
+                                               .instruction_length = p->instruction_length, .is_detect = p->event.is_detect};
     memcpy(s->pending_event, &vcpu->pending_event, sizeof(s->pending_event));
     s->notifications = vcpu->notifications;
-    s->pending_debug = vcpu->pending_debug;
     save_trailing_exit(vcpu, &s->trailing_exit);
 }
 
@@ -170,11 +174,11 @@ static void load_events(struct engine_vcpu *vcpu, const struct vcpu_state *s)
     atomic_store(&vcpu->sipi_vector, s->sipi_vector);
     vcpu->interruption = (struct pending_interruption){
         .is_pending = e->is_pending,
-        .event = {.type = (enum event_type)e->type, .vector = e->vector, .has_error = e->has_error, .error = e->error},
+        .event = {.type = (enum event_type)e->type, .vector = e->vector, .has_error = e->has_error, .error = e->error,
+                  .is_detect = e->is_detect},
         .instruction_length = e->instruction_length};
     memcpy(&vcpu->pending_event, s->pending_event, sizeof(s->pending_event));
     vcpu->notifications = s->notifications;
-    vcpu->pending_debug = s->pending_debug;
     load_trailing_exit(vcpu, &s->trailing_exit);
 }
 
@@ -283,7 +287,7 @@ static const char *flags_problem(const struct vcpu_state *s)
 {
     if (!is_flag(s->interrupt_shadow) || !is_flag(s->nmi_masked) || !is_flag(s->halted) || !is_flag(s->wait_for_sipi) ||
         !is_flag(s->is_unchecked) || !is_flag(s->has_apic) || !is_flag(s->interruption.is_pending) ||
-        !is_flag(s->interruption.has_error))
+        !is_flag(s->interruption.has_error) || !is_flag(s->debug_shadow) || !is_flag(s->interruption.is_detect))
         return "a flag that is neither 0 nor 1";
     return NULL;
 }
@@ -296,7 +300,7 @@ static const char *event_problem(const struct vcpu_state *s)
         (e->is_pending && (e->type == EVENT_STATE_EXCEPTION ? e->vector > 31 : e->type == EVENT_STATE_NMI && e->vector != VECTOR_NMI)))
         return "a pending event that does not exist";
     if ((s->pending & ~(uint32_t)VCPU_STATE_PENDING_ALL) || s->sipi_vector > 255 || (s->notifications & ~(uint64_t)0x3f) ||
-        (s->pending_debug & ~(uint64_t)0x1f))
+        (s->pending_debug & ~(uint64_t)DR6_WRITABLE))
         return "reserved bits in pending events";
     if ((s->pending_event[0] & 1) && (s->pending_event[0] >> 1 & 7) != 0 && (s->pending_event[0] >> 1 & 7) != 5)
         return "PendingEvent of an unknown type";
