@@ -157,7 +157,8 @@ static void sow(struct guest *g)
 {
     static const UINT8 seeds[][4] = {{0xf3, 0xa4}, {0xf3, 0xaa}, {0xf3, 0xa5}, {0xd9, 0xe8}, {0xde, 0xc1}, {0xd9, 0xfa},
                                      {0x0f, 0x58, 0xc1}, {0x66, 0x0f, 0xef, 0xca}, {0x0f, 0x11, 0x07}, {0x0f, 0xa2},
-                                     {0xfb}, {0x17}, {0x8e, 0xd0}, {0xcd, 0x33}, {0x9d}, {0x0f, 0xae, 0x07}, {0x0f, 0xae, 0x0f}};
+                                     {0xfb}, {0x17}, {0x8e, 0xd0}, {0xcd, 0x33}, {0x9d}, {0x0f, 0xae, 0x07}, {0x0f, 0xae, 0x0f},
+                                     {0x66, 0x0f, 0xfe, 0xc1}, {0xc5, 0xf5, 0x58, 0xc2}, {0xc5, 0xed, 0xfe, 0xd9}};
 
     for (UINT64 at = CODE; at < CODE + 0x1000; at += 1 + draw() % 12)
         memcpy(g->ram + at, seeds[draw() % (sizeof(seeds) / 4)], 4);
@@ -175,6 +176,13 @@ static void begin_random(struct guest *g, unsigned seed)
         guest_long_mode(g, seed >> 1 & 1 ? 3 : 0);
     if (seed & 4)
         guest_set(g, WHvX64RegisterCr4, guest_get(g, WHvX64RegisterCr4) | 0x40600); /* OSFXSR OSXMMEXCPT OSXSAVE */
+    if (seed & 4)
+        guest_set(g, WHvX64RegisterXCr0, 7);
+    for (unsigned i = 0; i < 16; i++) {
+        const WHV_REGISTER_NAME name = (WHV_REGISTER_NAME)(WHvX64RegisterXmm0 + i);
+        const WHV_REGISTER_VALUE value = {.Reg128 = {.Low64 = draw(), .High64 = draw()}};
+        assert_ok(WHvSetVirtualProcessorRegisters(g->partition, 0, &name, 1, &value));
+    }
     for (unsigned i = 0; i < 16; i++)
         if (names[i] != WHvX64RegisterRsp)
             guest_set(g, names[i], draw() % (seed & 8 ? 0x40000 : 0x8000));
@@ -198,6 +206,23 @@ static unsigned record(struct guest *g, struct picture *trace, UINT64 from)
     return n;
 }
 
+/* OF is undefined after a rotate by more than 1, and depends on how it was computed: what follows may differ. */
+static bool differs_undefined(const struct picture *a, const struct picture *b)
+{
+    const unsigned rflags = 17;
+    const UINT64 overflow = 0x800;
+    struct picture copy = *b;
+
+    if (((a->registers[rflags].Reg64 ^ b->registers[rflags].Reg64) & ~overflow) ||
+        ((a->exit.VpContext.Rflags ^ b->exit.VpContext.Rflags) & ~overflow))
+        return false;
+    copy.registers[rflags] = a->registers[rflags];
+    copy.exit.VpContext.Rflags = a->exit.VpContext.Rflags;
+    return a->registers[rflags].Reg64 != b->registers[rflags].Reg64 && memcmp(a, &copy, sizeof(copy)) == 0;
+}
+
+static _Atomic unsigned cut_short;
+
 static void replay(struct guest *g, const struct picture *trace, unsigned n, UINT64 from, unsigned seed)
 {
     static struct picture now;
@@ -211,6 +236,10 @@ static void replay(struct guest *g, const struct picture *trace, unsigned n, UIN
         compared++;
         kinds[(now.exit.ExitReason == WHvRunVpExitReasonException ? now.exit.VpException.ExceptionType
                                                                    : 0x40 + (now.exit.ExitReason & 0x3f) + (now.exit.ExitReason >> 12 << 6)) & 0xff]++;
+        if (differs_undefined(&trace[i], &now)) {
+            cut_short++;
+            return;
+        }
         compare(&trace[i], &now, seed, i);
     }
 }
@@ -247,7 +276,8 @@ static void random_guests(void **state)
     (void)state;
     for (unsigned seed = getenv("OPENWHP_TEST_FIRST") ? (unsigned)atoi(getenv("OPENWHP_TEST_FIRST")) : 0; seed < (count ? (unsigned)atoi(count) : 60); seed++)
         random_guest(seed);
-    assert_true(count || compared > 1000);
+    assert_true(count || (compared > 10000 && cut_short < 10));
+    print_message("%u exits compared, %u replays cut short\n", compared, cut_short);
     for (unsigned i = 0; count && i < 256; i++)
         if (kinds[i])
             print_message("%s %#x: %u\n", i < 0x40 ? "exception" : "exit", i < 0x40 ? i : i - 0x40, kinds[i]);
