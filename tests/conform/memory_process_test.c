@@ -728,6 +728,44 @@ static void many_mappings(void **state)
     }
 }
 
+/* ---- snapshots ---- */
+
+static void store_by_host(struct both *b, UINT8 value)
+{
+    assert_ok(WHvWriteGpaRange(b->g.partition, 0, FAR + 0x10, (WHV_ACCESS_GPA_CONTROLS){.AsUINT64 = WHvCacheTypeWriteBack}, &value, 1));
+}
+
+/* Shared memory and private memory alike; and mapped back after it was unmapped. */
+static void snapshots(void **state)
+{
+    static const enum other_memory kinds[] = {OTHER_PRIVATE, OTHER_MEMFD, OTHER_ANONYMOUS, OTHER_FILE_PRIVATE};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        struct both b;
+        OWHP_SNAPSHOT_HANDLE s;
+        UINT64 pages;
+
+        begin(&b, kinds[i], RW);
+        other_store(&b.other, b.at + 0x10, 1);
+        assert_ok(OwhpCreateSnapshot(b.g.partition, 0, &s));
+        store_by_host(&b, 2);
+        assert_int_equal(other_load(&b.other, b.at + 0x10), 2);
+        assert_ok(OwhpRestoreSnapshot(b.g.partition, s, OwhpRestoreFlagNone, &pages));
+        assert_int_equal(pages, 1);
+        assert_int_equal(other_load(&b.other, b.at + 0x10), 1);
+        assert_ok(WHvUnmapGpaRange(b.g.partition, FAR, SIZE));
+        assert_hr(OwhpRestoreSnapshot(b.g.partition, s, OwhpRestoreFlagNone, &pages), WHV_E_GPA_RANGE_NOT_FOUND);
+        assert_ok(OwhpRestoreSnapshot(b.g.partition, s, OwhpRestoreFlagMappings, &pages));
+        store_by_host(&b, 3);
+        assert_int_equal(other_load(&b.other, b.at + 0x10), 3);
+        assert_ok(OwhpRestoreSnapshot(b.g.partition, s, OwhpRestoreFlagNone, &pages));
+        assert_int_equal(other_load(&b.other, b.at + 0x10), 1);
+        assert_ok(OwhpDestroySnapshot(s));
+        end(&b);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -754,6 +792,7 @@ int main(void)
         CASE("PROC-21", "F 2.11: rights to the process", without_permission),
         CASE("PROC-22", "H: files without privilege", without_privilege),
         CASE("PROC-23", "F 2.7: MapGpaRange2 handles", many_mappings),
+        CASE("PROC-24", "H", snapshots),
     };
 
     return cmocka_run_group_tests_name("memory of another process", tests, NULL, NULL);
