@@ -17,7 +17,7 @@ enum {
     GPA_CONSUMER_UNTRACKED = 1, /* also pages that are mapped without GPA_TRACK_DIRTY; holes in a queried range are clean */
     GPA_CONSUMER_KEEP = 2,      /* only with that: what was dirtied stays so when the page is unmapped or replaced */
     GPA_CONSUMER_ALL_FLAGS = 3,
-    GPA_CONSUMER_REPLACED = 4, /* not for clients: pages that were mapped, replaced or unmapped are dirty */
+    GPA_CONSUMER_REPLACED = 0x100, /* not for clients: pages that were mapped, replaced or unmapped are dirty */
 };
 
 /*
