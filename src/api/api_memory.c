@@ -137,19 +137,15 @@ static enum status check_controls(WHV_ACCESS_GPA_CONTROLS controls)
     return STATUS_OK;
 }
 
-static enum status check_length(gpa_t gpa, uint32_t size)
+static enum status check_length(const struct partition *partition, gpa_t gpa, uint32_t size)
 {
     bool beyond = size > WHV_READ_WRITE_GPA_RANGE_MAX_SIZE || (gpa & ~PAGE_MASK) + size > PAGE_SIZE;
 
     if (size == 0)
         return fail(STATUS_INVALID_ARGUMENT, "DataSizeInBytes is 0");
-    if (unlikely(beyond)) {
-        const char *strict = getenv("OPENWHP_STRICT");
-        if (strict && strcmp(strict, "1") == 0)
-            return fail(STATUS_INVALID_ARGUMENT,
-                        "%u bytes at %#llx: more than %d or across pages, and OPENWHP_STRICT is 1", size,
-                        (unsigned long long)gpa, WHV_READ_WRITE_GPA_RANGE_MAX_SIZE);
-    }
+    if (unlikely(beyond && partition->strict_access))
+        return fail(STATUS_INVALID_ARGUMENT, "%u bytes at %#llx: more than %d or across pages, and OPENWHP_STRICT was 1", size,
+                    (unsigned long long)gpa, WHV_READ_WRITE_GPA_RANGE_MAX_SIZE);
     return STATUS_OK;
 }
 
@@ -157,14 +153,12 @@ static enum status check_length(gpa_t gpa, uint32_t size)
 static enum status check_access(struct vcpu *vcpu, gpa_t gpa, WHV_ACCESS_GPA_CONTROLS controls, const void *data,
                                 uint32_t size)
 {
-    enum status status = vcpu_lock_existing(vcpu);
+    enum status status = vcpu_require_existing(vcpu);
 
-    if (status != STATUS_OK)
-        return status;
-    vcpu_unlock(vcpu);
-    status = check_controls(controls);
     if (status == STATUS_OK)
-        status = check_length(gpa, size);
+        status = check_controls(controls);
+    if (status == STATUS_OK)
+        status = check_length(vcpu->partition, gpa, size);
     return status == STATUS_OK ? require_pointer(data, "Data") : status;
 }
 

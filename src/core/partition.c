@@ -5,6 +5,7 @@
 #include "core/partition.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/engines.h"
 #include "core/handle_table.h"
@@ -116,6 +117,8 @@ static enum status build(struct partition *partition, const struct engine *engin
     }
     partition->space = space;
     partition->engine = engine;
+    const char *strict = getenv("OPENWHP_STRICT");
+    partition->strict_access = strict && strcmp(strict, "1") == 0;
     atomic_store_explicit(&partition->is_set_up, true, memory_order_release);
     return STATUS_OK;
 }

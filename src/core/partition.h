@@ -47,6 +47,7 @@ struct partition {
     const struct engine *engine; /* fixed after set-up; NULL before */
     struct engine_partition *engine_partition;
     struct gpa_space *space;
+    bool strict_access; /* WHvReadGpaRange and -Write keep the limits of Windows (OPENWHP_STRICT); fixed after set-up */
     _Atomic bool is_set_up;
     _Atomic uint32_t run_flags;
 

@@ -167,6 +167,11 @@ enum status vcpu_cancel(struct vcpu *vcpu)
 
 /* ---- access ---- */
 
+enum status vcpu_require_existing(struct vcpu *vcpu)
+{
+    return likely(__atomic_load_n(&vcpu->engine, __ATOMIC_RELAXED)) ? STATUS_OK : does_not_exist(vcpu);
+}
+
 enum status vcpu_lock_existing(struct vcpu *vcpu)
 {
     pthread_mutex_lock(&vcpu->lock);
@@ -244,7 +249,7 @@ enum status vcpu_create_held(struct vcpu *vcpu)
     if (status != STATUS_OK)
         return status;
     pthread_mutex_lock(&vcpu->lock);
-    vcpu->engine = created;
+    __atomic_store_n(&vcpu->engine, created, __ATOMIC_RELAXED); /* vcpu_require_existing looks without the lock */
     pthread_mutex_unlock(&vcpu->lock);
     return STATUS_OK;
 }
@@ -258,7 +263,7 @@ enum status vcpu_delete_held(struct vcpu *vcpu)
     if (atomic_load(&vcpu->state) == PAUSED)
         return is_running(vcpu);
     pthread_mutex_lock(&vcpu->lock);
-    vcpu->engine = NULL;
+    __atomic_store_n(&vcpu->engine, NULL, __ATOMIC_RELAXED);
     atomic_store(&vcpu->cancel_pending, false);
     pthread_mutex_unlock(&vcpu->lock);
     engine_of(vcpu)->vcpu_destroy(deleted);

@@ -50,6 +50,9 @@ must_check enum status vcpu_cancel(struct vcpu *vcpu);
 must_check enum status vcpu_begin_access(struct vcpu *vcpu);
 void vcpu_end_access(struct vcpu *vcpu);
 
+/* The processor exists, at this moment. STATUS_VP_DOES_NOT_EXIST */
+must_check enum status vcpu_require_existing(struct vcpu *vcpu);
+
 /* The processor exists and stays until vcpu_unlock, running or not: for engine calls of any thread.
  * STATUS_VP_DOES_NOT_EXIST */
 must_check enum status vcpu_lock_existing(struct vcpu *vcpu);

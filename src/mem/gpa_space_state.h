@@ -131,7 +131,7 @@ static inline struct gpa_view gpa_view_of(const struct gpa_space *space,
         .size = extent->size,
         .host = (uint8_t *)(uintptr_t)extent->target,
         .flags = flags,
-        .dirty = flags & GPA_TRACK_DIRTY || unlikely(space->record_all && flags) ? space->dirty : NULL,
+        .dirty = flags & GPA_TRACK_DIRTY || unlikely(space->record_all && extent->target) ? space->dirty : NULL,
         .source = unlikely(extent->owner) ? gpa_space_copied(space, extent->owner) : NULL,
     };
 }

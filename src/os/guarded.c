@@ -1,5 +1,7 @@
 #include "os/guarded.h"
 
+#include <stdatomic.h>
+
 #include <pthread.h>
 #include <signal.h>
 #include <ucontext.h>
@@ -74,12 +76,79 @@ bool guarded_init_slow(void)
     return atomic_load(&guarded_installed);
 }
 
+/* ---- copies ---- */
+
+/* The entry for the instruction at label n: continue at label 90, where the rest is copied byte by byte. */
+#define BLOCK_ENTRY(n)                                                                             \
+    ".pushsection owhp_guard,\"a\",@progbits\n\t.balign 4\n\t.long " #n "b - .\n\t.long 90f - .\n\t" \
+    ".popsection\n\t"
+
+/* Blocks of four vectors, loads before stores; a block that faults is repeated by the bytes up to the fault. At least one
+ * block. `last` is what the vectors leave behind. */
+#define COPY_BLOCKS(move, v, bytes, last)                                                          \
+    __asm__ volatile(".balign 16\n0:\n\t"                                                          \
+                     "1: " move " (%%rsi), %%" v "0\n\t" BLOCK_ENTRY(1)                            \
+                     "2: " move " " #bytes "(%%rsi), %%" v "1\n\t" BLOCK_ENTRY(2)                  \
+                     "3: " move " 2*" #bytes "(%%rsi), %%" v "2\n\t" BLOCK_ENTRY(3)                \
+                     "4: " move " 3*" #bytes "(%%rsi), %%" v "3\n\t" BLOCK_ENTRY(4)                \
+                     "5: " move " %%" v "0, (%%rdi)\n\t" BLOCK_ENTRY(5)                            \
+                     "6: " move " %%" v "1, " #bytes "(%%rdi)\n\t" BLOCK_ENTRY(6)                  \
+                     "7: " move " %%" v "2, 2*" #bytes "(%%rdi)\n\t" BLOCK_ENTRY(7)                \
+                     "8: " move " %%" v "3, 3*" #bytes "(%%rdi)\n\t" BLOCK_ENTRY(8)                \
+                     "add $4*" #bytes ", %%rsi\n\tadd $4*" #bytes ", %%rdi\n\t"                     \
+                     "sub $4*" #bytes ", %%rcx\n\tcmp $4*" #bytes ", %%rcx\n\tjae 0b\n\t"          \
+                     "90: " last "\n\ttest %%rcx, %%rcx\n\tjz 2f\n\t"                             \
+                     "1: rep movsb\n2:\n\t" GUARD_RESUME                                          \
+                     : "+D"(to), "+S"(from), "+c"(size)                                            \
+                     :                                                                             \
+                     : "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3")
+
+enum { BLOCK = 128, MOST_BY_BLOCKS = 64 << 10 }; /* above that the processor's own way is as good */
+
+static bool has_avx(void)
+{
+    static _Atomic int known; /* 0: not asked yet */
+    int value = atomic_load_explicit(&known, memory_order_relaxed);
+
+    if (unlikely(!value)) {
+        value = __builtin_cpu_supports("avx") ? 2 : 1;
+        atomic_store_explicit(&known, value, memory_order_relaxed);
+    }
+    return value == 2;
+}
+
+/* False: not done, for one reason or another. */
+static bool copy_word(void *to, const void *from, size_t size)
+{
+    uint8_t byte;
+    uint16_t half;
+    uint32_t word;
+    uint64_t quad;
+
+    switch (size) {
+    case 1: return guarded_load8(from, &byte) && guarded_store8(to, byte);
+    case 2: return guarded_load16(from, &half) && guarded_store16(to, half);
+    case 4: return guarded_load32(from, &word) && guarded_store32(to, word);
+    case 8: return guarded_load64(from, &quad) && guarded_store64(to, quad);
+    }
+    return false;
+}
+
 size_t guarded_copy_partial(void *to, const void *from, size_t size)
 {
-    __asm__ volatile("1: rep movsb\n2:\n\t" GUARD_RESUME
-                     : "+D"(to), "+S"(from), "+c"(size)
-                     :
-                     : "memory");
+    bool overlaps_upwards = (uintptr_t)to - (uintptr_t)from < size; /* then bytes copied are copied again */
+
+    if (size <= 8 && !overlaps_upwards && copy_word(to, from, size))
+        return 0;
+    if (size < BLOCK || size > MOST_BY_BLOCKS || overlaps_upwards)
+        __asm__ volatile("1: rep movsb\n2:\n\t" GUARD_RESUME
+                         : "+D"(to), "+S"(from), "+c"(size)
+                         :
+                         : "memory");
+    else if (has_avx())
+        COPY_BLOCKS("vmovdqu", "ymm", 32, "vzeroupper");
+    else
+        COPY_BLOCKS("movdqu", "xmm", 16, "");
     return size;
 }
 

@@ -230,7 +230,7 @@ static void access_arguments(void **state)
 static void access_any_length(void **state)
 {
     P partition = partition_with_vcpu();
-    UINT8 *one = host_pages(1), *two = host_pages(1), out[6000], in[6000];
+    UINT8 *one = host_pages(2), *two = host_pages(1), out[6000], in[6000];
 
     (void)state;
     assert_ok(WHvMapGpaRange(partition, one, 0x1000, 4096, FLAGS(READ | WRITE)));
@@ -241,12 +241,20 @@ static void access_any_length(void **state)
     assert_ok(WHvReadGpaRange(partition, 0, 0x1100, plain, in, sizeof(in)));
     assert_memory_equal(in, out, sizeof(in));
     assert_memory_equal(two, out + 0xf00, 100);
+    assert_ok(WHvDeletePartition(partition));
+    /* What the environment says when a partition is set up. */
     setenv("OPENWHP_STRICT", "1", 1);
+    partition = partition_with_vcpu();
+    setenv("OPENWHP_STRICT", "0", 1);
+    assert_ok(WHvMapGpaRange(partition, one, 0x1000, 4096, FLAGS(READ | WRITE)));
+    assert_ok(WHvMapGpaRange(partition, two, 0x2000, 4096, FLAGS(READ | WRITE)));
     assert_refused(WHvReadGpaRange(partition, 0, 0x1100, plain, in, 17), E_INVALIDARG);
     assert_refused(WHvReadGpaRange(partition, 0, 0x1ffc, plain, in, 8), E_INVALIDARG);
     assert_refused(WHvWriteGpaRange(partition, 0, 0x1ffc, plain, in, 8), E_INVALIDARG);
     assert_ok(WHvReadGpaRange(partition, 0, 0x1ff0, plain, in, 16));
-    setenv("OPENWHP_STRICT", "0", 1);
+    assert_ok(WHvDeletePartition(partition));
+    partition = partition_with_vcpu();
+    assert_ok(WHvMapGpaRange(partition, one, 0x1000, 8192, FLAGS(READ | WRITE)));
     assert_ok(WHvReadGpaRange(partition, 0, 0x1ffc, plain, in, 17));
     unsetenv("OPENWHP_STRICT");
     assert_ok(WHvDeletePartition(partition));

@@ -290,6 +290,46 @@ static void test_entries_without_host(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+/* A copy that meets a missing page has moved every byte before it and none behind, whatever vectors it was made of. */
+static void test_copy_stops_exactly(void **state)
+{
+    enum { SPAN = 600 };
+    uint8_t *from = host_pages(3), *to = host_pages(3), expected[SPAN];
+    static const size_t sizes[] = {1, 2, 3, 4, 7, 8, 9, 16, 100, 127, 128, 129, 256, 300, 511, 512, 600};
+
+    (void)state;
+    arm_guard();
+    assert_int_equal(mprotect(from + PAGES(2), PAGE_SIZE, PROT_NONE), 0);
+    assert_int_equal(mprotect(to + PAGES(2), PAGE_SIZE, PROT_READ), 0);
+    for (size_t i = 0; i < PAGES(2); i++)
+        from[i] = (uint8_t)(i * 7 + i / 251);
+    for (size_t s = 0; s < array_size(sizes); s++)
+        for (size_t there = 0; there <= sizes[s]; there++)
+            for (int which = 0; which < 2; which++) { /* which of the two ends early */
+                uint8_t *f = which ? from + 100 : from + PAGES(2) - there, *t = which ? to + PAGES(2) - there : to + 100;
+                memset(to + PAGES(2) - SPAN, 0xee, SPAN);
+                memset(to + 100, 0xee, SPAN);
+                memset(expected, 0xee, SPAN);
+                memcpy(expected, f, there);
+                assert_int_equal(guarded_copy_partial(t, f, sizes[s]), sizes[s] - there);
+                assert_memory_equal(t, expected, which ? there : SPAN);
+            }
+    /* Onto higher addresses it overlaps with, a copy repeats what it copied (MOVS). */
+    for (size_t distance = 1; distance < 300; distance += 13) {
+        memcpy(to, from, 1000);
+        memcpy(from + 5000, from, 1000);
+        for (size_t i = 0; i < 500; i++)
+            from[5000 + distance + i] = from[5000 + i];
+        assert_true(guarded_copy(to + distance, to, 500));
+        assert_memory_equal(to, from + 5000, 1000);
+        memcpy(to, from, 1000);
+        assert_true(guarded_copy(to, to + distance, 500));
+        assert_memory_equal(to, from + distance, 500);
+    }
+    free_pages(from, 3);
+    free_pages(to, 3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -302,6 +342,7 @@ int main(void)
         TEST(test_wrote),
         TEST(test_entries),
         TEST(test_entries_without_host),
+        TEST(test_copy_stops_exactly),
     };
     return run_group(tests, array_size(tests));
 }
