@@ -9,7 +9,14 @@ static const struct {
     void (*run)(void);
 } benches[] = {
     {"map", bench_map},
+    {"map-kvm", bench_map_kvm},
+#ifdef HAVE_UNICORN
+    {"map-unicorn", bench_map_unicorn},
+#endif
     {"access", bench_access},
+    {"dirty", bench_dirty},
+    {"translate", bench_translate},
+    {"populate", bench_populate},
 };
 
 static bool wanted(const char *name, int argc, char **argv)

@@ -1,5 +1,5 @@
 /*
- * What guest memory costs: maps, reads and writes, dirty queries, translation, populate, reset; each beside what it is to
+ * What guest memory costs: maps, reads and writes, dirty queries, translation, populate; each beside what it is to
  * be compared with, in one run on one machine. The ratios are what to look at.
  */
 #ifndef OWHP_BENCH_MEMORY_H
@@ -52,7 +52,6 @@ void bench_access(void);
 void bench_dirty(void);
 void bench_translate(void);
 void bench_populate(void);
-void bench_reset(void);
 void bench_map_kvm(void);
 void bench_map_unicorn(void);
 void bench_dirty_kvm(void);

@@ -1,6 +1,7 @@
 #include "core/translate.h"
 
 #include "mem/gpa_access.h"
+#include "os/guarded.h"
 #include "util/last_error.h"
 
 static enum walk_status walk_status_of(enum gpa_result result, enum walk_status refused)
@@ -26,6 +27,11 @@ struct tables {
 static enum walk_status load(void *context, gpa_t gpa, unsigned size, uint64_t *value)
 {
     struct tables *tables = context;
+    const struct gpa_view *view = &tables->view;
+
+    if (likely(size == sizeof(*value) && gpa - view->gpa < view->size && (view->flags & GPA_READ) && !view->source &&
+               guarded_load64(gpa_view_host(view, gpa), value)))
+        return WALK_OK;
     return walk_status_of(gpa_space_load_entry_by(tables->space, &tables->view, gpa, size, value), WALK_TABLE_NO_READ);
 }
 

@@ -278,6 +278,28 @@ static void access_missing_host(void **state)
     assert_ok(WHvDeletePartition(partition));
 }
 
+/* Windows has one partition with memory in a process; here there is no limit. The memory is the same for both. */
+static void several_partitions(void **state)
+{
+    P one = partition_with_vcpu(), two = partition_with_vcpu();
+    void *host = host_pages(2);
+    UINT64 value = 0x1234, other = 0, bitmap;
+
+    (void)state;
+    assert_ok(WHvMapGpaRange(one, host, 0x1000, 8192, FLAGS(READ | WRITE | TRACK)));
+    assert_ok(WHvMapGpaRange(two, host, 0x5000, 8192, FLAGS(READ | WRITE | TRACK)));
+    assert_ok(WHvWriteGpaRange(one, 0, 0x2008, plain, &value, 8));
+    assert_ok(WHvReadGpaRange(two, 0, 0x6008, plain, &other, 8));
+    assert_int_equal(other, value);
+    assert_ok(WHvQueryGpaRangeDirtyBitmap(two, 0x5000, 8192, &bitmap, 8)); /* each has dirty pages of its own */
+    assert_int_equal(bitmap, 0);
+    assert_ok(WHvQueryGpaRangeDirtyBitmap(one, 0x1000, 8192, &bitmap, 8));
+    assert_int_equal(bitmap, 2);
+    assert_ok(WHvDeletePartition(one));
+    assert_ok(WHvReadGpaRange(two, 0, 0x6008, plain, &other, 8));
+    assert_ok(WHvDeletePartition(two));
+}
+
 /* ---- dirty query ---- */
 
 static void query_arguments(void **state)
@@ -481,6 +503,7 @@ int main(void)
         CASE("MAP-6", "F 2.6, S Unmap", unmap_parts),
         CASE("MAP-7", "F 2.5", aliases),
         CASE("MAP-8", "F 2.7: 8192 ranges, 64 GiB", many_ranges),
+        CASE("MAP-10", "F 2.10, S: no limit", several_partitions),
         CASE("GPA-1", "F 5", access_arguments),
         CASE("GPA-2", "S: any length, OPENWHP_STRICT", access_any_length),
         CASE("GPA-3", "S: host memory missing", access_missing_host),
