@@ -116,8 +116,8 @@ bool gpa_consumers_give(void *ctx, uint64_t first, uint64_t bits)
 static void hand_on(struct gpa_space *space, struct gpa_range range, const struct gpa_consumer *except)
 {
     struct gpa_consumers to = {space, except};
-    gpa_dirty_take(space->dirty, pages_of(range.gpa), pages_of(range.size), space->consumers->next ? gpa_consumers_give : NULL,
-                   &to);
+    gpa_dirty_visit_take(&(struct gpa_dirty_visit){space->dirty, NULL, pages_of(range.gpa), pages_of(range.size),
+                                                   space->consumers->next ? gpa_consumers_give : NULL, &to, NULL, NULL, true});
 }
 
 void gpa_consumers_forget(struct gpa_space *space, struct gpa_range range, uint32_t keepers)

@@ -162,8 +162,9 @@ void gpa_dirty_mark_bits(struct gpa_dirty *dirty, uint64_t first, uint64_t bits)
 
     for (unsigned level = 0; window && level < GPA_DIRTY_LEVELS; level++) {
         gpa_dirty_word *word = word_at(window, level, index);
-        if ((atomic_load(word) & bits) != bits)
-            atomic_fetch_or(word, bits);
+        uint64_t old = atomic_load_explicit(word, memory_order_relaxed);
+        if ((old & bits) != bits)
+            atomic_store_explicit(word, old | bits, memory_order_relaxed);
         bits = (uint64_t)1 << (index & 63);
         index >>= 6;
     }
@@ -280,6 +281,24 @@ static void peek_word(struct walk *walk, struct place place)
         peek_word(walk, place_below(&place, bits, records_with(each, bits & -bits)));
 }
 
+/* Returns what was there. */
+static uint64_t clear_bits(const struct walk *walk, gpa_dirty_word *word, uint64_t bits)
+{
+    if (!walk->visit->exclusive)
+        return atomic_fetch_and(word, ~bits);
+    uint64_t was = atomic_load_explicit(word, memory_order_relaxed);
+    atomic_store_explicit(word, was & ~bits, memory_order_relaxed);
+    return was;
+}
+
+static void set_again(const struct walk *walk, gpa_dirty_word *word, uint64_t bits)
+{
+    if (!walk->visit->exclusive)
+        atomic_fetch_or(word, bits);
+    else
+        atomic_store_explicit(word, atomic_load_explicit(word, memory_order_relaxed) | bits, memory_order_relaxed);
+}
+
 /* Returns the records in which something remains: outside the piece, or marked in this moment. */
 static unsigned take_leaf(struct walk *walk, const struct place *place)
 {
@@ -292,7 +311,7 @@ static unsigned take_leaf(struct walk *walk, const struct place *place)
         if (!(place->records >> r & 1))
             continue;
         gpa_dirty_word *word = word_at(walk->window[r], 0, place->index);
-        uint64_t was = each[r] ? atomic_fetch_and(word, ~mask) : atomic_load(word);
+        uint64_t was = each[r] ? clear_bits(walk, word, mask) : atomic_load(word);
         each[r] = each[r] ? was & mask : 0;
         left |= was & ~each[r] ? 1u << r : 0;
     }
@@ -315,11 +334,11 @@ static unsigned take_word(struct walk *walk, struct place place)
         unsigned had = records_with(each, bit);
         for (unsigned r = 0; r < RECORDS; r++)
             if (had >> r & 1)
-                atomic_fetch_and(word_at(walk->window[r], place.level, place.index), ~bit);
+                clear_bits(walk, word_at(walk->window[r], place.level, place.index), bit);
         unsigned remain = take_word(walk, place_below(&place, bit, had));
         for (unsigned r = 0; r < RECORDS; r++)
             if (remain >> r & 1)
-                atomic_fetch_or(word_at(walk->window[r], place.level, place.index), bit);
+                set_again(walk, word_at(walk->window[r], place.level, place.index), bit);
     }
     for (unsigned r = 0; r < RECORDS; r++)
         if (place.records >> r & 1 && atomic_load(word_at(walk->window[r], place.level, place.index)))

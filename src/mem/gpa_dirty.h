@@ -58,7 +58,8 @@ static always_inline void gpa_dirty_mark(struct gpa_dirty *dirty, uint64_t page)
 
 void gpa_dirty_mark_range(struct gpa_dirty *dirty, uint64_t page, uint64_t count);
 
-/* Mark page first + i for each bit i; first is a multiple of 64. Pages never covered: nothing. */
+/* Mark page first + i for each bit i; first is a multiple of 64. Pages never covered: nothing. Not concurrent with other marks
+ * and takes of the record. */
 void gpa_dirty_mark_bits(struct gpa_dirty *dirty, uint64_t first, uint64_t bits);
 
 /* Receives dirty pages in ascending order: bit i of bits (never 0) is page first + i; first is a
@@ -77,6 +78,7 @@ struct gpa_dirty_visit {
     void *ctx;
     gpa_dirty_sink *tee; /* take: also gets what was in `record`, before sink; its answer is ignored; may be NULL */
     void *tee_ctx;
+    bool exclusive; /* take: nobody marks these records meanwhile, so that no locked instruction is needed */
 };
 
 /* Report the dirty pages of the range. Take clears what it reports: each mark is reported exactly
@@ -87,12 +89,12 @@ void gpa_dirty_visit_take(const struct gpa_dirty_visit *visit);
 /* The same of one record. */
 static inline void gpa_dirty_peek(struct gpa_dirty *dirty, uint64_t page, uint64_t count, gpa_dirty_sink *sink, void *ctx)
 {
-    gpa_dirty_visit_peek(&(struct gpa_dirty_visit){dirty, NULL, page, count, sink, ctx, NULL, NULL});
+    gpa_dirty_visit_peek(&(struct gpa_dirty_visit){dirty, NULL, page, count, sink, ctx, NULL, NULL, false});
 }
 
 static inline void gpa_dirty_take(struct gpa_dirty *dirty, uint64_t page, uint64_t count, gpa_dirty_sink *sink, void *ctx)
 {
-    gpa_dirty_visit_take(&(struct gpa_dirty_visit){dirty, NULL, page, count, sink, ctx, NULL, NULL});
+    gpa_dirty_visit_take(&(struct gpa_dirty_visit){dirty, NULL, page, count, sink, ctx, NULL, NULL, false});
 }
 
 #endif

@@ -175,7 +175,7 @@ static bool harvest_begin(struct harvest *h, bool always_hold)
 
     h->others = (struct gpa_consumers){h->space, h->consumer};
     h->marked = gpa_dirty_any(h->space->dirty, page, pages);
-    h->visit = (struct gpa_dirty_visit){pending, NULL, page, pages, NULL, NULL, NULL, &h->others};
+    h->visit = (struct gpa_dirty_visit){pending, NULL, page, pages, NULL, NULL, NULL, &h->others, true};
     if (h->marked) {
         h->visit.record = h->space->dirty;
         h->visit.other = pending;
@@ -213,7 +213,7 @@ static void take(struct gpa_space *space, struct gpa_consumer *consumer, struct 
 static void peek(struct gpa_space *space, struct gpa_consumer *consumer, struct gpa_range range, gpa_dirty_sink *sink, void *ctx)
 {
     gpa_dirty_visit_peek(&(struct gpa_dirty_visit){space->dirty, consumer->pending, pages_of(range.gpa), pages_of(range.size),
-                                                   sink, ctx, NULL, NULL});
+                                                   sink, ctx, NULL, NULL, false});
 }
 
 /* First the list is written, then what is in it cleared: an array that cannot be written costs nothing. */
