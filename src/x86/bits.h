@@ -58,6 +58,7 @@
 #define CR4_SMEP       BIT64(20)
 #define CR4_SMAP       BIT64(21)
 #define CR4_PKE        BIT64(22)
+#define CR4_PKS        BIT64(24)
 
 #define EFER_SCE BIT64(0)
 #define EFER_LME BIT64(8)

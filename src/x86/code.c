@@ -112,7 +112,7 @@ static void enter_block(struct block_cache *c, struct block *b)
 void code_update_jump_key(struct cpu *cpu)
 {
     /* Never 0: an empty entry matches nothing. */
-    cpu->jump_key = cpu->tlb->epoch << 16 | (uint64_t)(cpu->mode & 0xff) << 8 | cpu->cpl | 0x80;
+    cpu->jump_key = cpu->tlb->space->epoch << 16 | (uint64_t)(cpu->mode & 0xff) << 8 | cpu->cpl | 0x80;
 }
 
 void code_forget_jumps(struct cpu *cpu, gva_t linear)

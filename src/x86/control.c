@@ -6,6 +6,7 @@
 #include "x86/memory.h"
 #include "x86/physical.h"
 #include "x86/port.h"
+#include "x86/tlb.h"
 
 #define CR0_MASK (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
 #define CR3_NO_FLUSH BIT64(63)
@@ -13,12 +14,21 @@
 
 /* Bits whose change makes translations stale (SDM 3A 4.10.4.1). */
 #define CR0_PAGING (CR0_PG | CR0_WP)
-#define CR4_PAGING (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_LA57)
+#define CR4_PAGING (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS | CR4_LA57)
+
+static bool is_extended(uint64_t address, unsigned bits)
+{
+    return (uint64_t)((int64_t)(address << (64 - bits)) >> (64 - bits)) == address;
+}
 
 bool cpu_is_canonical(const struct cpu *cpu, uint64_t address)
 {
-    unsigned shift = cpu->cr4 & CR4_LA57 ? 7 : 16;
-    return (uint64_t)((int64_t)(address << shift) >> shift) == address;
+    return is_extended(address, cpu->cr4 & CR4_LA57 ? 57 : 48);
+}
+
+bool cpu_is_storable(const struct cpu *cpu, uint64_t address)
+{
+    return is_extended(address, cpuid_has(&cpu->cpuid, FEATURE_LA57) ? 57 : 48);
 }
 
 static bool uses_pae_paging(uint64_t cr0, uint64_t cr4, uint64_t efer)
@@ -110,9 +120,11 @@ bool cpu_set_cr3(struct cpu *cpu, uint64_t value)
     uint64_t pdpte[4];
     bool pae = uses_pae_paging(cpu->cr0, cpu->cr4, cpu->efer);
 
-    /* Our TLB has no PCID tags: "no flush" is a hint that need not be taken, but the bit is not stored. */
-    if (cpu->cr4 & CR4_PCIDE)
-        value &= ~CR3_NO_FLUSH;
+    const bool has_pcid = cpu->cr4 & CR4_PCIDE;
+    const bool keep = has_pcid && (value & CR3_NO_FLUSH);
+
+    if (has_pcid)
+        value &= ~CR3_NO_FLUSH; /* not stored */
     if (!cr3_is_valid(cpu, value))
         return raise_gp(cpu, 0);
     if (pae && !read_pdptes(cpu, value, pdpte))
@@ -120,7 +132,7 @@ bool cpu_set_cr3(struct cpu *cpu, uint64_t value)
     if (pae)
         memcpy(cpu->pdpte, pdpte, sizeof(pdpte));
     cpu->cr3 = value;
-    cpu_flush_tlb(cpu, true);
+    tlb_enter_space(cpu, has_pcid ? value & 0xfff : 0, keep);
     return true;
 }
 
@@ -136,7 +148,8 @@ uint64_t cpu_cr4_mask(const struct cpu *cpu)
         {FEATURE_MCE, CR4_MCE},     {FEATURE_PGE, CR4_PGE},         {FEATURE_FXSR, CR4_OSFXSR},
         {FEATURE_SSE, CR4_OSXMMEXCPT}, {FEATURE_UMIP, CR4_UMIP},    {FEATURE_FSGSBASE, CR4_FSGSBASE},
         {FEATURE_PCID, CR4_PCIDE},  {FEATURE_SMEP, CR4_SMEP},       {FEATURE_SMAP, CR4_SMAP},
-        {FEATURE_TSC, CR4_TSD},     {FEATURE_XSAVE, CR4_OSXSAVE},
+        {FEATURE_TSC, CR4_TSD},     {FEATURE_XSAVE, CR4_OSXSAVE},   {FEATURE_PKU, CR4_PKE},
+        {FEATURE_PKS, CR4_PKS},     {FEATURE_LA57, CR4_LA57},
     };
     uint64_t mask = CR4_PCE;
 
@@ -148,7 +161,8 @@ uint64_t cpu_cr4_mask(const struct cpu *cpu)
 
 uint64_t cpu_xcr0_mask(const struct cpu *cpu)
 {
-    return XCR0_X87 | XCR0_SSE | (cpuid_has(&cpu->cpuid, FEATURE_AVX) ? XCR0_AVX : 0);
+    return XCR0_X87 | XCR0_SSE | (cpuid_has(&cpu->cpuid, FEATURE_AVX) ? XCR0_AVX : 0) |
+           (cpuid_has(&cpu->cpuid, FEATURE_PKU) ? XCR0_PKRU : 0);
 }
 
 /* x87 is always on, AVX needs SSE (SDM 3A 2.6). */
@@ -246,6 +260,42 @@ bool cpu_set_dr(struct cpu *cpu, unsigned number, uint64_t value)
     return true;
 }
 
+/* ---- protection keys (SDM 3A 4.6.2) ---- */
+
+/* Keys for which a right is denied that was not before: bits 2n and 2n+1 deny access and writes with key n. */
+static unsigned restricted(uint32_t before, uint32_t after)
+{
+    unsigned keys = 0;
+
+    for (unsigned key = 0; key < 16; key++)
+        if ((after & ~before) >> 2 * key & 3)
+            keys |= 1u << key;
+    return keys;
+}
+
+static void keys_changed(struct cpu *cpu, uint64_t enabled_by, uint32_t before, uint32_t after)
+{
+    /* Allowing more needs nothing: what was denied is in no TLB. */
+    if ((cpu->cr4 & enabled_by) && (after & ~before))
+        tlb_restrict_keys(cpu, restricted(before, after));
+}
+
+void cpu_set_pkru(struct cpu *cpu, uint32_t value)
+{
+    const uint32_t before = cpu->pkru;
+
+    cpu->pkru = value;
+    keys_changed(cpu, CR4_PKE, before, value);
+}
+
+void cpu_set_pkrs(struct cpu *cpu, uint32_t value)
+{
+    const uint32_t before = (uint32_t)cpu->pkrs;
+
+    cpu->pkrs = value;
+    keys_changed(cpu, CR4_PKS, before, value);
+}
+
 /* ---- registers set from outside ---- */
 
 const char *cpu_control_problem(const struct cpu *cpu)
@@ -290,7 +340,7 @@ static bool base_is_possible(const struct cpu *cpu, unsigned i, uint64_t base)
 {
     if (!(cpu->efer & EFER_LMA) || (i != SEG_FS && i != SEG_GS && i != SEG_LDTR && i != SEG_TR))
         return !(base >> 32);
-    return cpu_is_canonical(cpu, base);
+    return cpu_is_storable(cpu, base);
 }
 
 const char *cpu_segment_problem(const struct cpu *cpu, unsigned which)

@@ -29,6 +29,10 @@ must_check bool cpu_set_cr4(struct cpu *cpu, uint64_t value);
 must_check bool cpu_set_cr8(struct cpu *cpu, uint64_t value);
 must_check bool cpu_set_efer(struct cpu *cpu, uint64_t value);
 
+/* Protection keys: the new rights hold from the next access on. */
+void cpu_set_pkru(struct cpu *cpu, uint32_t value);
+void cpu_set_pkrs(struct cpu *cpu, uint32_t value);
+
 /* DR0..DR7 without the DR7.GD and privilege checks. False: #GP. */
 must_check bool cpu_set_dr(struct cpu *cpu, unsigned number, uint64_t value);
 
@@ -38,13 +42,16 @@ uint64_t cpu_efer_mask(const struct cpu *cpu);
 
 /*
  * XCR0 (SDM 3A 2.6): the state components that the guest may enable, and whether it may be set to a value. XSAVE_SIZE_*:
- * bytes of an XSAVE area up to the end of that component (there is none between SSE and AVX).
+ * bytes of an XSAVE area up to the end of that component (there is none between SSE and AVX, and
+ * PKRU comes right behind AVX; CPUID tells guests where).
  */
 #define XCR0_X87 1ull
 #define XCR0_SSE 2ull
 #define XCR0_AVX 4ull
+#define XCR0_PKRU BIT64(9)
 #define XSAVE_SIZE_SSE 576u
 #define XSAVE_SIZE_AVX 832u
+#define XSAVE_SIZE_PKRU 840u
 uint64_t cpu_xcr0_mask(const struct cpu *cpu);
 must_check bool cpu_xcr0_is_valid(const struct cpu *cpu, uint64_t value);
 
@@ -60,6 +67,12 @@ const char *cpu_segment_problem(const struct cpu *cpu, unsigned which);
 /* After registers were set from outside: PDPTEs, mode, keys, flush. PDPTEs that cannot be read count as not present. */
 void cpu_control_changed(struct cpu *cpu);
 
+/* For accesses and branches: by what CR4.LA57 says. */
 bool cpu_is_canonical(const struct cpu *cpu, uint64_t address);
+/*
+ * For what only keeps an address (bases of segments and tables, MSRs) or invalidates one (INVLPG, INVPCID): processors with
+ * 57-bit addresses take all of those, whatever CR4.LA57 says.
+ */
+bool cpu_is_storable(const struct cpu *cpu, uint64_t address);
 
 #endif

@@ -121,7 +121,7 @@ void cpu_update_mode(struct cpu *cpu)
             /* Look-ups by linear address and links between blocks assume the base and the limit. */
             cpu->code_base = cs->base;
             cpu->code_limit = cs->limit;
-            cpu->tlb->epoch++;
+            tlb_forget_jumps(cpu);
             cpu_verify_code(cpu);
         }
     }
@@ -132,8 +132,10 @@ void cpu_update_mode(struct cpu *cpu)
 
 void cpu_flush_tlb(struct cpu *cpu, bool keep_global)
 {
-    (void)keep_global; /* keeping more than is asked for is not needed for correctness */
-    tlb_flush(cpu);
+    if (keep_global)
+        tlb_flush_local(cpu);
+    else
+        tlb_flush(cpu);
 }
 
 void cpu_flush_page(struct cpu *cpu, gva_t address)
@@ -171,6 +173,7 @@ static void reset_floating_point(struct cpu *cpu)
     cpu->mxcsr = cpu->x87.mxcsr = 0x1f80;
     cpu->x87.mxcsr_mask = 0xffff;
     cpu->xcr0 = 1;
+    cpu->pkru = 0;
 }
 
 static void reset_msrs(struct cpu *cpu)
@@ -180,6 +183,7 @@ static void reset_msrs(struct cpu *cpu)
     cpu->star = cpu->lstar = cpu->cstar = cpu->sfmask = cpu->kernel_gs_base = 0;
     cpu->sysenter_cs = cpu->sysenter_esp = cpu->sysenter_eip = 0;
     cpu->tsc_aux = cpu->spec_ctrl = cpu->xss = 0;
+    cpu->pkrs = 0;
     cpu->mtrr_def_type = 0;
     cpu->apic_base = APIC_BASE_RESET | 0x900; /* enabled, bootstrap processor */
     cpu->tsc_adjust = cpu->mcg_status = 0;

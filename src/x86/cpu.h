@@ -179,7 +179,8 @@ struct cpu {
     uint64_t tsc_adjust;        /* IA32_TSC_ADJUST */
     uint64_t apic_base;         /* IA32_APIC_BASE, when the port leaves it to the processor */
     uint64_t mcg_status;
-    uint32_t pkru;
+    uint32_t pkru;              /* protection keys of user pages; to be changed by cpu_set_pkru */
+    uint64_t pkrs;              /* IA32_PKRS: of supervisor pages; by cpu_set_pkrs */
     const struct insn *insn;    /* the instruction whose exec function runs (interpreter only) */
     uint64_t debug_pending;     /* debug traps that wait for the end of the instruction: bits of DR6 (x86/debug.h) */
     uint64_t debug_held;        /* those of them from before the running instruction: MOV SS delayed them */
@@ -199,7 +200,8 @@ void cpu_set_rflags(struct cpu *cpu, uint64_t rflags);
 /*
  * To be called after anything that decoding or address translation depends on has changed: CR0, CR3,
  * CR4, EFER, CPL, DR7, any segment register, RFLAGS.VM/AC/TF (cpu_set_rflags does it for those). cpu_update_mode
- * recomputes `mode`, tag keys, segment bounds; cpu_flush_tlb drops all translations (global ones too unless keep_global).
+ * recomputes `mode`, tag keys, segment bounds; cpu_flush_tlb drops all translations, of all PCIDs (global
+ * ones too unless keep_global).
  */
 void cpu_update_mode(struct cpu *cpu);
 void cpu_flush_tlb(struct cpu *cpu, bool keep_global);

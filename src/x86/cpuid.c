@@ -85,7 +85,7 @@ void cpuid_mask_banks(struct cpuid_config *config, const uint64_t banks[2])
 
 static unsigned xsave_bit(const struct feature_row *row)
 {
-    return row->bank < BANK_XSAVE || row->bank == BANK_NONE ? 64 : row->bank - BANK_XSAVE;
+    return row->bank < BANK_XSAVE || row->bank >= BANK_CPUID ? 64 : row->bank - BANK_XSAVE;
 }
 
 uint64_t cpuid_get_xsave(const struct cpuid_config *config)
@@ -106,6 +106,7 @@ static void drop_dependent(struct cpuid_config *config)
         {FEATURE_XSAVES, FEATURE_XSAVEC},  {FEATURE_AVX, FEATURE_XSAVE},      {FEATURE_AVX2, FEATURE_AVX},
         {FEATURE_FMA, FEATURE_AVX},        {FEATURE_F16C, FEATURE_AVX},       {FEATURE_VAES, FEATURE_AVX},
         {FEATURE_VPCLMULQDQ, FEATURE_AVX}, {FEATURE_VAES, FEATURE_AES},       {FEATURE_VPCLMULQDQ, FEATURE_PCLMULQDQ},
+        {FEATURE_PKU, FEATURE_XSAVE},
     };
 
     for (size_t i = 0; i < sizeof(needs) / sizeof(needs[0]); i++)
@@ -233,7 +234,14 @@ static void leaf_b(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint3
     }
 }
 
-/* State components of XSAVE: x87 and SSE in 576 bytes, AVX in 256 behind them. */
+/* State components of XSAVE: x87 and SSE in 576 bytes, AVX in 256 behind them, PKRU in 8. */
+static uint32_t xsave_size(uint64_t components, bool is_compacted)
+{
+    if (components & XCR0_PKRU)
+        return is_compacted && !(components & XCR0_AVX) ? XSAVE_SIZE_SSE + 8 : XSAVE_SIZE_PKRU;
+    return components & XCR0_AVX ? XSAVE_SIZE_AVX : XSAVE_SIZE_SSE;
+}
+
 static void leaf_d(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
     const uint64_t all = cpu_xcr0_mask(cpu);
@@ -244,19 +252,25 @@ static void leaf_d(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint3
     switch (subleaf) {
     case 0:
         out[EAX] = (uint32_t)all;
-        out[EBX] = cpu->xcr0 & XCR0_AVX ? XSAVE_SIZE_AVX : XSAVE_SIZE_SSE;
-        out[ECX] = all & XCR0_AVX ? XSAVE_SIZE_AVX : XSAVE_SIZE_SSE;
+        out[EBX] = xsave_size(cpu->xcr0, false);
+        out[ECX] = xsave_size(all, false);
         break;
     case 1:
         out[EAX] = cpu->cpuid.word[CPUID_D1_EAX];
         if (cpuid_has(&cpu->cpuid, FEATURE_XSAVEC))
-            out[EBX] = cpu->xcr0 & XCR0_AVX ? XSAVE_SIZE_AVX : XSAVE_SIZE_SSE;
+            out[EBX] = xsave_size(cpu->xcr0, true);
         break;
     case 2:
         if (!(all & XCR0_AVX))
             break;
         out[EAX] = XSAVE_SIZE_AVX - XSAVE_SIZE_SSE;
         out[EBX] = XSAVE_SIZE_SSE;
+        break;
+    case 9:
+        if (!(all & XCR0_PKRU))
+            break;
+        out[EAX] = XSAVE_SIZE_PKRU - XSAVE_SIZE_AVX;
+        out[EBX] = XSAVE_SIZE_AVX;
         break;
     default:
         break;
@@ -375,7 +389,7 @@ static void leaf_80000007(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf
 static void leaf_80000008(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
     (void)leaf, (void)subleaf;
-    out[EAX] = cpu->physical_bits | 48u << 8;
+    out[EAX] = cpu->physical_bits | (cpuid_has(&cpu->cpuid, FEATURE_LA57) ? 57u : 48u) << 8;
     out[EBX] = cpu->cpuid.word[CPUID_88_EBX];
     if (cpu->cpuid.is_amd)
         out[ECX] = id_bits(cpu->cpuid.processor_count) << 12 | ((cpu->cpuid.processor_count - 1) & 0xff);

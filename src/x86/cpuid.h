@@ -23,6 +23,7 @@ enum cpuid_word {
 };
 
 #define BANK_NONE 255 /* no bit in the feature banks: always there */
+#define BANK_CPUID 254 /* no bit there either, but CPUID results that hide it take it away */
 #define BANK_XSAVE 128 /* and up: bit n - 128 of the API's XSAVE features */
 
 /* clang-format off */
@@ -86,9 +87,12 @@ enum cpuid_word {
     X(CLWB,            CPUID_7_EBX,    24, 40)        /* exec_misc */                              \
     X(SHA,             CPUID_7_EBX,    29, 41)        /* exec_simd */                              \
     X(UMIP,            CPUID_7_ECX,     2, 58)        /* exec_table */                             \
+    X(PKU,             CPUID_7_ECX,     3, BANK_CPUID)       /* walk, TLB, exec_control, exec_xsave */ \
     X(VAES,            CPUID_7_ECX,     9, BANK_XSAVE + 20) /* exec_vex */                         \
     X(VPCLMULQDQ,      CPUID_7_ECX,    10, BANK_XSAVE + 22) /* exec_vex */                         \
+    X(LA57,            CPUID_7_ECX,    16, 68)        /* walk, control */                          \
     X(RDPID,           CPUID_7_ECX,    22, 57)        /* exec_msr */                               \
+    X(PKS,             CPUID_7_ECX,    31, BANK_CPUID)/* walk, TLB, msr */                         \
     X(FSRM,            CPUID_7_EDX,     4, 49)        /* exec_string */                            \
     X(SPEC_CTRL,       CPUID_7_EDX,    26, 44)        /* msr: SPEC_CTRL, PRED_CMD */               \
     X(STIBP,           CPUID_7_EDX,    27, 45)        /* msr: SPEC_CTRL */                         \

@@ -1,7 +1,8 @@
-/* MOV CR, MOV DR, LMSW, SMSW, CLTS, XGETBV, XSETBV, INVLPG, INVPCID (SDM 2A-2C under each name). */
+/* MOV CR, MOV DR, LMSW, SMSW, CLTS, XGETBV, XSETBV, RDPKRU, WRPKRU, INVLPG, INVPCID (SDM 2A-2C under each name). */
 #include "x86/control.h"
 #include "x86/exec_system.h"
 #include "x86/exec_xsave.h"
+#include "x86/tlb.h"
 
 /* Width of the general register: 8 bytes in 64-bit mode, else 4; operand-size prefixes do not matter. */
 static unsigned register_size(const struct cpu *cpu)
@@ -155,6 +156,37 @@ enum exec_result exec_xsetbv(struct cpu *cpu, const struct insn *insn)
     return EXEC_END;
 }
 
+/* ---- protection keys of user pages ---- */
+
+/* #UD without CR4.PKE, #GP(0) unless ECX is 0. */
+static bool pkru_allowed(struct cpu *cpu)
+{
+    if (!(cpu->cr4 & CR4_PKE))
+        return raise_ud(cpu);
+    return !cpu->gpr[REG_RCX].d || raise_gp(cpu, 0);
+}
+
+enum exec_result exec_rdpkru(struct cpu *cpu, const struct insn *insn)
+{
+    (void)insn;
+    if (!pkru_allowed(cpu))
+        return EXEC_LEAVE;
+    gpr_write(cpu, REG_RAX, 4, cpu->pkru);
+    gpr_write(cpu, REG_RDX, 4, 0);
+    return EXEC_NEXT;
+}
+
+enum exec_result exec_wrpkru(struct cpu *cpu, const struct insn *insn)
+{
+    (void)insn;
+    if (!pkru_allowed(cpu))
+        return EXEC_LEAVE;
+    if (cpu->gpr[REG_RDX].d)
+        return exec_done(raise_gp(cpu, 0));
+    cpu_set_pkru(cpu, cpu->gpr[REG_RAX].d);
+    return EXEC_NEXT;
+}
+
 /* ---- translations ---- */
 
 enum exec_result exec_invlpg(struct cpu *cpu, const struct insn *insn)
@@ -169,7 +201,7 @@ enum exec_result exec_invlpg(struct cpu *cpu, const struct insn *insn)
         linear = (uint32_t)(linear + cpu->segment[memory->segment].base);
     else if (memory->segment == SEG_FS || memory->segment == SEG_GS)
         linear += cpu->segment[memory->segment].base;
-    if (cpu_is_canonical(cpu, linear))
+    if (cpu_is_storable(cpu, linear))
         cpu_flush_page(cpu, linear);
     return EXEC_END;
 }
@@ -182,7 +214,7 @@ static bool invpcid_is_valid(const struct cpu *cpu, uint64_t type, uint64_t pcid
         return false;
     if (type <= INVPCID_CONTEXT && pcid != 0 && !(cpu->cr4 & CR4_PCIDE))
         return false;
-    return type != INVPCID_ADDRESS || cpu_is_canonical(cpu, address);
+    return type != INVPCID_ADDRESS || cpu_is_storable(cpu, address);
 }
 
 enum exec_result exec_invpcid(struct cpu *cpu, const struct insn *insn)
@@ -195,10 +227,12 @@ enum exec_result exec_invpcid(struct cpu *cpu, const struct insn *insn)
         return EXEC_LEAVE;
     if (!invpcid_is_valid(cpu, type, descriptor[0], descriptor[1]))
         return exec_done(raise_gp(cpu, 0));
-    /* The TLB only holds translations of the current PCID: it is flushed whenever CR3 is written. */
-    if (type == INVPCID_ADDRESS)
-        cpu_flush_page(cpu, descriptor[1]);
-    else
-        cpu_flush_tlb(cpu, type != INVPCID_ALL);
+    const unsigned pcid = (unsigned)descriptor[0];
+    switch (type) {
+    case INVPCID_ADDRESS: tlb_flush_space_page(cpu, pcid, descriptor[1]); break;
+    case INVPCID_CONTEXT: tlb_flush_space(cpu, pcid); break;
+    case INVPCID_ALL: tlb_flush(cpu); break;
+    default: tlb_flush_local(cpu); break;
+    }
     return EXEC_END;
 }

@@ -105,6 +105,7 @@ static enum exec_result exec_vmcall(struct cpu *cpu, const struct insn *insn)
 const struct exec_entry exec_system_table[] = {
     {ZYDIS_MNEMONIC_LMSW, exec_lmsw, true},     {ZYDIS_MNEMONIC_SMSW, exec_smsw, false},   {ZYDIS_MNEMONIC_CLTS, exec_clts, true},
     {ZYDIS_MNEMONIC_XGETBV, exec_xgetbv, false}, {ZYDIS_MNEMONIC_XSETBV, exec_xsetbv, true},
+    {ZYDIS_MNEMONIC_RDPKRU, exec_rdpkru, false}, {ZYDIS_MNEMONIC_WRPKRU, exec_wrpkru, false},
     {ZYDIS_MNEMONIC_INVLPG, exec_invlpg, true}, {ZYDIS_MNEMONIC_INVPCID, exec_invpcid, true},
     {ZYDIS_MNEMONIC_LGDT, exec_lgdt, true},    {ZYDIS_MNEMONIC_LIDT, exec_lidt, true},
     {ZYDIS_MNEMONIC_SGDT, exec_sgdt, false},    {ZYDIS_MNEMONIC_SIDT, exec_sidt, false},

@@ -6,7 +6,7 @@
 
 /* exec_control.c: control and debug registers, extended control registers, TLB */
 exec_fn exec_mov_control, exec_mov_debug, exec_lmsw, exec_smsw, exec_clts;
-exec_fn exec_xgetbv, exec_xsetbv, exec_invlpg, exec_invpcid;
+exec_fn exec_xgetbv, exec_xsetbv, exec_rdpkru, exec_wrpkru, exec_invlpg, exec_invpcid;
 
 /* exec_table.c: descriptor tables, LDTR, TR, looking at descriptors */
 exec_fn exec_lgdt, exec_lidt, exec_sgdt, exec_sidt, exec_lldt, exec_ltr, exec_sldt, exec_str;

@@ -19,7 +19,7 @@ static enum exec_result load_table(struct cpu *cpu, const struct insn *insn, str
 
     if (!require_supervisor(cpu) || !operand_read_bytes(cpu, insn, &image, cpu_is_64(cpu) ? 10 : 6))
         return EXEC_LEAVE;
-    if (cpu_is_64(cpu) && !cpu_is_canonical(cpu, image.base))
+    if (cpu_is_64(cpu) && !cpu_is_storable(cpu, image.base))
         return exec_done(raise_gp(cpu, 0));
     /* A 16-bit operand size takes 24 bits of base. */
     if (!cpu_is_64(cpu) && insn->operand_size == 2)
@@ -58,7 +58,7 @@ static bool check_long_system(struct cpu *cpu, const struct descriptor *d, uint3
     descriptor_to_segment(d, 0, &s);
     if ((d->high >> 40) & 0x1f)
         return raise_gp(cpu, error);
-    return cpu_is_canonical(cpu, s.base) || raise_gp(cpu, error);
+    return cpu_is_storable(cpu, s.base) || raise_gp(cpu, error);
 }
 
 enum exec_result exec_lldt(struct cpu *cpu, const struct insn *insn)

@@ -1,19 +1,21 @@
 /*
  * XSAVE, XSAVEOPT, XSAVEC, XSAVES, XRSTOR, XRSTORS (SDM 1 chapter 13).
  *
- * The components are x87 (0), SSE (1) and AVX (2), none of them a supervisor's. AVX is the only one
- * behind the header, so that it has the same place, byte 576, in the standard and in the compacted
- * format; the formats differ in the header and in what is written.
+ * The components are x87 (0), SSE (1), AVX (2) and PKRU (9), none of them a supervisor's. AVX has
+ * the same place, byte 576, in the standard and in the compacted format. PKRU comes behind it, or
+ * takes its place in a compacted area without AVX.
  *
  *      0    as FXSAVE: x87, MXCSR and its mask at 24, XMM at 160
  *      512  header: XSTATE_BV, XCOMP_BV, 48 reserved bytes
  *      576  upper halves of YMM0..YMM15
+ *      832  PKRU (32 bits, and 32 that are zero)
  *
  * XSAVEOPT has the init optimization only: it need not know whether memory still holds what
  * XRSTOR took from there, and writes it again.
  */
 #include "x86/exec_xsave.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #include "x86/control.h"
@@ -28,19 +30,23 @@
 #define OFFSET_ST    32u
 #define OFFSET_XMM   160u
 #define OFFSET_AVX   576u
+#define OFFSET_PKRU  832u
 #define INITIAL_MXCSR 0x1f80u
 
 struct area {
     struct x87_image legacy;
     uint64_t xstate_bv, xcomp_bv, reserved[6];
     uint64_t avx[16][2];
+    uint32_t pkru, pkru_rest;
+    uint64_t end[1]; /* the structure is aligned; nothing is here */
 };
-_Static_assert(sizeof(struct area) == XSAVE_SIZE_AVX, "as the processor lays it out");
+_Static_assert(offsetof(struct area, end) == XSAVE_SIZE_PKRU, "as the processor lays it out");
 
 /* Where an area is and what is wanted of it. */
 struct request {
     gva_t linear;
     uint64_t components; /* RFBM */
+    unsigned offset_pkru;
     unsigned registers;  /* 16, or 8 outside 64-bit mode */
     bool is_wide;        /* REX.W: 64-bit FIP and FDP */
 };
@@ -70,7 +76,8 @@ uint64_t xsave_in_use(const struct cpu *cpu)
         low |= cpu->vector[i].q[0] | cpu->vector[i].q[1];
         high |= cpu->vector[i].q[2] | cpu->vector[i].q[3];
     }
-    return (x87_in_use(&cpu->x87) ? XCR0_X87 : 0) | (low ? XCR0_SSE : 0) | (high ? XCR0_AVX : 0);
+    return (x87_in_use(&cpu->x87) ? XCR0_X87 : 0) | (low ? XCR0_SSE : 0) | (high ? XCR0_AVX : 0) |
+           (cpu->pkru ? XCR0_PKRU : 0);
 }
 
 /* #UD, #GP for the supervisor's forms, #NM, the operand's address and alignment, in this order. */
@@ -87,6 +94,7 @@ static bool begin(struct cpu *cpu, const struct insn *insn, enum cpu_feature fea
         cpu->xcr0 & (cpu->gpr[REG_RAX].d | (uint64_t)cpu->gpr[REG_RDX].d << 32);
     request->registers = cpu_is_64(cpu) ? 16 : 8;
     request->is_wide = is_wide;
+    request->offset_pkru = OFFSET_PKRU;
     if (!operand_linear(cpu, insn, HEADER_END, type, &request->linear))
         return false;
     return (request->linear & 63) == 0 || raise_gp(cpu, 0);
@@ -94,6 +102,8 @@ static bool begin(struct cpu *cpu, const struct insn *insn, enum cpu_feature fea
 
 static size_t area_size(const struct request *request)
 {
+    if (request->components & XCR0_PKRU)
+        return request->offset_pkru + 8;
     /* All 16 registers' room must be there, in modes with 8 too. */
     return request->components & XCR0_AVX ? OFFSET_AVX + 16 * 16 : HEADER_END;
 }
@@ -104,6 +114,11 @@ static bool probe_area(struct cpu *cpu, const struct request *request, uint64_t 
     const size_t from = request->components & legacy ? 0 : HEADER;
 
     return mem_probe(cpu, request->linear + from, area_size(request) - from, type, MEM_CURRENT);
+}
+
+static unsigned compacted_pkru(uint64_t layout)
+{
+    return layout & XCR0_AVX ? OFFSET_PKRU : OFFSET_AVX;
 }
 
 /* ---- saving ---- */
@@ -126,6 +141,8 @@ static void collect(const struct cpu *cpu, const struct request *request, struct
         memcpy(bytes + OFFSET_XMM + 16 * i, &cpu->vector[i], 16);
         memcpy(area->avx[i], &cpu->vector[i].q[2], 16);
     }
+    area->pkru = cpu->pkru;
+    area->pkru_rest = 0;
 }
 
 static bool put(struct cpu *cpu, const struct request *request, const struct area *area,
@@ -147,6 +164,9 @@ static bool put_area(struct cpu *cpu, const struct request *request, const struc
     if ((saved & XCR0_SSE) && !put(cpu, request, area, OFFSET_XMM, 16 * request->registers))
         return false;
     if ((saved & XCR0_AVX) && !put(cpu, request, area, OFFSET_AVX, 16 * request->registers))
+        return false;
+    if ((saved & XCR0_PKRU) &&
+        !mem_write(cpu, request->linear + request->offset_pkru, &area->pkru, 8, MEM_CURRENT))
         return false;
     return put(cpu, request, area, HEADER, header_size);
 }
@@ -176,8 +196,10 @@ static enum exec_result save_compacted(struct cpu *cpu, const struct insn *insn,
     struct area area;
     struct request request;
 
-    if (!begin(cpu, insn, feature, is_wide, ACCESS_WRITE, &request) ||
-        !probe_area(cpu, &request, XCR0_X87 | XCR0_SSE, ACCESS_WRITE))
+    if (!begin(cpu, insn, feature, is_wide, ACCESS_WRITE, &request))
+        return EXEC_LEAVE;
+    request.offset_pkru = compacted_pkru(request.components);
+    if (!probe_area(cpu, &request, XCR0_X87 | XCR0_SSE, ACCESS_WRITE))
         return EXEC_LEAVE;
     uint64_t used = request.components & xsave_in_use(cpu);
     if (cpu->mxcsr != INITIAL_MXCSR)
@@ -274,6 +296,11 @@ static enum exec_result restore(struct cpu *cpu, const struct insn *insn, enum c
     if ((wanted & present & XCR0_AVX) &&
         !mem_read(cpu, request.linear + OFFSET_AVX, area.avx, 16 * request.registers, MEM_CURRENT))
         return EXEC_LEAVE;
+    if (is_compacted)
+        request.offset_pkru = compacted_pkru(area.xcomp_bv);
+    if ((wanted & present & XCR0_PKRU) &&
+        !mem_read(cpu, request.linear + request.offset_pkru, &area.pkru, 4, MEM_CURRENT))
+        return EXEC_LEAVE;
 
     if (loads_mxcsr)
         cpu->mxcsr = area.legacy.mxcsr;
@@ -285,6 +312,8 @@ static enum exec_result restore(struct cpu *cpu, const struct insn *insn, enum c
         restore_vectors(cpu, &request, (const uint8_t *)area.avx, present & XCR0_AVX, 1);
     if (wanted & XCR0_X87)
         restore_x87(cpu, &request, &area, present & XCR0_X87);
+    if (wanted & XCR0_PKRU)
+        cpu_set_pkru(cpu, present & XCR0_PKRU ? area.pkru : 0);
     return EXEC_NEXT;
 }
 

@@ -230,6 +230,15 @@ static enum msr_status write_mtrr_def_type(struct cpu *cpu, uint32_t index, uint
     return MSR_OK;
 }
 
+static enum msr_status write_pkrs(struct cpu *cpu, uint32_t index, uint64_t value)
+{
+    (void)index;
+    if (value >> 32)
+        return MSR_REFUSED;
+    cpu_set_pkrs(cpu, (uint32_t)value);
+    return MSR_OK;
+}
+
 /* ---- long mode ---- */
 
 static enum msr_status write_efer(struct cpu *cpu, uint32_t index, uint64_t value)
@@ -246,7 +255,7 @@ static enum msr_status read_segment_base(struct cpu *cpu, uint32_t index, uint64
 
 static enum msr_status write_segment_base(struct cpu *cpu, uint32_t index, uint64_t value)
 {
-    if (!cpu_is_canonical(cpu, value))
+    if (!cpu_is_storable(cpu, value))
         return MSR_REFUSED;
     cpu->segment[index == MSR_FS_BASE ? SEG_FS : SEG_GS].base = value;
     cpu_update_mode(cpu);
@@ -278,6 +287,7 @@ static const struct row rows[] = {
     {MSR_MCG_CAP,           MSR_MCG_CAP,           FEATURE_MCA, 0, 0, read_zero, write_refused},
     {MSR_MCG_STATUS,        MSR_MCG_STATUS,        FEATURE_MCA, STORED(mcg_status), 7, NULL, NULL},
     {MSR_MISC_ENABLE,       MSR_MISC_ENABLE,       NO_FEATURE, STORED(misc_enable), ANY, NULL, NULL},
+    {MSR_PKRS,              MSR_PKRS,              FEATURE_PKS, STORED(pkrs), 0xffffffff, NULL, write_pkrs},
     {MSR_XSS,               MSR_XSS,               FEATURE_XSAVES, 0, 0, read_zero, write_only_zero}, /* no supervisor state */
     {MSR_DEBUG_CONTROL,     MSR_DEBUG_CONTROL,     NO_FEATURE, 0, 0, read_zero, write_ignored},
     {MSR_MTRR_BASE_0,       MSR_MTRR_MASK_7,       FEATURE_MTRR, 0, 0, read_mtrr_range, write_mtrr_range},
@@ -351,7 +361,7 @@ enum msr_status msr_write(struct cpu *cpu, uint32_t index, uint64_t value)
         return MSR_UNKNOWN;
     if (row->write)
         return row->write(cpu, index, value);
-    if (row->valid == CANONICAL ? !cpu_is_canonical(cpu, value) : (value & ~row->valid) != 0)
+    if (row->valid == CANONICAL ? !cpu_is_storable(cpu, value) : (value & ~row->valid) != 0)
         return MSR_REFUSED;
     *(uint64_t *)(void *)((char *)cpu + row->offset) = value;
     return MSR_OK;

@@ -1,151 +1,12 @@
 /*
- * The software TLB: flushing, filling, growing. The layout and the rules are in tlb.h.
+ * The software TLB: filling it. The layout and the rules are in tlb.h; flushing is in tlb_space.c.
  */
 #include "x86/tlb.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #include "os/guarded.h"
 #include "x86/code.h"
+#include "x86/control.h"
 #include "x86/walk.h"
-
-static void clear_entries(struct tlb *tlb)
-{
-    for (uint32_t i = 0; i < tlb->size; i++)
-        tlb->entries[i] = (struct tlb_entry){.read_tag = TLB_NO_TAG, .write_tag = TLB_NO_TAG};
-    for (size_t i = 0; i < TLB_FETCH_SIZE; i++)
-        tlb->fetch[i].tag = TLB_NO_TAG;
-    for (size_t i = 0; i < TLB_DEVICE_SIZE; i++)
-        tlb->device[i].tag = TLB_NO_TAG;
-}
-
-static void forget_physical(struct tlb *tlb)
-{
-    for (size_t i = 0; i < TLB_PHYSICAL_SIZE; i++)
-        tlb->physical[i].page = ~(gpa_t)0;
-}
-
-static bool set_size(struct cpu *cpu, uint32_t size)
-{
-    struct tlb *tlb = cpu->tlb;
-    struct tlb_entry *entries = aligned_alloc(64, size * sizeof(*entries));
-
-    if (!entries)
-        return false;
-    free(tlb->entries);
-    tlb->entries = entries;
-    tlb->size = size;
-    tlb->fills = 0;
-    cpu->tlb_entries = entries;
-    cpu->tlb_mask = size - 1;
-    clear_entries(tlb);
-    return true;
-}
-
-bool tlb_create(struct cpu *cpu)
-{
-    cpu->tlb = calloc(1, sizeof(*cpu->tlb));
-    if (!cpu->tlb)
-        return false;
-    forget_physical(cpu->tlb);
-    cpu->tlb->large_first = ~(gva_t)0;
-    if (set_size(cpu, TLB_FIRST_SIZE))
-        return true;
-    tlb_destroy(cpu);
-    return false;
-}
-
-void tlb_destroy(struct cpu *cpu)
-{
-    if (!cpu->tlb)
-        return;
-    free(cpu->tlb->entries);
-    free(cpu->tlb);
-    cpu->tlb = NULL;
-}
-
-void tlb_update_keys(struct cpu *cpu, unsigned mode)
-{
-    cpu->read_key = (uint64_t)cpu->tlb->read_generation << 2 | mode;
-    cpu->write_key = (uint64_t)cpu->tlb->write_generation << 2 | mode;
-}
-
-static unsigned current_mode(const struct cpu *cpu)
-{
-    return cpu->read_key & 3;
-}
-
-/* 511 is never a generation: TLB_NO_TAG must match no key. */
-static bool next_generation(uint32_t *generation)
-{
-    *generation = *generation == 510 ? 0 : *generation + 1;
-    return *generation == 0;
-}
-
-static void advance(struct cpu *cpu, bool reads)
-{
-    struct tlb *tlb = cpu->tlb;
-    bool wrapped = next_generation(&tlb->write_generation);
-
-    if (reads)
-        wrapped |= next_generation(&tlb->read_generation);
-    if (wrapped)
-        clear_entries(tlb);
-    tlb_update_keys(cpu, current_mode(cpu));
-}
-
-/* A TLB that is too small for what the guest touches between flushes costs more than its cache misses. */
-static void grow_if_thrashing(struct cpu *cpu)
-{
-    struct tlb *tlb = cpu->tlb;
-
-    if (tlb->fills > 8 * tlb->size && tlb->size < TLB_LAST_SIZE)
-        (void)set_size(cpu, tlb->size * 4);
-}
-
-void tlb_flush(struct cpu *cpu)
-{
-    struct tlb *tlb = cpu->tlb;
-
-    advance(cpu, true);
-    tlb->epoch++;
-    code_update_jump_key(cpu);
-    tlb->fills = 0;
-    tlb->large_first = ~(gva_t)0;
-    tlb->large_last = 0;
-}
-
-void tlb_flush_writes(struct cpu *cpu)
-{
-    advance(cpu, false);
-    for (size_t i = 0; i < TLB_PHYSICAL_SIZE; i++)
-        cpu->tlb->physical[i].rights &= ~(uint32_t)PAGE_WRITE;
-}
-
-void tlb_forget_host(struct cpu *cpu)
-{
-    tlb_flush(cpu);
-    forget_physical(cpu->tlb);
-    cpu_verify_code(cpu);
-}
-
-void tlb_flush_page(struct cpu *cpu, gva_t linear)
-{
-    struct tlb *tlb = cpu->tlb;
-    struct tlb_entry *e = &tlb->entries[tlb_slot(linear) & cpu->tlb_mask];
-
-    if (linear >= tlb->large_first && linear <= tlb->large_last) {
-        tlb_flush(cpu);
-        return;
-    }
-    e->read_tag = e->write_tag = TLB_NO_TAG;
-    tlb->device[tlb_slot(linear) % TLB_DEVICE_SIZE].tag = TLB_NO_TAG;
-    struct tlb_fetch *f = &tlb->fetch[tlb_slot(linear) % TLB_FETCH_SIZE];
-    if ((f->tag & PAGE_MASK) == (linear & PAGE_MASK))
-        f->tag = TLB_NO_TAG;
-    code_forget_jumps(cpu, linear);
-}
 
 /* ---- the walk's memory: page tables through the physical cache ---- */
 
@@ -227,26 +88,11 @@ static uint32_t walk_flags(enum access_type type, unsigned mode)
     return flags;
 }
 
-static bool is_canonical(const struct cpu *cpu, gva_t linear)
-{
-    unsigned shift = cpu->cr4 & CR4_LA57 ? 7 : 16;
-    return (uint64_t)((int64_t)(linear << shift) >> shift) == linear;
-}
-
-static void note_large_page(struct tlb *tlb, gva_t linear, uint64_t size)
-{
-    gva_t first = linear & ~(size - 1), last = first + size - 1;
-
-    if (first < tlb->large_first)
-        tlb->large_first = first;
-    if (last > tlb->large_last)
-        tlb->large_last = last;
-}
-
 /* The processor's own walk, or the port's translation. False: cpu->leave is set. */
 static bool translate(struct cpu *cpu, gva_t linear, enum access_type type, unsigned mode, struct walk_result *result)
 {
     const struct walk_state state = {.cr0 = cpu->cr0, .cr3 = cpu->cr3, .cr4 = cpu->cr4, .efer = cpu->efer, .pdpte = cpu->pdpte,
+                                     .pkru = cpu->pkru, .pkrs = (uint32_t)cpu->pkrs,
                                      .physical_bits = cpu->physical_bits, .ac = cpu->rflags & RFLAGS_AC};
     const struct walk_memory memory = {.context = cpu, .load = load_entry, .update = update_entry};
 
@@ -270,23 +116,34 @@ static bool translate(struct cpu *cpu, gva_t linear, enum access_type type, unsi
     }
 }
 
+static unsigned current_mode(const struct cpu *cpu)
+{
+    return cpu->read_key & 3;
+}
+
+/* What makes a global page valid, beside its tags. */
+static uint64_t global_mark(const struct tlb *tlb)
+{
+    return TLB_PAGE_GLOBAL | (uint64_t)tlb->global_read << 3 | (uint64_t)tlb->global_write << 52;
+}
+
 static void enter(struct cpu *cpu, gva_t linear, unsigned mode, const struct walk_result *walked, const struct port_page *page)
 {
-    struct tlb *tlb = cpu->tlb;
-    struct tlb_entry *e = &tlb->entries[tlb_slot(linear) & cpu->tlb_mask];
+    struct tlb_entry *e = &cpu->tlb_entries[tlb_slot(linear) & cpu->tlb_mask];
     gva_t base = linear & PAGE_MASK;
     bool writable = walked->writable && walked->dirty && (page->rights & PAGE_WRITE);
     bool code = page->rights & PAGE_CODE;
     uint64_t read_key = (cpu->read_key & ~(uint64_t)3) | mode, write_key = (cpu->write_key & ~(uint64_t)3) | mode;
 
     if (walked->page_size > PAGE_SIZE)
-        note_large_page(tlb, linear, walked->page_size);
+        tlb_note_large(cpu, linear, walked->page_size, walked->global);
     e->read_tag = page->rights & PAGE_READ ? base | read_key : TLB_NO_TAG;
     e->write_tag = writable ? base | write_key | (code ? TLB_CODE_MARK : 0) : TLB_NO_TAG;
     e->host_delta = (uint64_t)page->host - base;
-    e->page = walked->gpa & PAGE_MASK;
-    tlb->fills++;
-    grow_if_thrashing(cpu);
+    e->page = (walked->gpa & PAGE_MASK) | (e->page & TLB_PAGE_LISTED) | (walked->global ? global_mark(cpu->tlb) : 0);
+    if (unlikely(cpu->cr4 & (CR4_PKE | CR4_PKS)) && walked->pkey)
+        tlb_note_key(cpu, e, walked->pkey);
+    tlb_count_fill(cpu);
 }
 
 /* ---- devices ---- */
@@ -321,7 +178,7 @@ bool tlb_is_known_device(struct cpu *cpu, gva_t linear, enum access_type type)
 static void enter_device(struct cpu *cpu, gva_t linear, unsigned mode, const struct walk_result *walked)
 {
     if (walked->page_size > PAGE_SIZE)
-        note_large_page(cpu->tlb, linear, walked->page_size);
+        tlb_note_large(cpu, linear, walked->page_size, walked->global);
     *device_slot(cpu, linear) = (struct tlb_device){
         .tag = device_tag(cpu, linear, mode), .page = (walked->gpa & PAGE_MASK) | (walked->writable && walked->dirty)};
 }
@@ -332,20 +189,27 @@ bool tlb_translate(struct cpu *cpu, gva_t linear, enum access_type type, unsigne
     struct port_page page;
     unsigned privilege = mode == TLB_MODE_SLOW ? (cpu->cpl == 3 ? TLB_MODE_USER : cpu->rflags & RFLAGS_AC ? TLB_MODE_NO_SMAP : TLB_MODE_SUPERVISOR) : mode;
 
-    if (unlikely(cpu_is_64(cpu) && !is_canonical(cpu, linear)))
+    if (unlikely(cpu_is_64(cpu) && !cpu_is_canonical(cpu, linear)))
         return raise_gp(cpu, 0);
     bool is_kept = mode != TLB_MODE_SLOW && current_mode(cpu) != TLB_MODE_SLOW && !cpu->port->translate;
     *target = (struct tlb_target){.gpa = 0};
     if (is_kept && is_device(cpu, linear, type, mode, &target->gpa) &&
         !cpu->port->page(cpu, target->gpa & PAGE_MASK, type, &page))
         return true;
+    if (is_kept && tlb_revive(cpu, linear, type, mode)) {
+        const struct tlb_entry *e = &cpu->tlb_entries[tlb_slot(linear) & cpu->tlb_mask];
+        *target = (struct tlb_target){.gpa = (e->page & TLB_PAGE_ADDRESS) | (linear & ~PAGE_MASK),
+                                      .host = (uint8_t *)(linear + e->host_delta),
+                                      .is_code = type == ACCESS_WRITE && (e->write_tag & TLB_CODE_MARK)};
+        return true;
+    }
     if (unlikely(!translate(cpu, linear, type, privilege, &walked)))
         return false;
     target->gpa = walked.gpa;
     if (!cpu->port->page)
         return true;
     if (!cpu->port->page(cpu, walked.gpa & PAGE_MASK, type, &page)) {
-        if (is_kept)
+        if (is_kept && !walked.pkey) /* keys are looked at when translating */
             enter_device(cpu, linear, mode, &walked);
         return true;
     }
@@ -378,8 +242,8 @@ bool tlb_translate_fetch(struct cpu *cpu, gva_t linear, uint8_t **host, gpa_t *g
     struct walk_result walked;
     struct port_page page;
 
-    if (unlikely(f->tag != tag)) {
-        if (cpu_is_64(cpu) && !is_canonical(cpu, linear))
+    if (unlikely(f->tag != tag) && !tlb_revive_fetch(cpu, f, tag)) {
+        if (cpu_is_64(cpu) && !cpu_is_canonical(cpu, linear))
             return raise_gp(cpu, 0);
         if (!translate(cpu, linear, ACCESS_EXECUTE, fetch_mode(cpu), &walked))
             return false;
@@ -389,11 +253,11 @@ bool tlb_translate_fetch(struct cpu *cpu, gva_t linear, uint8_t **host, gpa_t *g
             return false;
         }
         if (walked.page_size > PAGE_SIZE)
-            note_large_page(cpu->tlb, linear, walked.page_size);
-        *f = (struct tlb_fetch){.tag = tag, .host = page.host, .page = walked.gpa & PAGE_MASK};
+            tlb_note_large(cpu, linear, walked.page_size, walked.global);
+        *f = (struct tlb_fetch){.tag = tag, .host = page.host, .page = (walked.gpa & PAGE_MASK) | (walked.global ? global_mark(cpu->tlb) : 0)};
     }
     *host = f->host;
-    *gpa_page = f->page;
+    *gpa_page = f->page & TLB_PAGE_ADDRESS;
     return true;
 }
 

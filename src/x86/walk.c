@@ -14,8 +14,6 @@
 
 #include "util/compiler.h"
 
-#define CR4_PKS BIT64(24)
-
 /* Reserved in large leaves: the address bits below the page size, but for PAT (bit 12). */
 #define LARGE_2M_RESERVED 0x00000000001fe000ull
 #define LARGE_1G_RESERVED 0x000000003fffe000ull
@@ -347,7 +345,7 @@ static enum walk_status walk_32(struct descent *d, gva_t gva, bool *again)
 }
 
 /*
- * The walk that most walks are: four levels, everything present and allowed, accessed and dirty bits set already. It keeps
+ * The walk that most walks are: four or five levels, everything present and allowed, accessed and dirty bits set already. It keeps
  * what it gathers in registers, which the general one cannot. False: something is different, the general walk sees to it; but
  * a table that cannot be read is not asked for twice: *status tells.
  */
@@ -358,10 +356,10 @@ static bool walk_common(const struct walk_state *state, const struct walk_memory
     const uint64_t no_execute = state->efer & EFER_NXE ? PTE_NX : 0;
     const uint64_t reserved = ((BIT64(52) - 1) & PAGE_MASK & ~address) | (no_execute ^ PTE_NX);
     uint64_t entry, all = ~0ull, any = 0;
-    unsigned shift = 48;
+    unsigned shift = state->cr4 & CR4_LA57 ? 57 : 48;
     gpa_t table = state->cr3 & address;
 
-    if ((uint64_t)((int64_t)(gva << 16) >> 16) != gva)
+    if ((uint64_t)((int64_t)(gva << (64 - shift)) >> (64 - shift)) != gva)
         return false;
     do {
         shift -= 9;
@@ -379,7 +377,7 @@ static bool walk_common(const struct walk_state *state, const struct walk_memory
     } while (shift > 12 && !(entry & PTE_PS));
     const uint64_t size = BIT64(shift);
     if (shift > 30 || (table & (size - 1) & ~BIT64(12)))
-        return false; /* PS in a PML4E, reserved bits of a large page */
+        return false; /* PS in a PML4E or PML5E, reserved bits of a large page */
 
     const uint8_t pkey = (entry >> 59) & 15;
     const struct rights rights = page_rights(state, flags, all, any, pkey);
@@ -420,7 +418,7 @@ enum walk_status walk(const struct walk_state *state, const struct walk_memory *
 
     if (!(state->cr0 & CR0_PG))
         return no_walk(gva, result);
-    if ((state->efer & EFER_LMA) && !(state->cr4 & CR4_LA57) && likely(walk_common(state, memory, gva, flags, result, &status)))
+    if ((state->efer & EFER_LMA) && likely(walk_common(state, memory, gva, flags, result, &status)))
         return status;
     d.state = state;
     d.memory = memory;

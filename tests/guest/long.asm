@@ -400,7 +400,7 @@ main:
         CHECK_EQ dword [gs:8], 0xbeefbeef
         swapgs
         mov     ecx, 0xc0000100
-        mov     edx, 0x8000
+        mov     edx, 0x1000000
         EXPECT_FAULT 13, 0, wrmsr
         EXPECT_FAULT 6, 0, rdfsbase rax
         mov     rax, cr4
@@ -411,7 +411,7 @@ main:
         mov     rax, PAGES + 0x108
         wrgsbase rax
         CHECK_EQ dword [gs:0], 0xf00df00d
-        mov     rax, 1 << 50
+        mov     rax, 1 << 56
         EXPECT_FAULT 13, 0, wrfsbase rax
         xor     eax, eax
         mov     fs, ax                          ; loading a null selector clears the base

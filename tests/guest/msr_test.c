@@ -66,7 +66,10 @@ static void test_stored(void **unused)
 static void test_refused(void **unused)
 {
     (void)unused;
-    write_refused(MSR_LSTAR, 0x800000000000);
+    write_refused(MSR_LSTAR, 0x100000000000000);
+    write_ok(MSR_LSTAR, 0x800000000000); /* 57 bits, although CR4.LA57 is clear */
+    cpuid_set(&guest.cpu->cpuid, FEATURE_LA57, false);
+    write_refused(MSR_LSTAR, 0x800000000001);
     write_refused(MSR_SYSENTER_EIP, 0x1000000000000000);
     write_refused(MSR_KERNEL_GS_BASE, 0xffff000000000000);
     write_refused(MSR_FS_BASE, 0x8000000000000000);
@@ -147,6 +150,9 @@ static void test_cpuid_leaves(void **unused)
     const uint32_t last = out[0];
     cpuid_read(guest.cpu, 0x40000000, 0, out);
     assert_memory_equal(&out[1], "OpenWHP\0\0\0\0\0", 12);
+    cpuid_read(guest.cpu, 0x80000008, 0, out);
+    assert_int_equal(out[0], 40 | 57 << 8);
+    cpuid_set(&guest.cpu->cpuid, FEATURE_LA57, false);
     cpuid_read(guest.cpu, 0x80000008, 0, out);
     assert_int_equal(out[0], 40 | 48 << 8);
     cpuid_read(guest.cpu, 0x80000000, 0, out);

@@ -165,7 +165,7 @@ static void vcpu_walk_state(struct engine_vcpu *vcpu, struct walk_state *state, 
     const struct cpu *cpu = vcpu->cpu;
 
     *state = (struct walk_state){.cr0 = cpu->cr0, .cr3 = cpu->cr3, .cr4 = cpu->cr4, .efer = cpu->efer,
-                                 .physical_bits = cpu->physical_bits, .ac = cpu->rflags & RFLAGS_AC};
+                                 .pkru = cpu->pkru, .pkrs = (uint32_t)cpu->pkrs, .physical_bits = cpu->physical_bits, .ac = cpu->rflags & RFLAGS_AC};
     *cpl = cpu->cpl;
 }
 

@@ -72,7 +72,7 @@ static bool mask_allows(const struct cpu *cpu, uint32_t name, uint64_t value)
 
     for (size_t i = 0; i < array_size(rows); i++)
         if (rows[i].name == name)
-            return rows[i].bits == CANONICAL ? cpu_is_canonical(cpu, value) : !(value & ~rows[i].bits);
+            return rows[i].bits == CANONICAL ? cpu_is_storable(cpu, value) : !(value & ~rows[i].bits);
     return name != VREG_XSS || !value; /* no supervisor state */
 }
 

@@ -1,6 +1,7 @@
 /*
  * State in bulk: the XSAVE image (compacted format, SDM 1 13.4.3), the local APIC's page, counters.
  */
+#include <stddef.h>
 #include <string.h>
 
 #include "engine/soft/soft.h"
@@ -13,8 +14,22 @@ struct xsave_image {
     uint64_t xstate_bv, xcomp_bv;
     uint8_t reserved[48];
     uint64_t avx[16][2]; /* upper halves of YMM registers */
+    uint64_t pkru;       /* without AVX it is in avx[0][0] */
+    uint64_t end[1];     /* the structure is aligned; nothing is here */
 };
-_Static_assert(sizeof(struct xsave_image) == XSAVE_SIZE_AVX, "as the processor lays it out");
+_Static_assert(offsetof(struct xsave_image, end) == XSAVE_SIZE_PKRU, "as the processor lays it out");
+
+static uint32_t image_size(uint64_t components)
+{
+    if (!(components & XCR0_AVX))
+        return XSAVE_SIZE_SSE + (components & XCR0_PKRU ? 8 : 0);
+    return components & XCR0_PKRU ? XSAVE_SIZE_PKRU : XSAVE_SIZE_AVX;
+}
+
+static uint64_t *pkru_of(struct xsave_image *image, uint64_t layout)
+{
+    return layout & XCR0_AVX ? &image->pkru : &image->avx[0][0];
+}
 
 #define LEGACY_XMM(image, i) ((uint8_t *)&(image)->legacy + 160 + 16 * (i))
 #define XCOMP_COMPACT BIT64(63)
@@ -25,7 +40,7 @@ enum status soft_get_xsave(struct engine_vcpu *vcpu, void *buffer, uint32_t size
     struct xsave_image image = {.legacy = cpu->x87};
     const uint64_t components = cpu_xcr0_mask(cpu);
 
-    *written = components & XCR0_AVX ? XSAVE_SIZE_AVX : XSAVE_SIZE_SSE;
+    *written = image_size(components);
     if (size < *written)
         return fail(STATUS_INSUFFICIENT_BUFFER, "the XSAVE state takes %u bytes, the buffer has %u", *written, size);
     memset((uint8_t *)&image.legacy + 160, 0, sizeof(image.legacy) - 160);
@@ -35,6 +50,7 @@ enum status soft_get_xsave(struct engine_vcpu *vcpu, void *buffer, uint32_t size
         memcpy(LEGACY_XMM(&image, i), &cpu->vector[i], 16);
         memcpy(image.avx[i], &cpu->vector[i].q[2], 16);
     }
+    *pkru_of(&image, components) = cpu->pkru;
     image.xstate_bv = components;
     image.xcomp_bv = XCOMP_COMPACT | components;
     memcpy(buffer, &image, *written);
@@ -42,11 +58,15 @@ enum status soft_get_xsave(struct engine_vcpu *vcpu, void *buffer, uint32_t size
 }
 
 /* A component that the header does not name gets its initial configuration, as XRSTOR does it. */
-static void load_image(struct cpu *cpu, const struct xsave_image *image)
+static void load_image(struct cpu *cpu, struct xsave_image *image)
 {
     const uint64_t present = image->xstate_bv;
     const struct x87_image initial = {.control = 0x37f};
 
+    /* The standard format (no XCOMP_BV) has all components in their places. */
+    const uint64_t layout = image->xcomp_bv & XCOMP_COMPACT ? image->xcomp_bv : XCR0_AVX;
+
+    cpu_set_pkru(cpu, present & XCR0_PKRU ? (uint32_t)*pkru_of(image, layout) : 0);
     cpu->x87 = present & XCR0_X87 ? image->legacy : initial;
     cpu->mxcsr = image->legacy.mxcsr;
     memset(cpu->vector, 0, sizeof(cpu->vector));
@@ -66,8 +86,8 @@ enum status soft_set_xsave(struct engine_vcpu *vcpu, const void *buffer, uint32_
 
     if (size >= needed)
         memcpy(&image, buffer, size < sizeof(image) ? size : sizeof(image));
-    if (image.xstate_bv & components & XCR0_AVX)
-        needed = XSAVE_SIZE_AVX;
+    if (image.xstate_bv & components & (XCR0_AVX | XCR0_PKRU))
+        needed = image_size((image.xcomp_bv & XCOMP_COMPACT ? image.xcomp_bv : image.xstate_bv) & components);
     if (size < needed)
         return fail(STATUS_INVALID_ARGUMENT, "the XSAVE state takes %u bytes, not %u", needed, size);
     if (image.legacy.mxcsr & 0xffff0000u)
