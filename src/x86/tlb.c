@@ -158,6 +158,11 @@ static uint64_t device_tag(const struct cpu *cpu, gva_t linear, unsigned mode)
     return (linear & PAGE_MASK) | (cpu->read_key & ~(uint64_t)3) | mode;
 }
 
+static bool may_revive(const struct cpu *cpu, gva_t linear)
+{
+    return unlikely(cpu->tlb_entries[tlb_slot(linear) & cpu->tlb_mask].page & TLB_PAGE_GLOBAL);
+}
+
 static bool is_device(struct cpu *cpu, gva_t linear, enum access_type type, unsigned mode, gpa_t *gpa)
 {
     const struct tlb_device *d = device_slot(cpu, linear);
@@ -196,7 +201,7 @@ bool tlb_translate(struct cpu *cpu, gva_t linear, enum access_type type, unsigne
     if (is_kept && is_device(cpu, linear, type, mode, &target->gpa) &&
         !cpu->port->page(cpu, target->gpa & PAGE_MASK, type, &page))
         return true;
-    if (is_kept && tlb_revive(cpu, linear, type, mode)) {
+    if (is_kept && may_revive(cpu, linear) && tlb_revive(cpu, linear, type, mode)) {
         const struct tlb_entry *e = &cpu->tlb_entries[tlb_slot(linear) & cpu->tlb_mask];
         *target = (struct tlb_target){.gpa = (e->page & TLB_PAGE_ADDRESS) | (linear & ~PAGE_MASK),
                                       .host = (uint8_t *)(linear + e->host_delta),
@@ -242,7 +247,7 @@ bool tlb_translate_fetch(struct cpu *cpu, gva_t linear, uint8_t **host, gpa_t *g
     struct walk_result walked;
     struct port_page page;
 
-    if (unlikely(f->tag != tag) && !tlb_revive_fetch(cpu, f, tag)) {
+    if (unlikely(f->tag != tag) && !((f->page & TLB_PAGE_GLOBAL) && tlb_revive_fetch(cpu, f, tag))) {
         if (cpu_is_64(cpu) && !cpu_is_canonical(cpu, linear))
             return raise_gp(cpu, 0);
         if (!translate(cpu, linear, ACCESS_EXECUTE, fetch_mode(cpu), &walked))

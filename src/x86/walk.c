@@ -349,17 +349,17 @@ static enum walk_status walk_32(struct descent *d, gva_t gva, bool *again)
  * what it gathers in registers, which the general one cannot. False: something is different, the general walk sees to it; but
  * a table that cannot be read is not asked for twice: *status tells.
  */
-static bool walk_common(const struct walk_state *state, const struct walk_memory *memory, gva_t gva, uint32_t flags,
-                        struct walk_result *result, enum walk_status *status)
+static always_inline bool walk_common(const struct walk_state *state, const struct walk_memory *memory, gva_t gva, uint32_t flags,
+                                      struct walk_result *result, enum walk_status *status, const unsigned width)
 {
     const uint64_t address = address_mask(state);
     const uint64_t no_execute = state->efer & EFER_NXE ? PTE_NX : 0;
     const uint64_t reserved = ((BIT64(52) - 1) & PAGE_MASK & ~address) | (no_execute ^ PTE_NX);
     uint64_t entry, all = ~0ull, any = 0;
-    unsigned shift = state->cr4 & CR4_LA57 ? 57 : 48;
+    unsigned shift = width;
     gpa_t table = state->cr3 & address;
 
-    if ((uint64_t)((int64_t)(gva << (64 - shift)) >> (64 - shift)) != gva)
+    if ((uint64_t)((int64_t)(gva << (64 - width)) >> (64 - width)) != gva)
         return false;
     do {
         shift -= 9;
@@ -398,6 +398,18 @@ static bool walk_common(const struct walk_state *state, const struct walk_memory
     return true;
 }
 
+static noinline bool walk_common_4(const struct walk_state *state, const struct walk_memory *memory, gva_t gva, uint32_t flags,
+                                   struct walk_result *result, enum walk_status *status)
+{
+    return walk_common(state, memory, gva, flags, result, status, 48);
+}
+
+static noinline bool walk_common_5(const struct walk_state *state, const struct walk_memory *memory, gva_t gva, uint32_t flags,
+                                   struct walk_result *result, enum walk_status *status)
+{
+    return walk_common(state, memory, gva, flags, result, status, 57);
+}
+
 static enum walk_status no_walk(gva_t gva, struct walk_result *result)
 {
     *result = (struct walk_result){.gpa = (uint32_t)gva,
@@ -418,7 +430,7 @@ enum walk_status walk(const struct walk_state *state, const struct walk_memory *
 
     if (!(state->cr0 & CR0_PG))
         return no_walk(gva, result);
-    if ((state->efer & EFER_LMA) && likely(walk_common(state, memory, gva, flags, result, &status)))
+    if ((state->efer & EFER_LMA) && likely((state->cr4 & CR4_LA57 ? walk_common_5 : walk_common_4)(state, memory, gva, flags, result, &status)))
         return status;
     d.state = state;
     d.memory = memory;
