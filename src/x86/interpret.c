@@ -169,11 +169,12 @@ const struct op *interpret_miss_write(struct cpu *cpu, const struct op *op, gva_
 
 /* ---- the loop ---- */
 
-/* One instruction at CS:RIP. */
-static enum cpu_leave run_single(struct cpu *cpu)
+/* One instruction at CS:RIP; or none, when the arena was full for its cold form and is empty now: *again. */
+static enum cpu_leave try_single(struct cpu *cpu, bool *again)
 {
     struct block *b;
     uint32_t mode = cpu->mode;
+    uint64_t rip = cpu->rip, drops;
 
     cpu->leave = LEAVE_NONE;
     cpu->mode = mode | MODE_SINGLE;
@@ -183,12 +184,26 @@ static enum cpu_leave run_single(struct cpu *cpu)
     code_update_jump_key(cpu);
     if (!b)
         return cpu->leave;
+    drops = code_drops(cpu);
     /* The chain stops at the first look-up because a request is set, and stays set whatever the instruction does to TF. */
     cpu->stepping = true;
     atomic_fetch_or_explicit(&cpu->request, REQUEST_ATTENTION, memory_order_relaxed);
     interpret(cpu, b->ops);
     cpu->stepping = false;
+    *again = cpu->leave == LEAVE_NONE && cpu->rip == rip && code_drops(cpu) != drops;
     return cpu->leave;
+}
+
+static enum cpu_leave run_single(struct cpu *cpu)
+{
+    enum cpu_leave leave;
+    bool again;
+
+    do {
+        again = false;
+        leave = try_single(cpu, &again);
+    } while (unlikely(again));
+    return leave;
 }
 
 enum cpu_leave cpu_step(struct cpu *cpu)
