@@ -48,9 +48,10 @@ static void apply_defaults(struct partition *partition, const struct engine_capa
     uint32_t set = partition->settings.set;
 
     if (!(set & SET_PROCESSOR_FEATURES))
-        memcpy(config->processor_features, caps->processor_features, sizeof(config->processor_features));
+        for (int i = 0; i < 2; i++)
+            config->processor_features[i] = caps->processor_features[i] & ~caps->features_on_request[i];
     if (!(set & SET_XSAVE_FEATURES))
-        config->xsave_features = caps->xsave_features;
+        config->xsave_features = caps->xsave_features & ~caps->xsave_on_request;
     if (!(set & SET_CLFLUSH_SIZE))
         config->clflush_size_log2 = caps->clflush_size_log2;
     if (!(set & SET_TSC_FREQUENCY))

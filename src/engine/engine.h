@@ -33,6 +33,7 @@ struct interrupt_request {
 struct engine_capabilities {
     uint64_t features, extended_exits, exception_exits, msr_exits;
     uint64_t processor_features[2], xsave_features;
+    uint64_t features_on_request[2], xsave_on_request; /* of those: a partition has them only if its client asks */
     uint32_t vendor; /* 0 AMD, 1 Intel */
     uint8_t clflush_size_log2, physical_address_bits;
     uint64_t tsc_frequency, apic_frequency;

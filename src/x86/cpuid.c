@@ -122,6 +122,17 @@ void cpuid_mask_xsave(struct cpuid_config *config, uint64_t features)
     drop_dependent(config);
 }
 
+void cpuid_get_on_request(uint64_t banks[2], uint64_t *xsave)
+{
+    static const uint16_t features[] = {FEATURE_LA57, FEATURE_SHA, FEATURE_VAES, FEATURE_VPCLMULQDQ};
+    struct cpuid_config chosen = {0};
+
+    for (size_t i = 0; i < sizeof(features) / sizeof(features[0]); i++)
+        cpuid_set(&chosen, features[i], true);
+    cpuid_get_banks(&chosen, banks);
+    *xsave = cpuid_get_xsave(&chosen);
+}
+
 /* ---- leaves ---- */
 
 typedef void leaf_fn(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);

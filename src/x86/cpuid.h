@@ -162,6 +162,13 @@ void cpuid_mask_banks(struct cpuid_config *config, const uint64_t banks[2]);
 uint64_t cpuid_get_xsave(const struct cpuid_config *config);
 void cpuid_mask_xsave(struct cpuid_config *config, uint64_t features);
 
+/*
+ * Bits of the banks and of the XSAVE features that guests get only when their client asks for them: what is beyond the
+ * x86-64-v3 level and hangs on the host's processor, so that by default guests see the same on all hosts of that level;
+ * and LA57, which makes every walk longer, for address space that a guest of 48 physical address bits has no use for.
+ */
+void cpuid_get_on_request(uint64_t banks[2], uint64_t *xsave);
+
 /* The processor's own answer: EAX, EBX, ECX, EDX. Depends on CR4 and APIC_BASE too. */
 void cpuid_read(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 

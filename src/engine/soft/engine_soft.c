@@ -43,6 +43,7 @@ static void capabilities(struct engine_capabilities *out)
     };
     cpuid_get_banks(&cpuid, out->processor_features);
     out->xsave_features = cpuid_get_xsave(&cpuid);
+    cpuid_get_on_request(out->features_on_request, &out->xsave_on_request);
     while ((1u << out->clflush_size_log2) < cpuid.clflush_size)
         out->clflush_size_log2++;
 }
