@@ -9,6 +9,7 @@
 #include "x86/code.h"
 #include "x86/debug.h"
 #include "x86/msr.h"
+#include "x86/random.h"
 #include "x86/tlb.h"
 
 struct cpu *cpu_create(const struct cpu_port *port, void *port_context, unsigned physical_bits)
@@ -48,6 +49,7 @@ void cpu_destroy(struct cpu *cpu)
         return;
     code_destroy(cpu);
     tlb_destroy(cpu);
+    random_destroy(cpu->random);
     free(cpu);
 }
 

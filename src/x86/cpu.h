@@ -25,6 +25,7 @@ struct cpu;
 struct cpu_port;
 struct tlb;
 struct block_cache;
+struct random_buffer;
 
 /* A general register. Byte registers AH..BH are at byte 1 of RAX..RBX. */
 union gpr {
@@ -190,6 +191,7 @@ struct cpu {
     bool trap_cancelled;        /* INT n, SYSCALL and the like: no single-step trap although TF was set before */
     bool stepping;              /* one instruction is being run by itself */
     uint32_t pauses;            /* PAUSE instructions executed, for yielding (exec_hint.c) */
+    struct random_buffer *random; /* RDRAND, RDSEED; NULL until the first */
     /* ---- additions by other parts of src/x86 go here ---- */
 };
 

@@ -26,12 +26,6 @@ static const struct feature_row {
 
 /* ---- the feature set ---- */
 
-static bool host_has_random(void)
-{
-    unsigned a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_RDRND);
-}
-
 static void drop_dependent(struct cpuid_config *config);
 
 void cpuid_init(struct cpuid_config *config)
@@ -43,10 +37,6 @@ void cpuid_init(struct cpuid_config *config)
         cpuid_set(config, feature_rows[i].feature, true);
     cpuid_set(config, FEATURE_X2APIC, false);
     cpuid_set(config, FEATURE_TSC_DEADLINE, false);
-    if (!host_has_random()) {
-        cpuid_set(config, FEATURE_RDRAND, false);
-        cpuid_set(config, FEATURE_RDSEED, false);
-    }
     exec_simd_limit(config);
     drop_dependent(config);
     if (!__get_cpuid(0, &a, &b, &c, &d))
@@ -131,6 +121,37 @@ void cpuid_get_on_request(uint64_t banks[2], uint64_t *xsave)
         cpuid_set(&chosen, features[i], true);
     cpuid_get_banks(&chosen, banks);
     *xsave = cpuid_get_xsave(&chosen);
+}
+
+/* Where the words are shown. The last is no leaf's. */
+static const struct {
+    uint32_t leaf, subleaf;
+    uint8_t reg;
+} places[CPUID_ARCH_CAPABILITIES] = {
+    [CPUID_1_ECX] = {1, 0, ECX},           [CPUID_1_EDX] = {1, 0, EDX},           [CPUID_7_EBX] = {7, 0, EBX},
+    [CPUID_7_ECX] = {7, 0, ECX},           [CPUID_7_EDX] = {7, 0, EDX},           [CPUID_72_EDX] = {7, 2, EDX},
+    [CPUID_D1_EAX] = {0xd, 1, EAX},        [CPUID_81_ECX] = {0x80000001, 0, ECX}, [CPUID_81_EDX] = {0x80000001, 0, EDX},
+    [CPUID_87_EDX] = {0x80000007, 0, EDX}, [CPUID_88_EBX] = {0x80000008, 0, EBX},
+};
+
+bool cpuid_word_place(unsigned word, uint32_t *leaf, uint32_t *subleaf, unsigned *reg)
+{
+    if (word >= CPUID_ARCH_CAPABILITIES)
+        return false;
+    *leaf = places[word].leaf;
+    *subleaf = places[word].subleaf;
+    *reg = places[word].reg;
+    return true;
+}
+
+void cpuid_hide(struct cpuid_config *config, unsigned word, uint32_t bits)
+{
+    for (size_t i = 0; i < sizeof(feature_rows) / sizeof(feature_rows[0]); i++) {
+        const struct feature_row *row = &feature_rows[i];
+        if (row->bank != BANK_NONE && row->feature >> 5 == word && (bits >> (row->feature & 31) & 1))
+            cpuid_set(config, row->feature, false);
+    }
+    drop_dependent(config);
 }
 
 /* ---- leaves ---- */

@@ -9,6 +9,7 @@
 #ifndef OWHP_X86_CPUID_H
 #define OWHP_X86_CPUID_H
 
+#include "util/compiler.h"
 #include "util/types.h"
 
 struct cpu;
@@ -161,6 +162,11 @@ void cpuid_mask_banks(struct cpuid_config *config, const uint64_t banks[2]);
  * to be called after cpuid_mask_banks. */
 uint64_t cpuid_get_xsave(const struct cpuid_config *config);
 void cpuid_mask_xsave(struct cpuid_config *config, uint64_t features);
+
+/* The leaf, subleaf and register (0 EAX .. 3 EDX) that show a word; false: none does. */
+must_check bool cpuid_word_place(unsigned word, uint32_t *leaf, uint32_t *subleaf, unsigned *reg);
+/* Take away those features of a word that can be taken away (every x86-64 processor has the others), and what needs them. */
+void cpuid_hide(struct cpuid_config *config, unsigned word, uint32_t bits);
 
 /*
  * Bits of the banks and of the XSAVE features that guests get only when their client asks for them: what is beyond the

@@ -5,7 +5,8 @@
 #include "x86/exec_sized.h"
 
 #include <sched.h>
-#include <sys/random.h>
+
+#include "x86/random.h"
 
 static enum exec_result exec_nop(struct cpu *cpu, const struct insn *insn)
 {
@@ -67,7 +68,9 @@ static enum exec_result random_number(struct cpu *cpu, const struct insn *insn, 
 
     if (!require(cpu, feature))
         return EXEC_LEAVE;
-    good = getrandom(&value, sizeof(value), GRND_NONBLOCK) == sizeof(value);
+    if (unlikely(!cpu->random))
+        cpu->random = random_create();
+    good = random_take(cpu->random, &value);
     if (!operand_write(cpu, insn, 0, good ? value : 0))
         return EXEC_LEAVE;
     cpu->aflags = aflags_from_rflags(good ? RFLAGS_CF : 0);

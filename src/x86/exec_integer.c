@@ -99,10 +99,18 @@ static enum exec_result exec_cwd(struct cpu *cpu, const struct insn *insn)
 
 /* ---- flags ---- */
 
+/* In 64-bit mode the two are a feature. */
+static bool flags_in_ah(struct cpu *cpu)
+{
+    return !cpu_is_64(cpu) || require(cpu, FEATURE_LAHF64);
+}
+
 /* SF ZF AF PF CF of aflags are AH of LAHF and SAHF but for bit 1, which reads as one. */
 static enum exec_result exec_lahf(struct cpu *cpu, const struct insn *insn)
 {
     (void)insn;
+    if (!flags_in_ah(cpu))
+        return EXEC_LEAVE;
     cpu->gpr[REG_RAX].b[1] = (uint8_t)(aflags_to_rflags(cpu->aflags & ~AFLAG_OF) | RFLAGS_ONE);
     return EXEC_NEXT;
 }
@@ -110,6 +118,8 @@ static enum exec_result exec_lahf(struct cpu *cpu, const struct insn *insn)
 static enum exec_result exec_sahf(struct cpu *cpu, const struct insn *insn)
 {
     (void)insn;
+    if (!flags_in_ah(cpu))
+        return EXEC_LEAVE;
     cpu->aflags = (aflags_from_rflags(cpu->gpr[REG_RAX].b[1]) & ~AFLAG_OF) | (cpu->aflags & AFLAG_OF);
     return EXEC_NEXT;
 }

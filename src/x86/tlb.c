@@ -93,7 +93,8 @@ static bool translate(struct cpu *cpu, gva_t linear, enum access_type type, unsi
 {
     const struct walk_state state = {.cr0 = cpu->cr0, .cr3 = cpu->cr3, .cr4 = cpu->cr4, .efer = cpu->efer, .pdpte = cpu->pdpte,
                                      .pkru = cpu->pkru, .pkrs = (uint32_t)cpu->pkrs,
-                                     .physical_bits = cpu->physical_bits, .ac = cpu->rflags & RFLAGS_AC};
+                                     .physical_bits = cpu->physical_bits, .ac = cpu->rflags & RFLAGS_AC,
+                                     .no_1g_pages = !cpuid_has(&cpu->cpuid, FEATURE_PAGE1GB)};
     const struct walk_memory memory = {.context = cpu, .load = load_entry, .update = update_entry};
 
     if (unlikely(cpu->port->translate)) {

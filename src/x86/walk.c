@@ -250,7 +250,7 @@ static enum walk_status walk_long(struct descent *d, gva_t gva, bool *again)
     for (unsigned level = levels; level > 1; level--) {
         const unsigned shift = PAGE_SHIFT + 9 * (level - 1);
         const gpa_t gpa = table | (((gva >> shift) & 511) << 3);
-        const uint64_t large = level > 3 ? PTE_PS : level == 3 ? LARGE_1G_RESERVED : LARGE_2M_RESERVED;
+        const uint64_t large = level > 3 ? PTE_PS : level == 3 ? (state->no_1g_pages ? PTE_PS : LARGE_1G_RESERVED) : LARGE_2M_RESERVED;
         enum walk_status status = descend(d, gpa, reserved, large);
         if (unlikely(status != WALK_OK))
             return status;
@@ -376,7 +376,7 @@ static always_inline bool walk_common(const struct walk_state *state, const stru
         table = entry & address;
     } while (shift > 12 && !(entry & PTE_PS));
     const uint64_t size = BIT64(shift);
-    if (shift > 30 || (table & (size - 1) & ~BIT64(12)))
+    if (shift > 30 || (shift == 30 && state->no_1g_pages) || (table & (size - 1) & ~BIT64(12)))
         return false; /* PS in a PML4E or PML5E, reserved bits of a large page */
 
     const uint8_t pkey = (entry >> 59) & 15;

@@ -16,6 +16,7 @@ struct walk_state {
     uint32_t pkru, pkrs;
     uint8_t physical_bits;
     bool ac;                /* RFLAGS.AC, for SMAP */
+    bool no_1g_pages;       /* the processor has none: PS in a PDPTE is reserved */
 };
 
 enum {

@@ -25,6 +25,7 @@ static void capabilities(struct engine_capabilities *out)
     struct cpuid_config cpuid;
 
     cpuid_init(&cpuid);
+    cpuid_set(&cpuid, FEATURE_TSC_DEADLINE, true); /* with local APIC emulation */
     *out = (struct engine_capabilities){
         /* PartialUnmap, LocalApicEmulation, Xsave, DirtyPageTracking, IdleSuspend, VpHotAddRemove */
         .features = 1 | 2 | 4 | 8 | 1u << 6 | 1u << 9,
@@ -166,7 +167,8 @@ static void vcpu_walk_state(struct engine_vcpu *vcpu, struct walk_state *state, 
     const struct cpu *cpu = vcpu->cpu;
 
     *state = (struct walk_state){.cr0 = cpu->cr0, .cr3 = cpu->cr3, .cr4 = cpu->cr4, .efer = cpu->efer,
-                                 .pkru = cpu->pkru, .pkrs = (uint32_t)cpu->pkrs, .physical_bits = cpu->physical_bits, .ac = cpu->rflags & RFLAGS_AC};
+                                 .pkru = cpu->pkru, .pkrs = (uint32_t)cpu->pkrs, .physical_bits = cpu->physical_bits, .ac = cpu->rflags & RFLAGS_AC,
+                                 .no_1g_pages = !cpuid_has(&cpu->cpuid, FEATURE_PAGE1GB)};
     *cpl = cpu->cpl;
 }
 

@@ -83,7 +83,6 @@ struct engine_vcpu {
     struct cpu *cpu;
     struct lapic *lapic; /* NULL: APIC_MODE_NONE */
     struct tsc tsc;
-    struct cpuid_config cpuid;
 
     _Atomic uint32_t pending;
     _Atomic uint32_t sipi_vector;
@@ -183,6 +182,8 @@ enum status soft_check_vcpu(struct engine_vcpu *vcpu, const struct vcpu_state *s
 enum status soft_load_vcpu(struct engine_vcpu *vcpu, const struct vcpu_state *state);
 
 /* soft_port.c: the answer the guest gets, overrides included */
+/* What the partition's CPUID results make of an answer. */
+void soft_override_cpuid(const struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 void soft_cpuid(struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 
 static inline struct engine_vcpu *vcpu_of(const struct cpu *cpu)

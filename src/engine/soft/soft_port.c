@@ -274,14 +274,11 @@ static enum port_result port_msr_write(struct cpu *cpu, uint32_t index, uint64_t
 
 /* ---- CPUID, RDTSC, hypercalls, exceptions ---- */
 
-/* The processor's answer with the partition's overrides; later entries win. */
-void soft_cpuid(struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+/* Later entries win. */
+void soft_override_cpuid(const struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
     const struct partition_config *config = vcpu->partition->config;
 
-    cpuid_read(vcpu->cpu, leaf, subleaf, out);
-    if (vcpu->lapic && !lapic_is_shown(vcpu->lapic) && (leaf == 1 || (leaf == 0x80000001 && vcpu->cpuid.is_amd)))
-        out[3] &= ~(1u << 9);
     for (size_t i = 0; i < config->cpuid_override_count; i++) {
         const struct cpuid_override *o = &config->cpuid_overrides[i];
 
@@ -290,6 +287,14 @@ void soft_cpuid(struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint3
         for (unsigned r = 0; r < 4; r++)
             out[r] = (out[r] & ~o->mask[r]) | (o->output[r] & o->mask[r]);
     }
+}
+
+void soft_cpuid(struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    cpuid_read(vcpu->cpu, leaf, subleaf, out);
+    if (vcpu->lapic && !lapic_is_shown(vcpu->lapic) && (leaf == 1 || (leaf == 0x80000001 && vcpu->cpu->cpuid.is_amd)))
+        out[3] &= ~(1u << 9);
+    soft_override_cpuid(vcpu, leaf, subleaf, out);
 }
 
 static bool wants_cpuid_exit(const struct partition_config *config, uint32_t leaf)

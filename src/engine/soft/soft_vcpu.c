@@ -3,6 +3,7 @@
 
 #include "engine/soft/soft.h"
 #include "util/last_error.h"
+#include "x86/host_stub.h"
 
 /* ---- requests ---- */
 
@@ -119,25 +120,39 @@ void soft_vcpu_reset(struct engine_vcpu *vcpu)
     vcpu->notifications = 0;
 }
 
+/* Features that the partition's CPUID results hide are gone from execution too. */
+static void hide_features(struct engine_vcpu *vcpu, struct cpuid_config *cpuid)
+{
+    uint32_t leaf, subleaf;
+    unsigned reg;
+
+    for (unsigned word = 0; cpuid_word_place(word, &leaf, &subleaf, &reg); word++) {
+        uint32_t out[4] = {0};
+
+        out[reg] = cpuid->word[word];
+        soft_override_cpuid(vcpu, leaf, subleaf, out);
+        cpuid_hide(cpuid, word, ~out[reg]);
+    }
+}
+
 /* What the guest's CPUID shows: the partition's features, its APIC, its clock. */
-static void init_cpuid(struct engine_vcpu *vcpu)
+static void init_cpuid(struct engine_vcpu *vcpu, struct cpuid_config *cpuid)
 {
     const struct partition_config *config = vcpu->partition->config;
-    bool has_apic = config->apic_mode != APIC_MODE_NONE;
+    const bool has_apic = config->apic_mode != APIC_MODE_NONE;
 
-    cpuid_init(&vcpu->cpuid);
-    cpuid_mask_banks(&vcpu->cpuid, config->processor_features);
-    cpuid_mask_xsave(&vcpu->cpuid, config->xsave_features);
-    vcpu->cpuid.apic_id = vcpu->index;
-    vcpu->cpuid.processor_count = config->processor_count;
-    vcpu->cpuid.tsc_frequency = config->tsc_frequency;
-    vcpu->cpuid.apic_frequency = config->apic_frequency;
-    cpuid_set(&vcpu->cpuid, FEATURE_APIC, has_apic);
-    cpuid_set(&vcpu->cpuid, FEATURE_X2APIC, config->apic_mode == APIC_MODE_X2APIC);
-    if (!has_apic)
-        cpuid_set(&vcpu->cpuid, FEATURE_TSC_DEADLINE, false);
-    else
-        cpuid_set(&vcpu->cpuid, FEATURE_TSC_DEADLINE, true);
+    cpuid_init(cpuid);
+    cpuid_set(cpuid, FEATURE_APIC, has_apic);
+    cpuid_set(cpuid, FEATURE_X2APIC, config->apic_mode == APIC_MODE_X2APIC);
+    cpuid_set(cpuid, FEATURE_TSC_DEADLINE, has_apic);
+    cpuid_mask_banks(cpuid, config->processor_features);
+    cpuid_mask_xsave(cpuid, config->xsave_features);
+    cpuid->apic_id = vcpu->index;
+    cpuid->processor_count = config->processor_count;
+    cpuid->tsc_frequency = config->tsc_frequency;
+    cpuid->apic_frequency = config->apic_frequency;
+    cpuid->clflush_size = (uint8_t)(1u << config->clflush_size_log2);
+    hide_features(vcpu, cpuid);
 }
 
 static bool init_parts(struct engine_vcpu *vcpu)
@@ -145,11 +160,10 @@ static bool init_parts(struct engine_vcpu *vcpu)
     struct engine_partition *p = vcpu->partition;
 
     tsc_init(&vcpu->tsc, &p->clock);
-    init_cpuid(vcpu);
     vcpu->cpu = cpu_create(&soft_port, vcpu, p->config->physical_address_bits);
     if (!vcpu->cpu)
         return false;
-    vcpu->cpu->cpuid = vcpu->cpuid;
+    init_cpuid(vcpu, &vcpu->cpu->cpuid);
     cpu_reset(vcpu->cpu, false);
     if (p->config->apic_mode != APIC_MODE_NONE) {
         vcpu->lapic = lapic_create(p->bus, vcpu->index, &vcpu->tsc, &soft_lapic_callbacks, vcpu);
@@ -172,6 +186,10 @@ enum status soft_vcpu_create(struct engine_partition *partition, uint32_t index,
 
     if (!vcpu)
         return fail(STATUS_NO_MEMORY, "no memory for processor %u", index);
+    if (!host_stub_available()) {
+        free(vcpu);
+        return fail(STATUS_NOT_SUPPORTED, "processor %u: the host gives no executable memory (memfd and mmap), which MMX, SSE and AVX need", index);
+    }
     *vcpu = (struct engine_vcpu){.partition = partition, .index = index};
     pthread_mutex_init(&vcpu->sleep_lock, NULL);
     pthread_cond_init(&vcpu->wake, NULL);
