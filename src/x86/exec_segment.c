@@ -120,7 +120,7 @@ static enum exec_result write_base(struct cpu *cpu, const struct insn *insn, enu
 
     if (!may_use_bases(cpu))
         return EXEC_LEAVE;
-    if (!cpu_is_storable(cpu, base))
+    if (!cpu_is_canonical(cpu, base)) /* unlike WRMSR (seen on silicon) */
         return exec_done(raise_gp(cpu, 0));
     cpu->segment[index].base = base;
     return EXEC_NEXT;

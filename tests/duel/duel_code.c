@@ -54,6 +54,7 @@ static const struct {
     {ZYDIS_MNEMONIC_SMSW, "the kernel answers (UMIP)"},
     {ZYDIS_MNEMONIC_VMCALL, "the host's hypervisor answers"}, {ZYDIS_MNEMONIC_VMMCALL, "the host's hypervisor answers"},
     {ZYDIS_MNEMONIC_VMFUNC, "the host's hypervisor answers"},
+    {ZYDIS_MNEMONIC_RDPKRU, "tells of the host"}, {ZYDIS_MNEMONIC_WRPKRU, "would take the test's own memory away"},
     {ZYDIS_MNEMONIC_XBEGIN, "hidden on some hosts, and there all the same"}, {ZYDIS_MNEMONIC_XABORT, "hidden on some hosts, and there all the same"},
 };
 

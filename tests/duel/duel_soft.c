@@ -94,7 +94,9 @@ static void set_system_registers(struct cpu *cpu)
     cpu->segment[SEG_LDTR] = (struct segment){.base = LDT, .limit = DUEL_LOCAL * 8 - 1, .selector = 0x50, .attributes = SEG_P | SYSTEM_LDT};
     cpu->segment[SEG_TR] = (struct segment){.base = TSS, .limit = 0x67, .selector = 0x40, .attributes = SEG_P | SYSTEM_TSS_BUSY};
     cpu->cr4 |= CR4_OSXSAVE | CR4_FSGSBASE | CR4_SMEP | CR4_UMIP;
-    cpu->xcr0 = cpu_xcr0_mask(cpu);
+    cpu->cr4 |= CR4_PKE;
+    cpu_set_pkru(cpu, 0);
+    cpu->xcr0 = cpu_xcr0_mask(cpu) & ~XCR0_PKRU; /* the test process's own PKRU stays as it is */
 }
 
 bool duel_soft_init(void)
