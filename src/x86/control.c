@@ -144,7 +144,7 @@ uint64_t cpu_cr4_mask(const struct cpu *cpu)
         uint16_t feature;
         uint64_t bits;
     } by_feature[] = {
-        {FEATURE_DE, CR4_DE},       {FEATURE_PSE, CR4_PSE},         {FEATURE_PAE, CR4_PAE},
+        {FEATURE_VME, CR4_VME | CR4_PVI}, {FEATURE_DE, CR4_DE},       {FEATURE_PSE, CR4_PSE},         {FEATURE_PAE, CR4_PAE},
         {FEATURE_MCE, CR4_MCE},     {FEATURE_PGE, CR4_PGE},         {FEATURE_FXSR, CR4_OSFXSR},
         {FEATURE_SSE, CR4_OSXMMEXCPT}, {FEATURE_UMIP, CR4_UMIP},    {FEATURE_FSGSBASE, CR4_FSGSBASE},
         {FEATURE_PCID, CR4_PCIDE},  {FEATURE_SMEP, CR4_SMEP},       {FEATURE_SMAP, CR4_SMAP},

@@ -49,6 +49,7 @@ enum cpuid_word {
     X(RDRAND,          CPUID_1_ECX,    30, 21)        /* exec_random */                            \
     X(HYPERVISOR,      CPUID_1_ECX,    31, BANK_NONE) /* leaf 0x40000000 */                        \
     X(FPU,             CPUID_1_EDX,     0, BANK_NONE) /* exec_x87 */                               \
+    X(VME,             CPUID_1_EDX,     1, BANK_NONE) /* exec_v86, exec_stack, exec_iret, exec_system: CR4.VME, PVI */ \
     X(DE,              CPUID_1_EDX,     2, BANK_NONE) /* debug, exec_control                   */ \
     X(PSE,             CPUID_1_EDX,     3, BANK_NONE) /* walk */                                   \
     X(TSC,             CPUID_1_EDX,     4, BANK_NONE) /* exec_msr, tsc */                          \

@@ -22,12 +22,18 @@ static enum exec_result raise_event(struct cpu *cpu, enum event_type type, uint8
     return EXEC_END;
 }
 
-/* In virtual-8086 mode INT n is for IOPL 3 only (SDM 3A 20.2.7, without CR4.VME). */
+/* In virtual-8086 mode the redirection bitmap has its say (INT n only, not INT3, INTO, INT1). */
 enum exec_result exec_int(struct cpu *cpu, const struct insn *insn)
 {
-    if (cpu_is_v86(cpu) && (cpu->rflags & RFLAGS_IOPL) != RFLAGS_IOPL)
-        return exec_done(raise_gp(cpu, 0));
-    return raise_event(cpu, EVENT_SOFTWARE, (uint8_t)insn->operand[0].immediate);
+    const uint8_t vector = (uint8_t)insn->operand[0].immediate;
+    bool through_idt = true;
+
+    if (cpu_is_v86(cpu)) {
+        const enum exec_result result = exec_int_v86(cpu, vector, &through_idt);
+        if (!through_idt)
+            return result;
+    }
+    return raise_event(cpu, EVENT_SOFTWARE, vector);
 }
 
 /*

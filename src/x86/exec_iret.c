@@ -53,20 +53,31 @@ static enum exec_result done(struct cpu *cpu)
 
 /* ---- real and virtual-8086 mode ---- */
 
+/* VME: IF of the image is for VIF; #GP when it would let a pending virtual interrupt in, or for TF (SDM 2A IRET). */
+static bool virtual_image(struct cpu *cpu, struct image *image, uint64_t *mask)
+{
+    if ((image->flags & RFLAGS_TF) || ((image->flags & RFLAGS_IF) && (cpu->rflags & RFLAGS_VIP)))
+        return raise_gp(cpu, 0);
+    *mask = (*mask & ~RFLAGS_IF) | RFLAGS_VIF;
+    image->flags = (image->flags & ~RFLAGS_VIF) | (image->flags & RFLAGS_IF ? RFLAGS_VIF : 0);
+    return true;
+}
+
 static enum exec_result iret_real(struct cpu *cpu, unsigned size)
 {
     struct image image;
     struct segment cs;
     uint64_t mask = FLAGS_ALWAYS | RFLAGS_IF | (size > 2 ? FLAGS_WIDE : 0);
 
-    /* IOPL is loaded in real mode, not in virtual-8086 mode, where it must be 3. */
-    if (cpu_is_v86(cpu)) {
-        if ((cpu->rflags & RFLAGS_IOPL) != RFLAGS_IOPL)
-            return exec_done(raise_gp(cpu, 0));
-    } else {
+    /* IOPL is loaded in real mode, not in virtual-8086 mode, where it must be 3, or VME helps. */
+    const bool is_virtual = cpu_is_v86(cpu) && (cpu->rflags & RFLAGS_IOPL) != RFLAGS_IOPL;
+    if (is_virtual && (!(cpu->cr4 & CR4_VME) || size != 2))
+        return exec_done(raise_gp(cpu, 0));
+    if (!cpu_is_v86(cpu))
         mask |= RFLAGS_IOPL;
-    }
     if (!pop_image(cpu, size, &image))
+        return EXEC_LEAVE;
+    if (is_virtual && !virtual_image(cpu, &image, &mask))
         return EXEC_LEAVE;
     segment_real(cpu, &cpu->segment[SEG_CS], (uint16_t)image.cs, &cs);
     if (!far_check_rip(cpu, &cs, image.rip))

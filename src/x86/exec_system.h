@@ -25,6 +25,9 @@ exec_fn exec_jmp_far, exec_call_far, exec_ret_far, exec_iret;
 exec_fn exec_syscall, exec_sysret, exec_sysenter, exec_sysexit;
 exec_fn exec_int, exec_int3, exec_int1, exec_into;
 
+/* exec_v86.c: INT n in virtual-8086 mode. *through_idt: nothing has happened, it is for the IDT. Else all is done or raised. */
+enum exec_result exec_int_v86(struct cpu *cpu, uint8_t vector, bool *through_idt);
+
 /* CPL 0, or #GP(0). */
 must_check static inline bool require_supervisor(struct cpu *cpu)
 {
