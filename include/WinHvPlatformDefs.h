@@ -1910,14 +1910,15 @@ typedef enum WHV_PROCESSOR_COUNTER_SET {
     WHvProcessorCounterSetSyntheticFeatures = 4  /* WHV_PROCESSOR_SYNTHETIC_FEATURES_COUNTERS */
 } WHV_PROCESSOR_COUNTER_SET;
 
-/* Time that a processor took, 100 ns. */
+/* Time that a processor took, 100 ns: in runs, but not asleep in them. Also of a processor that runs now. */
 typedef struct WHV_PROCESSOR_RUNTIME_COUNTERS {
     UINT64 TotalRuntime100ns;
-    UINT64 HypervisorRuntime100ns;         /* of it, outside the guest */
+    UINT64 HypervisorRuntime100ns;         /* of it, outside the guest; 0 on the soft engine, which is
+                                              the processor */
 } WHV_PROCESSOR_RUNTIME_COUNTERS;
 C_ASSERT(sizeof(WHV_PROCESSOR_RUNTIME_COUNTERS) == 16);
 
-/* How often something happened, and the time it took, 100 ns. */
+/* How often something happened, and the time it took, 100 ns (0 on the soft engine: not taken). */
 typedef struct WHV_PROCESSOR_INTERCEPT_COUNTER {
     UINT64 Count;
     UINT64 Time100ns;
@@ -1925,26 +1926,27 @@ typedef struct WHV_PROCESSOR_INTERCEPT_COUNTER {
 C_ASSERT(sizeof(WHV_PROCESSOR_INTERCEPT_COUNTER) == 16);
 typedef WHV_PROCESSOR_INTERCEPT_COUNTER *PWHV_PROCESSOR_INTERCEPT_COUNTER;
 
-/* What of the guest the platform had to do by hand. */
+/* What of the guest the platform had to do by hand. On the soft engine instructions count when they are allowed, whether or
+   not they exit. */
 typedef struct WHV_PROCESSOR_ACTIVITY_COUNTERS {
-    WHV_PROCESSOR_INTERCEPT_COUNTER PageInvalidations;
-    WHV_PROCESSOR_INTERCEPT_COUNTER ControlRegisterAccesses;
-    WHV_PROCESSOR_INTERCEPT_COUNTER IoInstructions;
+    WHV_PROCESSOR_INTERCEPT_COUNTER PageInvalidations;         /* INVLPG, INVPCID */
+    WHV_PROCESSOR_INTERCEPT_COUNTER ControlRegisterAccesses;   /* MOV CR, LMSW, CLTS */
+    WHV_PROCESSOR_INTERCEPT_COUNTER IoInstructions;            /* exits IoPortAccess */
     WHV_PROCESSOR_INTERCEPT_COUNTER HaltInstructions;
     WHV_PROCESSOR_INTERCEPT_COUNTER CpuidInstructions;
-    WHV_PROCESSOR_INTERCEPT_COUNTER MsrAccesses;
-    WHV_PROCESSOR_INTERCEPT_COUNTER OtherIntercepts;
-    WHV_PROCESSOR_INTERCEPT_COUNTER PendingInterrupts;
-    WHV_PROCESSOR_INTERCEPT_COUNTER EmulatedInstructions;
-    WHV_PROCESSOR_INTERCEPT_COUNTER DebugRegisterAccesses;
-    WHV_PROCESSOR_INTERCEPT_COUNTER PageFaultIntercepts;
-    WHV_PROCESSOR_INTERCEPT_COUNTER NestedPageFaultIntercepts;
-    WHV_PROCESSOR_INTERCEPT_COUNTER Hypercalls;
+    WHV_PROCESSOR_INTERCEPT_COUNTER MsrAccesses;               /* RDMSR, WRMSR */
+    WHV_PROCESSOR_INTERCEPT_COUNTER OtherIntercepts;           /* exits Rdtsc, and Exception but #PF */
+    WHV_PROCESSOR_INTERCEPT_COUNTER PendingInterrupts;         /* exits InterruptWindow */
+    WHV_PROCESSOR_INTERCEPT_COUNTER EmulatedInstructions;      /* accesses to the APIC's page */
+    WHV_PROCESSOR_INTERCEPT_COUNTER DebugRegisterAccesses;     /* MOV DR */
+    WHV_PROCESSOR_INTERCEPT_COUNTER PageFaultIntercepts;       /* exits Exception, #PF */
+    WHV_PROCESSOR_INTERCEPT_COUNTER NestedPageFaultIntercepts; /* exits MemoryAccess */
+    WHV_PROCESSOR_INTERCEPT_COUNTER Hypercalls;                /* exits Hypercall */
     WHV_PROCESSOR_INTERCEPT_COUNTER RdpmcInstructions;
 } WHV_PROCESSOR_ACTIVITY_COUNTERS;
 C_ASSERT(sizeof(WHV_PROCESSOR_ACTIVITY_COUNTERS) == 224);
 
-/* Events that the guest saw. */
+/* Events that the guest saw; those that exited to the client are not among them. */
 typedef struct WHV_PROCESSOR_GUEST_EVENT_COUNTERS {
     UINT64 PageFaultCount;
     UINT64 ExceptionCount;
@@ -1952,7 +1954,7 @@ typedef struct WHV_PROCESSOR_GUEST_EVENT_COUNTERS {
 } WHV_PROCESSOR_GUEST_EVENT_COUNTERS;
 C_ASSERT(sizeof(WHV_PROCESSOR_GUEST_EVENT_COUNTERS) == 24);
 
-/* What the guest did with its local APIC. */
+/* What the guest did with its local APIC. Accesses of the client do not count; IPIs to itself are among the sent ones. */
 typedef struct WHV_PROCESSOR_APIC_COUNTERS {
     UINT64 MmioAccessCount;
     UINT64 EoiAccessCount;

@@ -123,6 +123,9 @@ enum {
     MODE_LONG = 1u << 5,      /* EFER.LMA */
 };
 
+/* Instructions that the owner wants to know the number of. */
+enum cpu_count { CPU_COUNT_INVALIDATION, CPU_COUNT_CONTROL, CPU_COUNT_DEBUG, CPU_COUNT_RDPMC, CPU_COUNTS };
+
 struct cpu {
     /* ---- fixed part: offsets are in decoded operations ---- */
     union gpr gpr[16];
@@ -192,6 +195,7 @@ struct cpu {
     bool stepping;              /* one instruction is being run by itself */
     uint32_t pauses;            /* PAUSE instructions executed, for yielding (exec_hint.c) */
     struct random_buffer *random; /* RDRAND, RDSEED; NULL until the first */
+    _Atomic uint64_t counts[CPU_COUNTS]; /* since creation; written by the cpu's thread, read by any */
     /* ---- additions by other parts of src/x86 go here ---- */
 };
 
@@ -259,6 +263,12 @@ must_check bool raise_page_fault(struct cpu *cpu, gva_t address, uint32_t error)
 #define raise_ss(cpu, error) raise_error((cpu), VECTOR_SS, (error))
 #define raise_np(cpu, error) raise_error((cpu), VECTOR_NP, (error))
 #define raise_ts(cpu, error) raise_error((cpu), VECTOR_TS, (error))
+
+static inline void cpu_count(struct cpu *cpu, enum cpu_count what)
+{
+    uint64_t before = atomic_load_explicit(&cpu->counts[what], memory_order_relaxed);
+    atomic_store_explicit(&cpu->counts[what], before + 1, memory_order_relaxed);
+}
 
 static inline bool cpu_is_64(const struct cpu *cpu) { return cpu->mode & MODE_64; }
 static inline bool cpu_is_long(const struct cpu *cpu) { return cpu->efer & EFER_LMA; }

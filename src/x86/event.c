@@ -328,6 +328,12 @@ static bool combine(struct event *first, const struct event *second)
     return true;
 }
 
+/* Does the owner take it? Exceptions of a delivery are seen like all others, and the #DF they make. */
+static bool is_intercepted(struct cpu *cpu, const struct cpu_fault *fault)
+{
+    return cpu->port->exception && cpu->port->exception(cpu, fault) == PORT_EXIT;
+}
+
 /* Two nested faults lead to #DF, three to shutdown: the loop ends by itself; the bound is for benign ones. */
 enum { NESTING_LIMIT = 8 };
 
@@ -342,9 +348,15 @@ enum cpu_leave event_dispatch(struct cpu *cpu, struct event *event)
         }
         if (cpu->leave != LEAVE_FAULT)
             return cpu->leave; /* memory_event stays set: the exit says so, and *event is to be delivered again */
-        const struct event nested = event_from_fault(cpu);
+        if (is_intercepted(cpu, &cpu->fault))
+            return LEAVE_EXIT;
+        const struct event first = *event, nested = event_from_fault(cpu);
         if (!combine(event, &nested))
             break;
+        if (event->vector == VECTOR_DF && is_intercepted(cpu, &(struct cpu_fault){.vector = VECTOR_DF, .has_error = true})) {
+            *event = first;
+            return LEAVE_EXIT;
+        }
     }
     cpu->memory_event = false;
     return LEAVE_SHUTDOWN;

@@ -52,6 +52,7 @@ enum exec_result exec_mov_control(struct cpu *cpu, const struct insn *insn)
         return exec_done(raise_ud(cpu));
     if (!require_supervisor(cpu))
         return EXEC_LEAVE;
+    cpu_count(cpu, CPU_COUNT_CONTROL);
     if (is_write) {
         value = gpr_read(cpu, from->number, register_size(cpu));
         return write_control(cpu, number, value) ? EXEC_END : EXEC_LEAVE;
@@ -69,6 +70,7 @@ enum exec_result exec_lmsw(struct cpu *cpu, const struct insn *insn)
 
     if (!require_supervisor(cpu) || !operand_read(cpu, insn, 0, &value))
         return EXEC_LEAVE;
+    cpu_count(cpu, CPU_COUNT_CONTROL);
     /* PE can be set but not cleared. */
     value = (cpu->cr0 & ~(loaded & ~CR0_PE)) | (value & loaded);
     return cpu_set_cr0(cpu, value) ? EXEC_END : EXEC_LEAVE;
@@ -86,6 +88,7 @@ enum exec_result exec_clts(struct cpu *cpu, const struct insn *insn)
     (void)insn;
     if (!require_supervisor(cpu))
         return EXEC_LEAVE;
+    cpu_count(cpu, CPU_COUNT_CONTROL);
     cpu->cr0 &= ~CR0_TS;
     return EXEC_END;
 }
@@ -114,6 +117,7 @@ enum exec_result exec_mov_debug(struct cpu *cpu, const struct insn *insn)
 
     if (!debug_access_allowed(cpu, number))
         return EXEC_LEAVE;
+    cpu_count(cpu, CPU_COUNT_DEBUG);
     if (is_write)
         return cpu_set_dr(cpu, number, gpr_read(cpu, from->number, register_size(cpu))) ? EXEC_END : EXEC_LEAVE;
     uint64_t value = number < 4                   ? cpu->dr[number]
@@ -196,6 +200,7 @@ enum exec_result exec_invlpg(struct cpu *cpu, const struct insn *insn)
 
     if (!require_supervisor(cpu))
         return EXEC_LEAVE;
+    cpu_count(cpu, CPU_COUNT_INVALIDATION);
     /* No limit or type check; a non-canonical address does nothing (SDM 2A INVLPG). */
     if (!cpu_is_64(cpu))
         linear = (uint32_t)(linear + cpu->segment[memory->segment].base);
@@ -225,6 +230,7 @@ enum exec_result exec_invpcid(struct cpu *cpu, const struct insn *insn)
     if (!require_feature(cpu, FEATURE_INVPCID) || !require_supervisor(cpu) ||
         !operand_read_bytes(cpu, insn, descriptor, sizeof(descriptor)))
         return EXEC_LEAVE;
+    cpu_count(cpu, CPU_COUNT_INVALIDATION);
     if (!invpcid_is_valid(cpu, type, descriptor[0], descriptor[1]))
         return exec_done(raise_gp(cpu, 0));
     const unsigned pcid = (unsigned)descriptor[0];

@@ -94,6 +94,7 @@ enum exec_result exec_rdtscp(struct cpu *cpu, const struct insn *insn)
 enum exec_result exec_rdpmc(struct cpu *cpu, const struct insn *insn)
 {
     (void)insn;
+    cpu_count(cpu, CPU_COUNT_RDPMC);
     return exec_done(raise_gp(cpu, 0));
 }
 

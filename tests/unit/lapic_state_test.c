@@ -243,6 +243,7 @@ static void test_counters(void **state)
     enable(t, 0);
     reg_write(t, 0, 0x80, 0x10);
     reg_read(t, 0, 0x80);
+    lapic_count_tpr(t->cpu[0].lapic); /* the guest's; the next is the host's */
     lapic_set_cr8(t->cpu[0].lapic, 0);
     reg_write(t, 0, 0xb0, 0);
     reg_write(t, 0, 0x300, 0x40050);

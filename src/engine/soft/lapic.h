@@ -91,6 +91,9 @@ int lapic_requested(const struct lapic *lapic);
 uint64_t lapic_cr8(const struct lapic *lapic);
 void lapic_set_cr8(struct lapic *lapic, uint64_t value);
 
+/* The guest has read or written CR8: an access to TPR. */
+void lapic_count_tpr(struct lapic *lapic);
+
 /* ---- guest accesses ---- */
 
 /* IA32_APIC_BASE.EN: only then CPUID shows an APIC (SDM 3A 11.4.3). */

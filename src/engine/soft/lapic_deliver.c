@@ -184,10 +184,14 @@ void lapic_reconsider(struct lapic *lapic)
 
 void lapic_set_tpr(struct lapic *lapic, uint32_t value)
 {
-    lapic_count(&lapic->tpr_count);
     lapic_store(&lapic->tpr, value & 0xff);
     lapic_update_ppr(lapic);
     lapic_reconsider(lapic);
+}
+
+void lapic_count_tpr(struct lapic *lapic)
+{
+    lapic_count(&lapic->tpr_count);
 }
 
 uint64_t lapic_cr8(const struct lapic *lapic)

@@ -211,6 +211,7 @@ enum lapic_result lapic_write_register(struct lapic *lapic, unsigned number, uin
     uint32_t stored = value & bits;
     switch (number) {
     case LAPIC_TPR:
+        lapic_count(&lapic->tpr_count);
         lapic_set_tpr(lapic, stored);
         return LAPIC_DONE;
     case LAPIC_EOI:

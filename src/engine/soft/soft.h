@@ -24,6 +24,7 @@
 #include "engine/soft/apic_bus.h"
 #include "engine/soft/clock.h"
 #include "engine/soft/completion.h"
+#include "engine/soft/counters.h"
 #include "engine/soft/lapic.h"
 #include "engine/soft/timer.h"
 #include "x86/cpu.h"
@@ -103,7 +104,7 @@ struct engine_vcpu {
     uint64_t notifications;         /* DeliverabilityNotifications */
     struct gpa_view view;           /* the mapping or hole looked up last */
     struct copied_code copied;      /* soft_copied.c */
-    struct vcpu_counters counters;  /* written by the processor's thread */
+    struct counters counters;
     uint64_t runs;
     struct completion completion;
 };
@@ -173,6 +174,7 @@ enum status soft_set_xsave(struct engine_vcpu *vcpu, const void *buffer, uint32_
 enum status soft_get_apic(struct engine_vcpu *vcpu, void *buffer, uint32_t size, uint32_t *written);
 enum status soft_set_apic(struct engine_vcpu *vcpu, const void *buffer, uint32_t size);
 void soft_counters(struct engine_vcpu *vcpu, struct vcpu_counters *out);
+uint64_t soft_runtime_100ns(const struct engine_vcpu *vcpu);
 
 /* soft_snapshot.c: of the engine table */
 void soft_save_time(struct engine_partition *partition, struct time_state *state);
@@ -181,9 +183,11 @@ enum status soft_save_vcpu(struct engine_vcpu *vcpu, struct vcpu_state *state);
 enum status soft_check_vcpu(struct engine_vcpu *vcpu, const struct vcpu_state *state);
 enum status soft_load_vcpu(struct engine_vcpu *vcpu, const struct vcpu_state *state);
 
-/* soft_port.c: the answer the guest gets, overrides included */
+/* soft_port.c: does the client want to see this exception? Then *vcpu->exit is filled. */
+bool soft_exception_exit(struct engine_vcpu *vcpu, const struct cpu_fault *fault);
 /* What the partition's CPUID results make of an answer. */
 void soft_override_cpuid(const struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+/* The answer the guest gets, overrides included. */
 void soft_cpuid(struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 
 static inline struct engine_vcpu *vcpu_of(const struct cpu *cpu)

@@ -67,6 +67,7 @@ static enum port_result apic_access(struct engine_vcpu *vcpu, const struct port_
     uint32_t offset = (uint32_t)(access->gpa & ~PAGE_MASK);
     struct vcpu_exit exit;
 
+    count(&vcpu->counters.intercept[INTERCEPT_EMULATED]);
     if (access->type == ACCESS_READ) {
         lapic_mmio_read(vcpu->lapic, offset, access->size, access->data);
         return PORT_DONE;
@@ -99,7 +100,7 @@ static enum port_result port_access(struct cpu *cpu, const struct port_access *a
     if (read_directly(vcpu, access) || completion_access(vcpu, access) == PORT_DONE)
         return PORT_DONE;
     memory_exit(vcpu, access);
-    vcpu->counters.intercept[INTERCEPT_NESTED_PAGE_FAULT].count++;
+    count(&vcpu->counters.intercept[INTERCEPT_NESTED_PAGE_FAULT]);
     return PORT_EXIT;
 }
 
@@ -135,7 +136,7 @@ static enum port_result port_io(struct cpu *cpu, const struct port_io *io)
     exit->io.ds = segment_of(cpu, io->is_string && io->is_write ? io->segment : SEG_DS);
     exit->io.es = segment_of(cpu, SEG_ES);
     exit->code.count = (uint8_t)cpu_peek_code(cpu, exit->code.bytes);
-    vcpu->counters.intercept[INTERCEPT_IO].count++;
+    count(&vcpu->counters.intercept[INTERCEPT_IO]);
     return PORT_EXIT;
 }
 
@@ -196,7 +197,7 @@ static enum msr_action_kind msr_action_for(const struct engine_vcpu *vcpu, uint3
 /* PORT_DEFAULT: go on. */
 static enum port_result msr_policy(struct engine_vcpu *vcpu, uint32_t index, bool is_write)
 {
-    vcpu->counters.intercept[INTERCEPT_MSR].count++;
+    count(&vcpu->counters.intercept[INTERCEPT_MSR]);
     switch (msr_action_for(vcpu, index, is_write)) {
     case MSR_IGNORE:
         return PORT_DONE;
@@ -311,7 +312,7 @@ static enum port_result port_cpuid(struct cpu *cpu, uint32_t leaf, uint32_t subl
 {
     struct engine_vcpu *vcpu = vcpu_of(cpu);
 
-    vcpu->counters.intercept[INTERCEPT_CPUID].count++;
+    count(&vcpu->counters.intercept[INTERCEPT_CPUID]);
     soft_cpuid(vcpu, leaf, subleaf, out);
     if (!wants_cpuid_exit(vcpu->partition->config, leaf))
         return PORT_DONE;
@@ -335,6 +336,7 @@ static enum port_result port_rdtsc(struct cpu *cpu, bool is_rdtscp, uint64_t *va
     if (!(vcpu->partition->config->extended_exits & EXTENDED_EXIT_RDTSC))
         return PORT_DONE;
     struct vcpu_exit *exit = soft_exit_begin(vcpu, EXIT_RDTSC, true);
+    count(&vcpu->counters.intercept[INTERCEPT_OTHER]);
     exit->rdtsc.tsc_aux = cpu->tsc_aux;
     exit->rdtsc.virtual_offset = tsc_offset(&vcpu->tsc);
     exit->rdtsc.tsc = *value;
@@ -359,19 +361,17 @@ static enum port_result port_hypercall(struct cpu *cpu)
     exit->hypercall.rdi = cpu->gpr[REG_RDI].q;
     for (unsigned i = 0; i < 6; i++)
         memcpy(exit->hypercall.xmm[i], cpu->vector[i].q, 16);
-    vcpu->counters.intercept[INTERCEPT_HYPERCALL].count++;
+    count(&vcpu->counters.intercept[INTERCEPT_HYPERCALL]);
     return PORT_EXIT;
 }
 
-static enum port_result port_exception(struct cpu *cpu, const struct cpu_fault *fault)
+bool soft_exception_exit(struct engine_vcpu *vcpu, const struct cpu_fault *fault)
 {
-    struct engine_vcpu *vcpu = vcpu_of(cpu);
     const struct partition_config *config = vcpu->partition->config;
 
-    vcpu->counters.exceptions++;
-    vcpu->counters.page_faults += fault->vector == VECTOR_PF;
     if (!(config->extended_exits & EXTENDED_EXIT_EXCEPTION) || fault->vector >= 64 || !(config->exception_exit_bitmap >> fault->vector & 1))
-        return PORT_DEFAULT;
+        return false;
+    count(&vcpu->counters.intercept[fault->vector == VECTOR_PF ? INTERCEPT_PAGE_FAULT : INTERCEPT_OTHER]);
     struct vcpu_exit *exit = soft_exit_begin(vcpu, EXIT_EXCEPTION, false);
     exit->exception.vector = fault->vector;
     /* Only INT3, INTO and INT1 come as #BP, #OF and a #DB without a cause. */
@@ -380,14 +380,29 @@ static enum port_result port_exception(struct cpu *cpu, const struct cpu_fault *
     exit->exception.has_error = fault->has_error;
     exit->exception.error = fault->error;
     exit->exception.parameter = fault->vector == VECTOR_PF ? fault->address : fault->vector == VECTOR_DB ? fault->debug : 0;
-    exit->code.count = (uint8_t)cpu_peek_code(cpu, exit->code.bytes);
-    return PORT_EXIT;
+    exit->code.count = (uint8_t)cpu_peek_code(vcpu->cpu, exit->code.bytes);
+    return true;
+}
+
+static enum port_result port_exception(struct cpu *cpu, const struct cpu_fault *fault)
+{
+    struct engine_vcpu *vcpu = vcpu_of(cpu);
+
+    if (soft_exception_exit(vcpu, fault))
+        return PORT_EXIT;
+    count(&vcpu->counters.exceptions);
+    if (fault->vector == VECTOR_PF)
+        count(&vcpu->counters.page_faults);
+    return PORT_DEFAULT;
 }
 
 static uint64_t port_read_cr8(struct cpu *cpu)
 {
     struct engine_vcpu *vcpu = vcpu_of(cpu);
-    return vcpu->lapic ? lapic_cr8(vcpu->lapic) : cpu->cr8;
+    if (!vcpu->lapic)
+        return cpu->cr8;
+    lapic_count_tpr(vcpu->lapic);
+    return lapic_cr8(vcpu->lapic);
 }
 
 static void port_write_cr8(struct cpu *cpu, uint64_t value)
@@ -395,10 +410,12 @@ static void port_write_cr8(struct cpu *cpu, uint64_t value)
     struct engine_vcpu *vcpu = vcpu_of(cpu);
 
     cpu->cr8 = value;
-    if (vcpu->lapic)
+    if (vcpu->lapic) {
+        lapic_count_tpr(vcpu->lapic);
         lapic_set_cr8(vcpu->lapic, value);
-    else
+    } else {
         cpu_interrupts_enabled(cpu);
+    }
 }
 
 const struct cpu_port soft_port = {

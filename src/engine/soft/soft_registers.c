@@ -182,7 +182,7 @@ static bool get_special(struct engine_vcpu *vcpu, uint32_t name, uint64_t *value
     case VREG_TSC: *value = tsc_read(&vcpu->tsc); return true;
     case VREG_TSC_ADJUST: *value = tsc_adjust(&vcpu->tsc); return true;
     case VREG_TSC_VIRTUAL_OFFSET: *value = tsc_offset(&vcpu->tsc); return true;
-    case VREG_VP_RUNTIME: *value = vcpu->counters.runtime_100ns; return true;
+    case VREG_VP_RUNTIME: *value = soft_runtime_100ns(vcpu); return true;
     case VREG_MTRR_CAP: *value = MTRR_CAPABILITIES; return true;
     case VREG_PRED_CMD: *value = 0; return true;
     case VREG_FEATURE_CONTROL: *value = FEATURE_CONTROL_LOCKED; return true;

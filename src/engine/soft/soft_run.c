@@ -14,6 +14,17 @@ enum step { STEP_RUN, STEP_AGAIN, STEP_EXIT };
 
 /* ---- events to inject ---- */
 
+/* What the client injected and the guest has got. */
+static void count_event(struct engine_vcpu *vcpu, const struct event *event)
+{
+    if (event->type == EVENT_EXTERNAL)
+        count(&vcpu->counters.interrupts);
+    if (event->type == EVENT_EXCEPTION)
+        count(&vcpu->counters.exceptions);
+    if (event->type == EVENT_EXCEPTION && event->vector == VECTOR_PF)
+        count(&vcpu->counters.page_faults);
+}
+
 /* Deliver; when that ends in an exit, the event stays pending and the exit says so. */
 static enum step inject(struct engine_vcpu *vcpu, struct event event)
 {
@@ -26,7 +37,7 @@ static enum step inject(struct engine_vcpu *vcpu, struct event event)
     switch (event_dispatch(cpu, &event)) {
     case LEAVE_NONE:
         cpu->memory_event = false;
-        vcpu->counters.interrupts += event.type == EVENT_EXTERNAL;
+        count_event(vcpu, &event);
         return STEP_AGAIN;
     case LEAVE_SHUTDOWN:
         cpu->memory_event = false;
@@ -67,7 +78,7 @@ static enum step inject_debug(struct engine_vcpu *vcpu)
     struct cpu *cpu = vcpu->cpu;
 
     debug_take(cpu);
-    if (cpu->port->exception(cpu, &cpu->fault) == PORT_EXIT)
+    if (soft_exception_exit(vcpu, &cpu->fault))
         return STEP_EXIT;
     return inject(vcpu, event_from_fault(cpu));
 }
@@ -101,6 +112,7 @@ static enum step inject_interrupt(struct engine_vcpu *vcpu)
 static enum step window_exit(struct engine_vcpu *vcpu, uint64_t bit, uint8_t type)
 {
     vcpu->notifications &= ~bit;
+    count(&vcpu->counters.intercept[INTERCEPT_PENDING_INTERRUPT]);
     soft_exit_begin(vcpu, EXIT_INTERRUPT_WINDOW, false)->window.type = type;
     return STEP_EXIT;
 }
@@ -194,7 +206,9 @@ void soft_memory_work(struct engine_vcpu *vcpu)
 static void sleep(struct engine_vcpu *vcpu)
 {
     soft_leave(vcpu);
+    runtime_stop(&vcpu->counters.runtime);
     soft_vcpu_sleep(vcpu);
+    runtime_start(&vcpu->counters.runtime, false);
     soft_enter(vcpu);
 }
 
@@ -235,7 +249,7 @@ static enum step service(struct engine_vcpu *vcpu)
 
 static enum step halt(struct engine_vcpu *vcpu)
 {
-    vcpu->counters.intercept[INTERCEPT_HALT].count++;
+    count(&vcpu->counters.intercept[INTERCEPT_HALT]);
     if (vcpu->lapic) {
         vcpu->halted = true;
         return STEP_AGAIN;
@@ -296,17 +310,12 @@ static enum step check_registers(struct engine_vcpu *vcpu)
  */
 enum { EXACT_RUNS = 64 };
 
-static uint64_t run_time_100ns(const struct engine_vcpu *vcpu)
-{
-    return vcpu->runs < EXACT_RUNS ? clock_host_100ns() : clock_host_coarse_100ns();
-}
-
 enum status soft_run(struct engine_vcpu *vcpu, struct vcpu_exit *exit)
 {
     struct engine_partition *p = vcpu->partition;
-    uint64_t begin = run_time_100ns(vcpu);
     enum step step = STEP_AGAIN;
 
+    runtime_start(&vcpu->counters.runtime, vcpu->runs >= EXACT_RUNS);
     vcpu->exit = exit;
     completion_begin_run(vcpu);
     if (clock_run(&p->clock))
@@ -326,7 +335,7 @@ enum status soft_run(struct engine_vcpu *vcpu, struct vcpu_exit *exit)
     }
     soft_exit_state(vcpu, exit);
     soft_leave(vcpu);
-    vcpu->counters.runtime_100ns += run_time_100ns(vcpu) - begin;
+    runtime_stop(&vcpu->counters.runtime);
     vcpu->runs++;
     return STATUS_OK;
 }

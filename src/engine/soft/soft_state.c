@@ -33,6 +33,7 @@ static uint64_t *pkru_of(struct xsave_image *image, uint64_t layout)
 
 #define LEGACY_XMM(image, i) ((uint8_t *)&(image)->legacy + 160 + 16 * (i))
 #define XCOMP_COMPACT BIT64(63)
+#define MXCSR_INITIAL 0x1f80u
 
 enum status soft_get_xsave(struct engine_vcpu *vcpu, void *buffer, uint32_t size, uint32_t *written)
 {
@@ -63,12 +64,9 @@ static void load_image(struct cpu *cpu, struct xsave_image *image)
     const uint64_t present = image->xstate_bv;
     const struct x87_image initial = {.control = 0x37f};
 
-    /* The standard format (no XCOMP_BV) has all components in their places. */
-    const uint64_t layout = image->xcomp_bv & XCOMP_COMPACT ? image->xcomp_bv : XCR0_AVX;
-
-    cpu_set_pkru(cpu, present & XCR0_PKRU ? (uint32_t)*pkru_of(image, layout) : 0);
+    cpu_set_pkru(cpu, present & XCR0_PKRU ? (uint32_t)*pkru_of(image, image->xcomp_bv) : 0);
     cpu->x87 = present & XCR0_X87 ? image->legacy : initial;
-    cpu->mxcsr = image->legacy.mxcsr;
+    cpu->mxcsr = present & XCR0_SSE ? image->legacy.mxcsr : MXCSR_INITIAL;
     memset(cpu->vector, 0, sizeof(cpu->vector));
     for (unsigned i = 0; i < 16; i++) {
         if (present & XCR0_SSE)
@@ -78,23 +76,36 @@ static void load_image(struct cpu *cpu, struct xsave_image *image)
     }
 }
 
+/* What XRSTOR would refuse of a compacted image (SDM 1 13.8.2, 13.12), and XRSTOR of another form. */
+static const char *header_problem(const struct xsave_image *image, uint64_t components)
+{
+    static const uint8_t zeros[sizeof(image->reserved)];
+
+    if (!(image->xcomp_bv & XCOMP_COMPACT))
+        return "it is not compacted";
+    if (image->xcomp_bv & ~(XCOMP_COMPACT | components))
+        return "XCOMP_BV names state that this processor does not have";
+    if (image->xstate_bv & ~(image->xcomp_bv & ~XCOMP_COMPACT))
+        return "XSTATE_BV names state that the image has no place for";
+    if (memcmp(image->reserved, zeros, sizeof(zeros)) != 0)
+        return "reserved bytes of its header are not 0";
+    if ((image->xstate_bv & XCR0_SSE) && (image->legacy.mxcsr & 0xffff0000u))
+        return "MXCSR has reserved bits";
+    return NULL;
+}
+
 enum status soft_set_xsave(struct engine_vcpu *vcpu, const void *buffer, uint32_t size)
 {
     struct xsave_image image = {0};
-    const uint64_t components = cpu_xcr0_mask(vcpu->cpu);
-    uint32_t needed = XSAVE_SIZE_SSE;
 
-    if (size >= needed)
-        memcpy(&image, buffer, size < sizeof(image) ? size : sizeof(image));
-    if (image.xstate_bv & components & (XCR0_AVX | XCR0_PKRU))
-        needed = image_size((image.xcomp_bv & XCOMP_COMPACT ? image.xcomp_bv : image.xstate_bv) & components);
+    memcpy(&image, buffer, size < sizeof(image) ? size : sizeof(image));
+    const uint32_t needed = image_size(image.xcomp_bv);
     if (size < needed)
-        return fail(STATUS_INVALID_ARGUMENT, "the XSAVE state takes %u bytes, not %u", needed, size);
-    if (image.legacy.mxcsr & 0xffff0000u)
-        return fail(STATUS_INVALID_ARGUMENT, "MXCSR 0x%x has reserved bits", image.legacy.mxcsr);
-    if ((image.xstate_bv & ~components) || (image.xcomp_bv & ~(XCOMP_COMPACT | components)))
-        return fail(STATUS_INVALID_ARGUMENT, "XSAVE header 0x%llx/0x%llx names state that this processor does not have",
-                    (unsigned long long)image.xstate_bv, (unsigned long long)image.xcomp_bv);
+        return fail(STATUS_INVALID_ARGUMENT, "the XSAVE image takes %u bytes, not %u", needed, size);
+    const char *problem = header_problem(&image, cpu_xcr0_mask(vcpu->cpu));
+    if (problem)
+        return fail(STATUS_INVALID_ARGUMENT, "XSAVE image (XSTATE_BV 0x%llx, XCOMP_BV 0x%llx): %s", (unsigned long long)image.xstate_bv,
+                    (unsigned long long)image.xcomp_bv, problem);
     load_image(vcpu->cpu, &image);
     return STATUS_OK;
 }
@@ -121,9 +132,41 @@ enum status soft_set_apic(struct engine_vcpu *vcpu, const void *buffer, uint32_t
     return STATUS_OK;
 }
 
+/* ---- counters ---- */
+
+uint64_t soft_runtime_100ns(const struct engine_vcpu *vcpu)
+{
+    return runtime_read(&vcpu->counters.runtime);
+}
+
+static uint64_t counted(const _Atomic uint64_t *counter)
+{
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+/* Instructions that the processor itself has done on the way. */
+static void add_instructions(const struct cpu *cpu, struct vcpu_counters *out)
+{
+    static const uint8_t kinds[CPU_COUNTS] = {
+        [CPU_COUNT_INVALIDATION] = INTERCEPT_PAGE_INVALIDATION, [CPU_COUNT_CONTROL] = INTERCEPT_CONTROL_REGISTER,
+        [CPU_COUNT_DEBUG] = INTERCEPT_DEBUG_REGISTER, [CPU_COUNT_RDPMC] = INTERCEPT_RDPMC};
+
+    for (unsigned i = 0; i < CPU_COUNTS; i++)
+        out->intercept[kinds[i]].count += counted(&cpu->counts[i]);
+}
+
+/* Times of single intercepts, and the hypervisor's share, are not taken: the engine is the processor. */
 void soft_counters(struct engine_vcpu *vcpu, struct vcpu_counters *out)
 {
-    *out = vcpu->counters;
+    const struct counters *counters = &vcpu->counters;
+
+    *out = (struct vcpu_counters){.runtime_100ns = soft_runtime_100ns(vcpu),
+                                  .page_faults = counted(&counters->page_faults),
+                                  .exceptions = counted(&counters->exceptions),
+                                  .interrupts = counted(&counters->interrupts)};
+    for (unsigned i = 0; i < INTERCEPT_COUNT; i++)
+        out->intercept[i].count = counted(&counters->intercept[i]);
+    add_instructions(vcpu->cpu, out);
     if (vcpu->lapic)
         lapic_counters(vcpu->lapic, out);
 }
