@@ -332,6 +332,8 @@ static enum port_result port_rdtsc(struct cpu *cpu, bool is_rdtscp, uint64_t *va
 {
     struct engine_vcpu *vcpu = vcpu_of(cpu);
 
+    if (is_rdtscp)
+        __builtin_ia32_lfence(); /* it waits for the loads before it (SDM 2B RDTSCP) */
     *value = tsc_read(&vcpu->tsc);
     if (!(vcpu->partition->config->extended_exits & EXTENDED_EXIT_RDTSC))
         return PORT_DONE;
