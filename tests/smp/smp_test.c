@@ -19,8 +19,6 @@
 #include <WinHvPlatform.h>
 #include <openwhp.h>
 
-enum { RAM_SIZE = 16 << 20, LOAD_AT = 0x8000, PARAMETERS = 0x500, MAX_PROCESSORS = 64, LIMIT_S = 150 };
-
 /* ThreadSanitizer makes the interpreter many times slower. */
 #if defined(__SANITIZE_THREAD__)
 #define FEWER 8
@@ -34,6 +32,8 @@ enum { RAM_SIZE = 16 << 20, LOAD_AT = 0x8000, PARAMETERS = 0x500, MAX_PROCESSORS
 #ifndef FEWER
 #define FEWER 1
 #endif
+
+enum { RAM_SIZE = 16 << 20, LOAD_AT = 0x8000, PARAMETERS = 0x500, MAX_PROCESSORS = 64, LIMIT_S = 150 * FEWER };
 
 struct parameters {
     UINT32 processors, x2apic;
