@@ -424,7 +424,6 @@ deadline:
         WRITE   R_INITIAL, 1000         ; ignored
         READ_EQ R_INITIAL, 0
         mov     dword [gs:A_COUNT], 0
-        sti
         rdtsc
         shl     rdx, 32
         or      rax, rdx
@@ -435,7 +434,9 @@ deadline:
         shr     rdx, 32
         mov     ecx, 0x6e0
         wrmsr
-        hlt                             ; the timer wakes
+        sti
+        hlt                             ; the timer wakes, also when it came due before STI
+        mov     ecx, 0x6e0
         WAIT_COUNT 1
         CHECK_EQ dword [gs:A_COUNT], 1
         cmp     [gs:A_TIME], rbx
