@@ -6,21 +6,21 @@
 
 #include "util/last_error.h"
 
-static const struct engine *soft_stand_in;
+static const struct engine *stand_in[3];
 
-/* By enum engine_choice; NULL: not in this build. */
+/* By enum engine_choice. */
 static const struct engine *engine_of(uint32_t kind)
 {
-    if (kind == ENGINE_SOFT)
-        return soft_stand_in ? soft_stand_in : &engine_soft;
-    return NULL;
+    static const struct engine *const engines[] = {[ENGINE_SOFT] = &engine_soft, [ENGINE_KVM] = &engine_kvm};
+
+    return stand_in[kind] ? stand_in[kind] : engines[kind];
 }
 
 static const char *const names[] = {[ENGINE_AUTO] = "auto", [ENGINE_SOFT] = "soft", [ENGINE_KVM] = "kvm"};
 
-void engine_replace_soft(const struct engine *engine)
+void engine_replace(enum engine_choice kind, const struct engine *engine)
 {
-    soft_stand_in = engine;
+    stand_in[kind] = engine;
 }
 
 enum engine_choice engine_kind(const struct engine *engine)
@@ -41,9 +41,7 @@ enum status engine_query(uint32_t kind, const struct engine **engine, char *why,
     }
     why[0] = 0;
     const struct engine *candidate = engine_of(kind);
-    if (!candidate)
-        snprintf(why, size, "this build has no %s engine", names[kind]);
-    else if (candidate->usable(why, size))
+    if (candidate->usable(why, size))
         *engine = candidate;
     return STATUS_OK;
 }
@@ -89,7 +87,8 @@ enum status engine_select(uint32_t choice, const struct engine **engine)
     if (choice != ENGINE_AUTO)
         return select_named(choice, engine);
     /* Automatically: the fast one where it works. */
-    if (engine_query(ENGINE_KVM, engine, NULL, 0) == STATUS_OK && *engine)
+    char why[128];
+    if (engine_query(ENGINE_KVM, engine, NULL, 0) == STATUS_OK && *engine && (*engine)->is_fast(why, sizeof(why)))
         return STATUS_OK;
     return select_named(ENGINE_SOFT, engine);
 }

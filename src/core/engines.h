@@ -26,7 +26,7 @@ enum engine_choice engine_kind(const struct engine *engine);
  */
 must_check enum status engine_query(uint32_t kind, const struct engine **engine, char *why, size_t size);
 
-/* Tests only: stands in for the soft engine from now on; NULL ends that. */
-void engine_replace_soft(const struct engine *engine);
+/* Tests only: stands in for the engine of that kind from now on; NULL ends that. */
+void engine_replace(enum engine_choice kind, const struct engine *engine);
 
 #endif

@@ -68,6 +68,8 @@ struct engine {
 
     /* Usable here? When not, `why` says what is missing (no device, no permission, capability by name). */
     bool (*usable)(char *why, size_t size);
+    /* Worth choosing when nobody has asked for an engine? When not, `why` says what was found. NULL: not before others. */
+    bool (*is_fast)(char *why, size_t size);
     void (*capabilities)(struct engine_capabilities *out);
 
     /* At set-up: config is final but for the run-time settable members and outlives the engine partition. */
@@ -130,6 +132,6 @@ struct engine {
     void (*counters)(struct engine_vcpu *vcpu, struct vcpu_counters *out); /* any time, any thread */
 };
 
-extern const struct engine engine_soft;
+extern const struct engine engine_soft, engine_kvm;
 
 #endif

@@ -174,6 +174,9 @@ static bool harvest_begin(struct harvest *h, bool always_hold)
     struct gpa_dirty *pending = h->consumer->pending;
 
     h->others = (struct gpa_consumers){h->space, h->consumer};
+    h->held = gpa_space_marks_late(h->space);
+    if (h->held)
+        gpa_space_hold(h->space);
     h->marked = gpa_dirty_any(h->space->dirty, page, pages);
     h->visit = (struct gpa_dirty_visit){pending, NULL, page, pages, NULL, NULL, NULL, &h->others, true};
     if (h->marked) {
@@ -181,11 +184,14 @@ static bool harvest_begin(struct harvest *h, bool always_hold)
         h->visit.other = pending;
         h->visit.tee = h->space->consumers->next ? gpa_consumers_give : NULL;
     } else if (!gpa_dirty_any(pending, page, pages)) {
+        if (h->held)
+            gpa_space_release(h->space, NULL);
         return false;
     }
-    h->held = h->marked || always_hold;
-    if (h->held)
+    if (!h->held && (h->marked || always_hold)) {
+        h->held = true;
         gpa_space_hold(h->space);
+    }
     return true;
 }
 
@@ -238,13 +244,26 @@ static void take_list(struct gpa_space *space, struct gpa_consumer *consumer, st
 
 /* ---- calls ---- */
 
+/* Processors that mark late have marked when they have been held. */
+static void bring_in_late_marks(struct gpa_space *space)
+{
+    pthread_mutex_lock(&space->change);
+    if (gpa_space_marks_late(space)) {
+        gpa_space_hold(space);
+        gpa_space_release(space, NULL);
+    }
+    pthread_mutex_unlock(&space->change);
+}
+
 /* Between these the space does not change: a peek lets processors and other readers go on. */
 static void query_begin(struct gpa_space *space, const struct gpa_dirty_query *query)
 {
-    if (query->flags & GPA_QUERY_PEEK)
+    if (query->flags & GPA_QUERY_PEEK) {
+        bring_in_late_marks(space);
         gpa_space_read_begin(space);
-    else
+    } else {
         pthread_mutex_lock(&space->change);
+    }
 }
 
 static void query_end(struct gpa_space *space, const struct gpa_dirty_query *query)

@@ -181,6 +181,8 @@ struct gpa_listener {
     void (*wrote)(void *ctx, gpa_t gpa, uint64_t size);
     void *ctx;
     struct gpa_listener *next; /* the space's */
+    /* Its processors mark pages only when they come to a safe point: who wants to know has to hold them. */
+    bool marks_late;
 };
 
 /* The listener is the caller's and stays until it is removed. While either call runs, its

@@ -56,6 +56,15 @@ struct gpa_space {
     struct gpa_listener *listeners; /* written under `change` with `gate` closed */
 };
 
+/* Does a listener's record lag behind its processors? Under `change` or in a read section. */
+static inline bool gpa_space_marks_late(const struct gpa_space *space)
+{
+    for (const struct gpa_listener *l = space->listeners; l; l = l->next)
+        if (l->marks_late)
+            return true;
+    return false;
+}
+
 /* How every complaint about a range begins; takes gpa and size. */
 #define RANGE_FORMAT "guest range at 0x%" PRIx64 ", size 0x%" PRIx64 ": "
 

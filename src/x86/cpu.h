@@ -228,6 +228,8 @@ void cpu_reset(struct cpu *cpu, bool init);
 struct event;
 enum cpu_leave cpu_run(struct cpu *cpu, struct event *pending);
 /* `pending` is filled when LEAVE_EXIT happened while an event was being delivered (cpu->memory_event is set). */
+/* The same for one instruction and the fault it raises; LEAVE_NONE: done, nothing else asks to leave. */
+enum cpu_leave cpu_run_one(struct cpu *cpu, struct event *pending);
 /* Run exactly one instruction (or deliver the fault it raises: LEAVE_FAULT is returned undelivered). */
 enum cpu_leave cpu_step(struct cpu *cpu);
 

@@ -324,11 +324,37 @@ static enum cpu_leave run(struct cpu *cpu, struct event *pending)
     return leave;
 }
 
-enum cpu_leave cpu_run(struct cpu *cpu, struct event *pending)
+static enum cpu_leave run_one(struct cpu *cpu, struct event *pending)
+{
+    enum cpu_leave leave = run_attentive(cpu);
+
+    if (leave == LEAVE_NONE && debug_is_due(cpu)) {
+        debug_take(cpu);
+        leave = LEAVE_FAULT;
+    }
+    if (leave == LEAVE_FAULT)
+        leave = deliver_fault(cpu, pending);
+    cpu_interrupts_enabled(cpu);
+    return leave;
+}
+
+typedef enum cpu_leave run_fn(struct cpu *cpu, struct event *pending);
+
+static enum cpu_leave run_with_resume(struct cpu *cpu, run_fn *run_it, struct event *pending)
 {
     cpu->resume_rip = cpu->rip; /* of an RF that was set from outside */
-    const enum cpu_leave leave = run(cpu, pending);
+    const enum cpu_leave leave = run_it(cpu, pending);
     if (unlikely(cpu->rflags & RFLAGS_RF) && cpu->rip != cpu->resume_rip)
         cpu->rflags &= ~RFLAGS_RF;
     return leave;
+}
+
+enum cpu_leave cpu_run(struct cpu *cpu, struct event *pending)
+{
+    return run_with_resume(cpu, run, pending);
+}
+
+enum cpu_leave cpu_run_one(struct cpu *cpu, struct event *pending)
+{
+    return run_with_resume(cpu, run_one, pending);
 }

@@ -28,7 +28,8 @@ int before(void **state)
     unsetenv("OPENWHP_STRICT");
     original = fake_capabilities;
     objects = fake_objects();
-    engine_replace_soft(&fake_engine);
+    engine_replace(ENGINE_SOFT, &fake_engine);
+    engine_replace(ENGINE_KVM, &missing_engine);
     return 0;
 }
 
@@ -39,7 +40,8 @@ int after(void **state)
         area_count--;
         munmap(areas[area_count].address, areas[area_count].size);
     }
-    engine_replace_soft(NULL);
+    engine_replace(ENGINE_SOFT, NULL);
+    engine_replace(ENGINE_KVM, NULL);
     fake_capabilities = original;
     fake_usable = true;
     if (fake_objects() == objects)

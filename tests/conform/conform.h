@@ -16,7 +16,7 @@
 
 #define CASE(id, fact, function)                                                                   \
     {                                                                                              \
-        id " [" fact "] " #function, run_case, before, after, (void *)(function)                   \
+        id " [" fact "] " #function, run_case, before, after, &(struct test_case){id, function}    \
     }
 
 #define E_INVALID_STATE  HRESULT_FROM_WIN32(ERROR_INVALID_STATE)
@@ -41,6 +41,11 @@ void *wild_pointer(void);
 /* Puts the fake engine in, takes it out; after() finds leaks of engine objects. */
 int before(void **state);
 int after(void **state);
+
+struct test_case {
+    const char *id;
+    void (*function)(void **state);
+};
 
 /* Runs the case with the library's own handlers of SIGSEGV and SIGBUS, which cmocka replaces by its. */
 void run_case(void **state);

@@ -350,3 +350,11 @@ const struct engine fake_engine = {
     .walk_state = walk_state,
     .counters = counters,
 };
+
+static bool never_usable(char *why, size_t size)
+{
+    snprintf(why, size, "the test has no kvm");
+    return false;
+}
+
+const struct engine missing_engine = {.name = "kvm", .usable = never_usable};

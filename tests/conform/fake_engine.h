@@ -9,6 +9,7 @@
 
 #include "engine/engine.h"
 
+extern const struct engine missing_engine; /* never usable */
 extern const struct engine fake_engine;
 
 enum { FAKE_REGISTERS = 0x28, FAKE_APIC_SIZE = 4096, FAKE_XSAVE_SIZE = 832 };

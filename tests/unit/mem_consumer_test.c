@@ -345,7 +345,7 @@ static void test_holds(void **state)
 {
     (void)state;
     struct calls calls = {0};
-    struct gpa_listener listener = {count_hold, count_release, NULL, &calls, NULL};
+    struct gpa_listener listener = {.hold = count_hold, .release = count_release, .ctx = &calls};
     struct gpa_space *space = gpa_space_create(40);
     uint64_t bitmap;
     uint32_t id;

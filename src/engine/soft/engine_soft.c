@@ -124,31 +124,31 @@ static enum status partition_reset(struct engine_partition *p)
     return STATUS_OK;
 }
 
-static void time_suspend(struct engine_partition *p)
+void soft_time_suspend(struct engine_partition *p)
 {
     clock_suspend(&p->clock);
     timer_queue_clock_changed(p->timers);
 }
 
-static void time_resume(struct engine_partition *p)
+void soft_time_resume(struct engine_partition *p)
 {
     clock_resume(&p->clock);
     timer_queue_clock_changed(p->timers);
 }
 
-static uint64_t reference_time(struct engine_partition *p)
+uint64_t soft_reference_time(struct engine_partition *p)
 {
     return clock_reference_time(&p->clock);
 }
 
-static enum status request_interrupt(struct engine_partition *p, const struct interrupt_request *request)
+enum status soft_request_interrupt(struct engine_partition *p, const struct interrupt_request *request)
 {
     /* Interrupts come from devices, and devices store to memory (code, for all we know) before they interrupt. */
     soft_pend_all(p, NULL, PENDING_VERIFY_CODE, REQUEST_FLUSH);
     return apic_bus_request(p->bus, request);
 }
 
-static enum status interrupt_targets(struct engine_partition *p, uint64_t destination, bool is_logical, uint64_t *set,
+enum status soft_interrupt_targets(struct engine_partition *p, uint64_t destination, bool is_logical, uint64_t *set,
                                      size_t words)
 {
     return apic_bus_targets(p->bus, destination, is_logical, set, words);
@@ -156,13 +156,13 @@ static enum status interrupt_targets(struct engine_partition *p, uint64_t destin
 
 /* ---- single calls ---- */
 
-static enum status vcpu_cpuid(struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+enum status soft_vcpu_cpuid(struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
     soft_cpuid(vcpu, leaf, subleaf, out);
     return STATUS_OK;
 }
 
-static void vcpu_walk_state(struct engine_vcpu *vcpu, struct walk_state *state, uint8_t *cpl)
+void soft_vcpu_walk_state(struct engine_vcpu *vcpu, struct walk_state *state, uint8_t *cpl)
 {
     const struct cpu *cpu = vcpu->cpu;
 
@@ -191,7 +191,7 @@ static enum status vcpu_set_xsave(struct engine_vcpu *vcpu, const void *buffer, 
     return status;
 }
 
-static void vcpu_counters(struct engine_vcpu *vcpu, struct vcpu_counters *out)
+void soft_vcpu_counters(struct engine_vcpu *vcpu, struct vcpu_counters *out)
 {
     soft_counters(vcpu, out);
 }
@@ -204,11 +204,11 @@ const struct engine engine_soft = {
     .partition_create = partition_create,
     .partition_destroy = destroy,
     .partition_reset = partition_reset,
-    .time_suspend = time_suspend,
-    .time_resume = time_resume,
-    .reference_time = reference_time,
-    .request_interrupt = request_interrupt,
-    .interrupt_targets = interrupt_targets,
+    .time_suspend = soft_time_suspend,
+    .time_resume = soft_time_resume,
+    .reference_time = soft_reference_time,
+    .request_interrupt = soft_request_interrupt,
+    .interrupt_targets = soft_interrupt_targets,
     .vcpu_create = soft_vcpu_create,
     .vcpu_destroy = soft_vcpu_destroy,
     .run = soft_run,
@@ -227,7 +227,7 @@ const struct engine engine_soft = {
     .save_vcpu = soft_save_vcpu,
     .check_vcpu = soft_check_vcpu,
     .load_vcpu = soft_load_vcpu,
-    .cpuid = vcpu_cpuid,
-    .walk_state = vcpu_walk_state,
-    .counters = vcpu_counters,
+    .cpuid = soft_vcpu_cpuid,
+    .walk_state = soft_vcpu_walk_state,
+    .counters = soft_vcpu_counters,
 };

@@ -36,7 +36,18 @@ enum { SOFT_MAXIMUM_PROCESSORS = 64 };
 /* Counters of code pages, by page number modulo this; shared slots only cost slow stores. */
 enum { CODE_SLOTS = 1 << 20 };
 
+/*
+ * What runs guest code when it is not the interpreter (engine/kvm). On the processor's thread, inside, but for interrupt().
+ */
+struct executor {
+    enum cpu_leave (*run)(struct engine_vcpu *vcpu, struct event *event);  /* in place of cpu_run */
+    void (*interrupt)(struct engine_vcpu *vcpu);                           /* any thread: cpu->request has work, come back */
+    void (*memory_changed)(struct engine_partition *partition, const struct gpa_change *change); /* all processors are held */
+};
+
 struct engine_partition {
+    const struct executor *executor; /* NULL: the interpreter */
+    struct kvm_partition *kvm;       /* the executor's own */
     const struct partition_config *config;
     struct gpa_space *space;
     struct gpa_listener listener;
@@ -80,6 +91,7 @@ struct pending_interruption {
 
 struct engine_vcpu {
     struct engine_partition *partition;
+    struct kvm_vcpu *kvm; /* the executor's own */
     uint32_t index;
     struct cpu *cpu;
     struct lapic *lapic; /* NULL: APIC_MODE_NONE */
@@ -112,7 +124,18 @@ struct engine_vcpu {
 extern const struct cpu_port soft_port;
 extern const struct lapic_callbacks soft_lapic_callbacks;
 
+/* engine_soft.c: what the table of another engine on this machine takes over */
+void soft_time_suspend(struct engine_partition *partition);
+void soft_time_resume(struct engine_partition *partition);
+uint64_t soft_reference_time(struct engine_partition *partition);
+enum status soft_request_interrupt(struct engine_partition *partition, const struct interrupt_request *request);
+enum status soft_interrupt_targets(struct engine_partition *partition, uint64_t destination, bool is_logical, uint64_t *set, size_t words);
+enum status soft_vcpu_cpuid(struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+void soft_vcpu_walk_state(struct engine_vcpu *vcpu, struct walk_state *state, uint8_t *cpl);
+void soft_vcpu_counters(struct engine_vcpu *vcpu, struct vcpu_counters *out);
+
 /* soft_vcpu.c */
+void soft_vcpu_interrupt(struct engine_vcpu *vcpu); /* any thread: cpu->request has work that cannot wait */
 /* Queue work for all processors but `except` (may be NULL). Any thread. */
 void soft_pend_all(struct engine_partition *partition, const struct engine_vcpu *except, uint32_t pending, uint32_t request);
 enum status soft_vcpu_create(struct engine_partition *partition, uint32_t index, struct engine_vcpu **out);

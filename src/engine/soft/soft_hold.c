@@ -67,6 +67,7 @@ static void wait_until_outside(struct engine_partition *p, const struct engine_v
         if (!v || v == except || !atomic_load(&v->inside))
             continue;
         atomic_fetch_or(&v->cpu->request, REQUEST_HOLD);
+        soft_vcpu_interrupt(v);
         for (unsigned spin = 0; spin < 2000 && atomic_load(&v->inside); spin++)
             __builtin_ia32_pause();
         pthread_mutex_lock(&p->lock);
@@ -98,6 +99,8 @@ void soft_release(void *context, const struct gpa_change *change)
     if (change) {
         uint32_t what = change->kind == GPA_CHANGE_DIRTY_CLEAR ? PENDING_DROP_WRITES : PENDING_DROP_MEMORY;
         soft_pend_all(p, NULL, what, REQUEST_FLUSH);
+        if (p->executor)
+            p->executor->memory_changed(p, change);
     }
     let_go(p);
 }

@@ -267,11 +267,18 @@ static void keep_event(struct engine_vcpu *vcpu, const struct event *event)
     vcpu->interruption = (struct pending_interruption){.is_pending = true, .event = *event};
 }
 
+static enum cpu_leave run_guest(struct engine_vcpu *vcpu, struct event *event)
+{
+    const struct executor *executor = vcpu->partition->executor;
+
+    return likely(!executor) ? cpu_run(vcpu->cpu, event) : executor->run(vcpu, event);
+}
+
 static enum step execute(struct engine_vcpu *vcpu)
 {
     struct event event;
 
-    switch (cpu_run(vcpu->cpu, &event)) {
+    switch (run_guest(vcpu, &event)) {
     case LEAVE_EXIT:
         keep_event(vcpu, &event);
         return STEP_EXIT;

@@ -10,9 +10,17 @@
 /* Work that a sleeping processor does before its next instruction anyway: not worth waking up for. */
 #define REQUEST_LAZY ((uint32_t)(REQUEST_FLUSH | REQUEST_HOLD | REQUEST_ATTENTION))
 
+void soft_vcpu_interrupt(struct engine_vcpu *vcpu)
+{
+    if (vcpu->partition->executor)
+        vcpu->partition->executor->interrupt(vcpu);
+}
+
 void soft_vcpu_request(struct engine_vcpu *vcpu, uint32_t request)
 {
     atomic_fetch_or(&vcpu->cpu->request, request);
+    if (request & ~REQUEST_LAZY)
+        soft_vcpu_interrupt(vcpu);
     if ((request & ~REQUEST_LAZY) && atomic_load(&vcpu->sleeping)) {
         pthread_mutex_lock(&vcpu->sleep_lock);
         pthread_cond_signal(&vcpu->wake);

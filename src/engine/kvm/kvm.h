@@ -1,0 +1,115 @@
+/*
+ * Inside the kvm engine: what its files share.
+ *
+ * The engine is the machine of engine/soft (registers by name, events, local APICs, time, exits, completion) in which KVM
+ * takes the interpreter's place. KVM runs guest code; whatever it cannot do as the API promises is done by the software
+ * processor, one instruction at a time, on the state that KVM left. So both engines give the same answers by construction.
+ *
+ *   engine_kvm.c     the engine table: partitions and processors are the machine's, with a virtual machine beside them
+ *   kvm_host.c       /dev/kvm: is it usable, and is it fast
+ *   kvm_slots.c      memory slots mirror the guest memory space; dirty rings
+ *   kvm_state.c      registers between the processor and KVM
+ *   kvm_run.c        running, and what each of KVM's exits means
+ *   kvm_half_done.c  accesses that KVM began and has not finished
+ */
+#ifndef OWHP_ENGINE_KVM_H
+#define OWHP_ENGINE_KVM_H
+
+#include <linux/kvm.h>
+
+#include "engine/soft/soft.h"
+
+/* ---- the host (kvm_host.c) ---- */
+
+/* /dev/kvm opened and all that we need there. -1: `why` (at least 128 bytes) says what is missing. */
+int kvm_open(char *why, size_t size);
+bool kvm_usable(char *why, size_t size);
+/* Does guest code run on the hardware? Measured once; false: `why` says what was measured. */
+bool kvm_is_fast(char *why, size_t size);
+/* ioctl, again when a signal interrupts it. */
+int kvm_call(int fd, unsigned long request, void *argument);
+
+/* ---- a virtual machine ---- */
+
+struct kvm_slot {
+    gpa_t gpa;
+    uint64_t size;
+    uint8_t *host;
+    uint32_t id, flags; /* KVM_MEM_* */
+};
+
+struct kvm_partition {
+    int device, vm;
+    size_t run_size;
+    uint32_t ring_size;          /* bytes of a dirty ring */
+    struct kvm_slot *slots;      /* by address */
+    size_t slot_count, slot_room;
+    uint32_t *free_ids;          /* ids below next_id that are not in use */
+    size_t free_count, free_room;
+    uint32_t next_id, id_limit;
+    bool has_tsc_offset;
+    int parked[SOFT_MAXIMUM_PROCESSORS]; /* file descriptors of processors that were deleted: KVM cannot make them anew; -1: none */
+};
+
+/* What a processor's KVM side holds, so that only what differs is handed over. */
+struct kvm_mirror {
+    struct kvm_regs regs;
+    struct kvm_sregs sregs;
+    struct kvm_xsave xsave;
+    struct kvm_debugregs debug;
+    uint64_t xcr0, tsc_offset;
+    uint64_t msr[16];
+    uint8_t shadow;    /* KVM_X86_SHADOW_* */
+    bool nmi_masked;
+    bool valid;        /* regs, sregs, shadow and NMI masking are as KVM has them */
+    bool rest_valid;   /* and so is the rest */
+    bool tsc_valid;
+};
+
+struct kvm_vcpu {
+    int fd;
+    struct kvm_run *run;
+    struct kvm_dirty_gfn *ring;
+    uint32_t ring_entries, ring_next;
+    struct kvm_mirror mirror;
+    bool whole;             /* the processor's registers are complete: nothing newer is in KVM */
+    bool entered;           /* its CPUID has been told */
+    _Atomic bool in_kvm;
+    _Atomic int thread;     /* the kernel's id of the thread that runs it */
+};
+
+/* ---- kvm_slots.c: all processors are held ---- */
+
+void kvm_slots_init(struct kvm_partition *kvm);
+void kvm_slots_fini(struct kvm_partition *kvm);
+void kvm_memory_changed(struct engine_partition *partition, const struct gpa_change *change);
+/* On the processor's thread, inside: mark what KVM has recorded. */
+void kvm_ring_drain(struct engine_vcpu *vcpu);
+void kvm_ring_reset(struct engine_partition *partition);
+
+/* ---- kvm_state.c ---- */
+
+/* After a run: general, segment and control registers into the processor; an event that KVM was delivering becomes pending. */
+void kvm_state_pull(struct engine_vcpu *vcpu);
+/* The rest too: vector registers, MSRs, debug registers. */
+void kvm_state_complete(struct engine_vcpu *vcpu);
+/* Before a run. False: KVM refuses the state. */
+bool kvm_state_push(struct engine_vcpu *vcpu);
+bool kvm_state_set_cpuid(struct engine_vcpu *vcpu);
+bool kvm_state_set_msr_filter(const struct engine_partition *partition);
+
+/* ---- kvm_half_done.c ---- */
+
+/*
+ * KVM has come back in the middle of an access to `run->mmio` or `run->io`. When it returns, either the access is finished
+ * (true: the guest may go on), or the processor is as before the instruction, and KVM has forgotten it (false: run the
+ * instruction on the software processor).
+ */
+bool kvm_half_done(struct engine_vcpu *vcpu);
+
+/* ---- kvm_run.c ---- */
+
+enum cpu_leave kvm_execute(struct engine_vcpu *vcpu, struct event *event);
+void kvm_interrupt(struct engine_vcpu *vcpu);
+
+#endif

@@ -1,0 +1,359 @@
+/*
+ * Accesses that KVM began and has not finished.
+ *
+ * The API promises that an instruction which caused an exit has not happened. KVM does it otherwise: when its own emulator meets
+ * an address without a slot, a port, or an MSR that we serve, it returns from KVM_RUN in the middle of the instruction and
+ * finishes it at the next KVM_RUN. What the registers say then depends:
+ *
+ *      load, IN, RDMSR, WRMSR     RIP is at the instruction; the next KVM_RUN writes the result and steps over it
+ *      store                      RIP is behind the instruction, which is done but for the store: PUSH has moved RSP, a string
+ *                                 instruction its registers (RIP stays at it while it repeats)
+ *      OUT                        either, by processor and version of the kernel
+ *      read-modify-write          a load first, then a store
+ *      over 8 bytes, or pages     one access after the other
+ *      CALL, PUSH, MOVS, INS      from such an address: a load, and the next KVM_RUN also stores what it got
+ *
+ * kvm_half_done() makes it as the API promises, in three steps.
+ *
+ *      forget      The state is saved, then KVM_RUN is called with immediate_exit until nothing is pending: KVM finishes the
+ *                  instruction and comes back before the next one. Then the saved state counts again. Loads get zeros; but where
+ *                  the result is stored in memory at once (PUSH, MOVS, INS), they get what is there already, so that nothing
+ *                  changes but the page's dirty bit.
+ *      go back     After a store or OUT with RIP behind it, the instruction is looked for: it ends at RIP, so there are at most
+ *                  15 places where it can begin. Each is decoded, and executed on the software processor with a port that
+ *                  lets no store through. The place that makes the access which KVM reported is the instruction. When several are (bytes before it that could be its prefixes), the shortest
+ *                  is taken: all of them do the same.
+ *      execute     The software processor runs the instruction, as in the soft engine: memory that KVM must not see (no
+ *                  execution, other processes), local APIC, exit.
+ *
+ * If no place fits, the exit is UnsupportedFeature rather than one that would be wrong.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "engine/kvm/kvm.h"
+#include "os/guarded.h"
+#include "x86/code.h"
+#include "x86/decode.h"
+#include "x86/memory.h"
+#include "x86/tlb.h"
+
+/* ---- what KVM reported ---- */
+
+struct effect {
+    bool is_port, is_store;
+    gpa_t gpa;
+    uint16_t port;
+    uint8_t size;
+    uint8_t data[8];
+};
+
+static struct effect effect_of(const struct kvm_run *run)
+{
+    struct effect e = {0};
+
+    if (run->exit_reason == KVM_EXIT_MMIO) {
+        e.gpa = run->mmio.phys_addr;
+        e.is_store = run->mmio.is_write;
+        e.size = run->mmio.len > 8 ? 8 : (uint8_t)run->mmio.len;
+        memcpy(e.data, run->mmio.data, e.size);
+    } else if (run->exit_reason == KVM_EXIT_IO) {
+        e.is_port = true;
+        e.is_store = run->io.direction == KVM_EXIT_IO_OUT;
+        e.port = run->io.port;
+        e.size = run->io.size;
+        memcpy(e.data, (const uint8_t *)run + run->io.data_offset, e.size > 8 ? 8 : e.size);
+    }
+    return e;
+}
+
+/* ---- forget ---- */
+
+/* Code bytes at RIP, as many as can be fetched. */
+static size_t read_code(struct cpu *cpu, uint8_t bytes[15])
+{
+    gva_t linear = cpu_is_64(cpu) ? cpu->rip : (uint32_t)(cpu->segment[SEG_CS].base + cpu->rip);
+    size_t have = 0;
+
+    while (have < 15) {
+        size_t piece = PAGE_SIZE - (linear & ~PAGE_MASK);
+        uint8_t *host;
+        gpa_t page;
+        piece = piece < 15 - have ? piece : 15 - have;
+        if (!tlb_translate_fetch(cpu, linear, &host, &page) || !guarded_copy(bytes + have, host + (linear & ~PAGE_MASK), piece))
+            break;
+        have += piece;
+        linear += piece;
+    }
+    return have;
+}
+
+static bool decode_here(struct cpu *cpu, struct decoded *d)
+{
+    uint8_t bytes[15];
+    size_t count = read_code(cpu, bytes);
+
+    return count && decode(cpu->mode, bytes, count, d) == DECODE_OK;
+}
+
+/* Where an instruction that loads will store at once. False: nowhere. */
+static bool store_of_load(struct cpu *cpu, gva_t *linear)
+{
+    struct decoded d;
+    uint64_t offset;
+    const struct segment *segment;
+
+    if (!decode_here(cpu, &d))
+        return false;
+    unsigned stack = cpu_is_64(cpu) ? 8 : d.zydis.stack_width / 8;
+    uint64_t address_mask = d.zydis.address_width == 64 ? ~0ull : d.zydis.address_width == 32 ? 0xffffffffu : 0xffffu;
+
+    switch (d.zydis.mnemonic) {
+    case ZYDIS_MNEMONIC_MOVSB: case ZYDIS_MNEMONIC_MOVSW: case ZYDIS_MNEMONIC_MOVSD: case ZYDIS_MNEMONIC_MOVSQ:
+    case ZYDIS_MNEMONIC_INSB: case ZYDIS_MNEMONIC_INSW: case ZYDIS_MNEMONIC_INSD:
+        offset = cpu->gpr[REG_RDI].q & address_mask;
+        segment = &cpu->segment[SEG_ES];
+        break;
+    case ZYDIS_MNEMONIC_PUSH:
+        offset = cpu->gpr[REG_RSP].q - d.zydis.operand_width / 8;
+        segment = &cpu->segment[SEG_SS];
+        if (stack != 8)
+            offset &= stack == 4 ? 0xffffffffu : 0xffffu;
+        break;
+    default:
+        return false;
+    }
+    *linear = cpu_is_64(cpu) ? offset : (uint32_t)(segment->base + offset);
+    return true;
+}
+
+/* What the pending load is to get: what it will store is there already. */
+static void answer(struct engine_vcpu *vcpu, bool has_store, gva_t *store)
+{
+    struct kvm_run *run = vcpu->kvm->run;
+    uint8_t *to = NULL;
+    size_t size = 0;
+
+    if (run->exit_reason == KVM_EXIT_MMIO && !run->mmio.is_write) {
+        to = run->mmio.data;
+        size = run->mmio.len;
+    } else if (run->exit_reason == KVM_EXIT_IO && run->io.direction == KVM_EXIT_IO_IN) {
+        to = (uint8_t *)run + run->io.data_offset;
+        size = (size_t)run->io.size * run->io.count;
+    } else if (run->exit_reason == KVM_EXIT_X86_RDMSR || run->exit_reason == KVM_EXIT_X86_WRMSR) {
+        run->msr.error = 0;
+        run->msr.data = 0;
+    }
+    if (!to)
+        return;
+    memset(to, 0, size);
+    for (size_t done = 0; has_store && done < size;) {
+        uint8_t *host = mem_direct(vcpu->cpu, *store, ACCESS_READ);
+        size_t piece = PAGE_SIZE - (*store & ~PAGE_MASK);
+        piece = piece < size - done ? piece : size - done;
+        if (host && !guarded_copy(to + done, host, piece))
+            return;
+        done += piece;
+        *store += piece;
+    }
+}
+
+static void forget(struct engine_vcpu *vcpu)
+{
+    enum { PIECES = 4096 };
+    struct kvm_vcpu *k = vcpu->kvm;
+    gva_t store = 0;
+    bool has_store = store_of_load(vcpu->cpu, &store);
+
+    k->run->immediate_exit = 1;
+    for (unsigned i = 0; i < PIECES; i++) {
+        answer(vcpu, has_store, &store);
+        if (ioctl(k->fd, KVM_RUN, 0) < 0)
+            break; /* EINTR: nothing is pending any more */
+    }
+    k->run->immediate_exit = 0;
+    kvm_ring_drain(vcpu);
+    k->mirror.valid = k->mirror.rest_valid = false;
+}
+
+/* ---- go back ---- */
+
+/* The port of a trial: code and loads as always, stores go nowhere; the one that was reported leaves. */
+struct trial {
+    const struct effect *wanted;
+    bool found;
+};
+
+static _Thread_local struct trial *current;
+
+static bool trial_page(struct cpu *cpu, gpa_t page, enum access_type type, struct port_page *out)
+{
+    if (type == ACCESS_WRITE || !soft_port.page(cpu, page, type, out))
+        return false;
+    out->rights &= ~(uint32_t)PAGE_WRITE;
+    return true;
+}
+
+static enum port_result trial_access(struct cpu *cpu, const struct port_access *access)
+{
+    const struct effect *w = current->wanted;
+
+    (void)cpu;
+    if (access->type != ACCESS_WRITE)
+        return PORT_EXIT;
+    if (w->is_port || w->gpa < access->gpa || w->gpa - access->gpa + w->size > access->size ||
+        memcmp((const uint8_t *)access->data + (w->gpa - access->gpa), w->data, w->size) != 0)
+        return PORT_DONE;
+    current->found = true;
+    return PORT_EXIT;
+}
+
+static enum port_result trial_io(struct cpu *cpu, const struct port_io *io)
+{
+    const struct effect *w = current->wanted;
+    const void *data = io->data ? (const void *)io->data : (const void *)&cpu->gpr[REG_RAX];
+
+    current->found = w->is_port && io->is_write && io->port == w->port && io->size == w->size && memcmp(data, w->data, w->size) == 0;
+    return PORT_EXIT;
+}
+
+static enum port_result trial_msr_read(struct cpu *cpu, uint32_t index, uint64_t *value)
+{
+    (void)cpu, (void)index, (void)value;
+    return PORT_EXIT;
+}
+
+static enum port_result trial_msr_write(struct cpu *cpu, uint32_t index, uint64_t value)
+{
+    (void)cpu, (void)index, (void)value;
+    return PORT_EXIT;
+}
+
+static const struct cpu_port trial_port = {
+    .page = trial_page, .access = trial_access, .io = trial_io, .msr_read = trial_msr_read, .msr_write = trial_msr_write};
+
+/* What a trial may change. */
+struct position {
+    union gpr gpr[16];
+    uint64_t rip, rflags;
+    struct segment segment[SEG_COUNT];
+    struct x87_image x87;
+};
+
+static void remember(struct cpu *cpu, struct position *p)
+{
+    memcpy(p->gpr, cpu->gpr, sizeof(p->gpr));
+    memcpy(p->segment, cpu->segment, sizeof(p->segment));
+    p->rip = cpu->rip;
+    p->rflags = cpu_rflags(cpu);
+    p->x87 = cpu->x87;
+}
+
+static void go_to(struct cpu *cpu, const struct position *p)
+{
+    memcpy(cpu->gpr, p->gpr, sizeof(p->gpr));
+    memcpy(cpu->segment, p->segment, sizeof(p->segment));
+    cpu->rip = p->rip;
+    cpu_set_rflags(cpu, p->rflags);
+    cpu->x87 = p->x87;
+}
+
+/* A register as it was before `by` was added, in the instruction's address size. */
+static void take_back(union gpr *reg, int64_t by, unsigned width)
+{
+    if (width == 64)
+        reg->q -= (uint64_t)by;
+    else if (width == 32)
+        reg->q = (uint32_t)(reg->d - (uint32_t)by);
+    else
+        reg->w = (uint16_t)(reg->w - (uint16_t)by);
+}
+
+/* Undo what the instruction did to registers before its store. False: it stores nothing, or is not known to. */
+static bool undo_registers(struct cpu *cpu, const struct decoded *d)
+{
+    int64_t step = (cpu->rflags & RFLAGS_DF ? -1 : 1) * (int64_t)(d->zydis.operand_width / 8);
+    unsigned width = d->zydis.address_width;
+    bool source = false, destination = false;
+
+    switch (d->zydis.mnemonic) {
+    case ZYDIS_MNEMONIC_MOVSB: case ZYDIS_MNEMONIC_MOVSW: case ZYDIS_MNEMONIC_MOVSD: case ZYDIS_MNEMONIC_MOVSQ:
+        if (d->zydis.meta.category != ZYDIS_CATEGORY_STRINGOP)
+            return true; /* MOVSD of SSE2 */
+        source = destination = true;
+        break;
+    case ZYDIS_MNEMONIC_STOSB: case ZYDIS_MNEMONIC_STOSW: case ZYDIS_MNEMONIC_STOSD: case ZYDIS_MNEMONIC_STOSQ:
+        destination = true;
+        break;
+    case ZYDIS_MNEMONIC_OUTSB: case ZYDIS_MNEMONIC_OUTSW: case ZYDIS_MNEMONIC_OUTSD:
+        source = true;
+        break;
+    case ZYDIS_MNEMONIC_PUSH: case ZYDIS_MNEMONIC_PUSHF: case ZYDIS_MNEMONIC_PUSHFD: case ZYDIS_MNEMONIC_PUSHFQ:
+        take_back(&cpu->gpr[REG_RSP], -(int64_t)(d->zydis.operand_width / 8), cpu_is_64(cpu) ? 64 : d->zydis.stack_width);
+        return true;
+    case ZYDIS_MNEMONIC_OUT:
+        return true;
+    default:
+        for (unsigned i = 0; i < d->zydis.operand_count; i++)
+            if (d->operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY && (d->operands[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+                return true;
+        return false;
+    }
+    if (source)
+        take_back(&cpu->gpr[REG_RSI], step, width);
+    if (destination)
+        take_back(&cpu->gpr[REG_RDI], step, width);
+    if (d->zydis.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPNE))
+        take_back(&cpu->gpr[REG_RCX], -1, width);
+    return true;
+}
+
+/* Is the instruction `length` bytes back from `behind` the one? The processor is then before it. */
+static bool try_place(struct engine_vcpu *vcpu, const struct position *behind, unsigned length, const struct effect *wanted)
+{
+    struct cpu *cpu = vcpu->cpu;
+    const struct cpu_port *port = cpu->port;
+    struct trial trial = {.wanted = wanted};
+    struct decoded d;
+    struct position place;
+
+    go_to(cpu, behind);
+    cpu->rip = cpu_is_64(cpu) ? behind->rip - length : cpu->mode & MODE_CS32 ? (uint32_t)(behind->rip - length) : (uint16_t)(behind->rip - length);
+    if (!decode_here(cpu, &d) || (length && d.insn.length != length) || !undo_registers(cpu, &d))
+        return false;
+    remember(cpu, &place);
+    current = &trial;
+    cpu->port = &trial_port;
+    cpu_drop_memory(cpu, false);
+    (void)cpu_step(cpu);
+    cpu->port = port;
+    cpu_drop_memory(cpu, false);
+    go_to(cpu, &place);
+    return trial.found;
+}
+
+static bool go_back(struct engine_vcpu *vcpu, const struct effect *wanted)
+{
+    const bool shadow = vcpu->cpu->interrupt_shadow;
+    struct position behind;
+
+    remember(vcpu->cpu, &behind);
+    for (unsigned length = 0; length <= 15; length++) {
+        if (try_place(vcpu, &behind, length, wanted)) {
+            vcpu->cpu->interrupt_shadow = shadow;
+            return true;
+        }
+    }
+    go_to(vcpu->cpu, &behind);
+    return false;
+}
+
+bool kvm_half_done(struct engine_vcpu *vcpu)
+{
+    const struct effect effect = effect_of(vcpu->kvm->run);
+
+    kvm_state_complete(vcpu);
+    forget(vcpu);
+    return !effect.is_store || go_back(vcpu, &effect);
+}

@@ -1,0 +1,186 @@
+/* /dev/kvm: opening it, what it must offer, and whether it is worth using. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine/kvm/kvm.h"
+
+int kvm_call(int fd, unsigned long request, void *argument)
+{
+    int result;
+
+    do
+        result = ioctl(fd, request, argument);
+    while (result < 0 && errno == EINTR);
+    return result;
+}
+
+static const struct {
+    int number, least;
+    const char *name;
+} needed[] = {
+    {KVM_CAP_USER_MEMORY, 1, "KVM_CAP_USER_MEMORY"},
+    {KVM_CAP_SYNC_REGS, 7, "KVM_CAP_SYNC_REGS"},
+    {KVM_CAP_IMMEDIATE_EXIT, 1, "KVM_CAP_IMMEDIATE_EXIT"},
+    {KVM_CAP_X86_USER_SPACE_MSR, 1, "KVM_CAP_X86_USER_SPACE_MSR"},
+    {KVM_CAP_X86_MSR_FILTER, 1, "KVM_CAP_X86_MSR_FILTER"},
+    {KVM_CAP_READONLY_MEM, 1, "KVM_CAP_READONLY_MEM"},
+    {KVM_CAP_DIRTY_LOG_RING, 4096, "KVM_CAP_DIRTY_LOG_RING"},
+    {KVM_CAP_XSAVE, 1, "KVM_CAP_XSAVE"},
+    {KVM_CAP_XCRS, 1, "KVM_CAP_XCRS"},
+    {KVM_CAP_DEBUGREGS, 1, "KVM_CAP_DEBUGREGS"},
+    {KVM_CAP_VCPU_EVENTS, 1, "KVM_CAP_VCPU_EVENTS"},
+};
+
+static const char *missing_capability(int device)
+{
+    for (size_t i = 0; i < array_size(needed); i++)
+        if (ioctl(device, KVM_CHECK_EXTENSION, needed[i].number) < needed[i].least)
+            return needed[i].name;
+    return NULL;
+}
+
+static void say_why_not_open(char *why, size_t size)
+{
+    if (errno == ENOENT)
+        snprintf(why, size, "there is no /dev/kvm: the kernel has no KVM, or this machine no virtualization");
+    else if (errno == EACCES || errno == EPERM)
+        snprintf(why, size, "no permission to open /dev/kvm (members of the group kvm may)");
+    else
+        snprintf(why, size, "/dev/kvm cannot be opened: %s", strerror(errno));
+}
+
+int kvm_open(char *why, size_t size)
+{
+    int device = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    const char *missing;
+
+    if (device < 0) {
+        say_why_not_open(why, size);
+        return -1;
+    }
+    if (ioctl(device, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
+        snprintf(why, size, "/dev/kvm does not speak version %d of KVM's interface", KVM_API_VERSION);
+    else if ((missing = missing_capability(device)))
+        snprintf(why, size, "this KVM lacks %s", missing);
+    else
+        return device;
+    close(device);
+    return -1;
+}
+
+bool kvm_usable(char *why, size_t size)
+{
+    int device = kvm_open(why, size);
+
+    if (device >= 0)
+        close(device);
+    return device >= 0;
+}
+
+/* ---- speed ---- */
+
+/* mov ecx, 20000 / loop: dec ecx / jnz loop / hlt, in real mode: hardware needs some ten microseconds. */
+static const uint8_t probe_code[] = {0x66, 0xb9, 0x20, 0x4e, 0, 0, 0x66, 0x49, 0x75, 0xfc, 0xf4};
+enum { PROBE_LIMIT_US = 3000 };
+
+struct probe {
+    int vm, vcpu;
+    struct kvm_run *run;
+    size_t run_size;
+    uint8_t *page;
+};
+
+static bool probe_begin(struct probe *p, int device)
+{
+    struct kvm_userspace_memory_region region = {.memory_size = PAGE_SIZE};
+    struct kvm_sregs sregs;
+    struct kvm_regs regs = {.rip = 0, .rflags = 2};
+    int size = ioctl(device, KVM_GET_VCPU_MMAP_SIZE, 0);
+
+    p->vm = kvm_call(device, KVM_CREATE_VM, NULL);
+    p->vcpu = p->vm < 0 ? -1 : ioctl(p->vm, KVM_CREATE_VCPU, 0);
+    p->page = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p->vcpu < 0 || size <= 0 || p->page == MAP_FAILED)
+        return false;
+    p->run_size = (size_t)size;
+    p->run = mmap(NULL, p->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, p->vcpu, 0);
+    memcpy(p->page, probe_code, sizeof(probe_code));
+    region.userspace_addr = (uintptr_t)p->page;
+    if (p->run == MAP_FAILED || kvm_call(p->vm, KVM_SET_USER_MEMORY_REGION, &region) || kvm_call(p->vcpu, KVM_GET_SREGS, &sregs))
+        return false;
+    sregs.cs.base = 0;
+    sregs.cs.selector = 0;
+    return !kvm_call(p->vcpu, KVM_SET_SREGS, &sregs) && !kvm_call(p->vcpu, KVM_SET_REGS, &regs);
+}
+
+static void probe_end(struct probe *p)
+{
+    if (p->run && p->run != MAP_FAILED)
+        munmap(p->run, p->run_size);
+    if (p->page && p->page != MAP_FAILED)
+        munmap(p->page, PAGE_SIZE);
+    if (p->vcpu >= 0)
+        close(p->vcpu);
+    if (p->vm >= 0)
+        close(p->vm);
+}
+
+static int64_t microseconds(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/* Microseconds that the probe takes; -1: it does not run. The better of two, for the first one warms up. */
+static int64_t probe(int device)
+{
+    struct probe p = {.vm = -1, .vcpu = -1};
+    int64_t best = -1;
+
+    for (unsigned i = 0; i < 2 && probe_begin(&p, device); i++) {
+        int64_t start = microseconds();
+        bool ok = !kvm_call(p.vcpu, KVM_RUN, NULL) && p.run->exit_reason == KVM_EXIT_HLT;
+        int64_t taken = microseconds() - start;
+        if (ok && (best < 0 || taken < best))
+            best = taken;
+        probe_end(&p);
+        p = (struct probe){.vm = -1, .vcpu = -1};
+    }
+    probe_end(&p);
+    return best;
+}
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static int64_t measured = -1;
+
+static void measure(void)
+{
+    char why[128];
+    int device = kvm_open(why, sizeof(why));
+
+    if (device < 0)
+        return;
+    measured = probe(device);
+    close(device);
+}
+
+bool kvm_is_fast(char *why, size_t size)
+{
+    pthread_once(&once, measure);
+    if (measured >= 0 && measured <= PROBE_LIMIT_US)
+        return true;
+    if (measured < 0)
+        snprintf(why, size, "KVM does not run a small guest");
+    else
+        snprintf(why, size, "KVM interprets guests here: 40000 instructions took %lld us", (long long)measured);
+    return false;
+}

@@ -1,0 +1,205 @@
+/*
+ * Memory slots mirror the guest memory space.
+ *
+ * A mapping that is readable and executable gets a slot: read-only unless it is writable. All others (holes, no access, no
+ * execution) have none, so that every access to them comes to us, where the software processor finds the mapping, serves the
+ * access or makes the exit. The same holds when KVM has no slot left: nothing fails, it is only slow.
+ *
+ * Slots cannot be changed in place. A change replaces the slots that it touches; the processors are out of the guest, and what
+ * of those slots lies outside the changed range is put back as it was.
+ *
+ * Stores are recorded in each processor's dirty ring. The ring is drained whenever its processor comes out of the guest, before
+ * it counts as being at a safe point: so when all are held, the record is complete. A page that was drained stays writable
+ * until the rings are reset, which happens before the processors go on after a harvest; that is invariant W.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "engine/kvm/kvm.h"
+
+void kvm_slots_init(struct kvm_partition *kvm)
+{
+    int limit = kvm_call(kvm->vm, KVM_CHECK_EXTENSION, (void *)KVM_CAP_NR_MEMSLOTS);
+
+    kvm->id_limit = limit > 0 ? (uint32_t)limit : 32;
+}
+
+void kvm_slots_fini(struct kvm_partition *kvm)
+{
+    free(kvm->slots);
+    free(kvm->free_ids);
+}
+
+/* ---- slots ---- */
+
+static bool set_slot(const struct kvm_partition *kvm, const struct kvm_slot *slot, uint64_t size)
+{
+    struct kvm_userspace_memory_region region = {.slot = slot->id, .flags = size ? slot->flags : 0, .guest_phys_addr = slot->gpa,
+                                                 .memory_size = size, .userspace_addr = (uintptr_t)slot->host};
+
+    return !kvm_call(kvm->vm, KVM_SET_USER_MEMORY_REGION, &region);
+}
+
+/* The first slot that ends above gpa. */
+static size_t find_slot(const struct kvm_partition *kvm, gpa_t gpa)
+{
+    size_t low = 0, high = kvm->slot_count;
+
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (kvm->slots[middle].gpa + kvm->slots[middle].size > gpa)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+static bool take_id(struct kvm_partition *kvm, uint32_t *id)
+{
+    if (kvm->free_count) {
+        *id = kvm->free_ids[--kvm->free_count];
+        return true;
+    }
+    if (kvm->next_id == kvm->id_limit)
+        return false;
+    *id = kvm->next_id++;
+    return true;
+}
+
+/* Ids that cannot be remembered are lost; there are others. */
+static void give_id(struct kvm_partition *kvm, uint32_t id)
+{
+    if (kvm->free_count == kvm->free_room) {
+        size_t room = kvm->free_room ? 2 * kvm->free_room : 16;
+        uint32_t *ids = realloc(kvm->free_ids, room * sizeof(*ids));
+        if (!ids)
+            return;
+        kvm->free_ids = ids;
+        kvm->free_room = room;
+    }
+    kvm->free_ids[kvm->free_count++] = id;
+}
+
+static void remove_slots(struct kvm_partition *kvm, size_t first, size_t count)
+{
+    for (size_t i = first; i < first + count; i++) {
+        (void)set_slot(kvm, &kvm->slots[i], 0);
+        give_id(kvm, kvm->slots[i].id);
+    }
+    memmove(&kvm->slots[first], &kvm->slots[first + count], (kvm->slot_count - first - count) * sizeof(kvm->slots[0]));
+    kvm->slot_count -= count;
+}
+
+static bool make_room(struct kvm_partition *kvm)
+{
+    if (kvm->slot_count < kvm->slot_room)
+        return true;
+    size_t room = kvm->slot_room ? 2 * kvm->slot_room : 16;
+    struct kvm_slot *slots = realloc(kvm->slots, room * sizeof(*slots));
+    if (!slots)
+        return false;
+    kvm->slots = slots;
+    kvm->slot_room = room;
+    return true;
+}
+
+/* Without a slot, accesses are only slow: failing is no failure. */
+static void add_slot(struct kvm_partition *kvm, struct kvm_slot slot)
+{
+    size_t at = find_slot(kvm, slot.gpa);
+
+    if (!make_room(kvm) || !take_id(kvm, &slot.id))
+        return;
+    if (!set_slot(kvm, &slot, slot.size)) {
+        give_id(kvm, slot.id);
+        return;
+    }
+    memmove(&kvm->slots[at + 1], &kvm->slots[at], (kvm->slot_count - at) * sizeof(kvm->slots[0]));
+    kvm->slots[at] = slot;
+    kvm->slot_count++;
+}
+
+/* KVM counts a slot's pages in 31 bits. */
+#define SLOT_LARGEST ((uint64_t)1 << 42)
+
+static void add_view(struct kvm_partition *kvm, const struct gpa_view *view, gpa_t from, gpa_t to)
+{
+    const uint32_t needed = GPA_READ | GPA_EXECUTE;
+    uint32_t flags = view->flags & GPA_WRITE ? 0 : KVM_MEM_READONLY;
+
+    if (!view->host || view->source || (view->flags & needed) != needed)
+        return;
+    if (view->dirty && (view->flags & GPA_WRITE))
+        flags |= KVM_MEM_LOG_DIRTY_PAGES;
+    for (; from < to; from += SLOT_LARGEST)
+        add_slot(kvm, (struct kvm_slot){.gpa = from, .size = to - from < SLOT_LARGEST ? to - from : SLOT_LARGEST,
+                                        .host = gpa_view_host(view, from), .flags = flags});
+}
+
+/* The range of the change and of all slots that it touches: away with them, then as the space has it now. */
+static void replace(struct engine_partition *p, gpa_t from, gpa_t to)
+{
+    struct kvm_partition *kvm = p->kvm;
+    size_t first = find_slot(kvm, from), end = first;
+    struct gpa_view view;
+
+    while (end < kvm->slot_count && kvm->slots[end].gpa < to)
+        end++;
+    if (end > first) {
+        const struct kvm_slot *last = &kvm->slots[end - 1];
+        from = kvm->slots[first].gpa < from ? kvm->slots[first].gpa : from;
+        to = last->gpa + last->size > to ? last->gpa + last->size : to;
+        remove_slots(kvm, first, end - first);
+    }
+    while (from < to) {
+        (void)gpa_space_find(p->space, from, &view);
+        gpa_t stop = view.gpa + view.size < to ? view.gpa + view.size : to;
+        add_view(kvm, &view, from, stop);
+        from = stop;
+    }
+}
+
+void kvm_memory_changed(struct engine_partition *p, const struct gpa_change *change)
+{
+    if (change->kind == GPA_CHANGE_DIRTY_CLEAR)
+        kvm_ring_reset(p);
+    else
+        replace(p, change->range.gpa, change->range.gpa + change->range.size);
+}
+
+/* ---- dirty rings ---- */
+
+static void mark(struct engine_vcpu *vcpu, const struct kvm_dirty_gfn *entry)
+{
+    const struct kvm_partition *kvm = vcpu->partition->kvm;
+
+    for (size_t i = 0; i < kvm->slot_count; i++) {
+        if (kvm->slots[i].id != (entry->slot & 0xffff))
+            continue;
+        gpa_t gpa = kvm->slots[i].gpa + (entry->offset << PAGE_SHIFT);
+        if (entry->offset < kvm->slots[i].size >> PAGE_SHIFT && soft_find_view(vcpu, gpa))
+            gpa_view_mark_dirty(&vcpu->view, gpa);
+        return;
+    }
+}
+
+void kvm_ring_drain(struct engine_vcpu *vcpu)
+{
+    struct kvm_vcpu *k = vcpu->kvm;
+
+    for (;;) {
+        struct kvm_dirty_gfn *entry = &k->ring[k->ring_next & (k->ring_entries - 1)];
+        if (!(__atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) & KVM_DIRTY_GFN_F_DIRTY))
+            return;
+        mark(vcpu, entry);
+        __atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
+        k->ring_next++;
+    }
+}
+
+void kvm_ring_reset(struct engine_partition *p)
+{
+    (void)kvm_call(p->kvm->vm, KVM_RESET_DIRTY_RINGS, NULL);
+}

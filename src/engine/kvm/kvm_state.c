@@ -1,0 +1,446 @@
+/*
+ * Registers between the processor (struct cpu) and KVM.
+ *
+ * Outside of KVM_RUN the processor's registers are the ones that count. After a run those that any exit needs are taken over at
+ * once from the shared page (KVM_CAP_SYNC_REGS); vector registers, debug registers and MSRs cost a system call each and follow
+ * when somebody needs them (kvm_state_complete). Before a run everything that differs from what KVM is known to hold
+ * (struct kvm_mirror) is handed over.
+ *
+ * KVM never has an event of ours to deliver: events go through the software processor. An event that KVM was delivering on its
+ * own when it came out (an exception of the guest whose stack is a device, say) is taken over as pending.
+ */
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "engine/kvm/kvm.h"
+#include "x86/control.h"
+#include "x86/msr.h"
+
+/* ---- general registers ---- */
+
+/* In the order of struct kvm_regs: RAX RBX RCX RDX RSI RDI RSP RBP R8.. */
+static const uint8_t gpr_order[16] = {REG_RAX, REG_RBX, REG_RCX, REG_RDX, REG_RSI, REG_RDI, REG_RSP, REG_RBP, 8, 9, 10, 11, 12, 13, 14, 15};
+
+static void regs_to_kvm(const struct cpu *cpu, struct kvm_regs *regs)
+{
+    uint64_t values[18];
+
+    for (unsigned i = 0; i < 16; i++)
+        values[i] = cpu->gpr[gpr_order[i]].q;
+    values[16] = cpu->rip;
+    values[17] = cpu_rflags(cpu);
+    memcpy(regs, values, sizeof(*regs));
+}
+_Static_assert(sizeof(struct kvm_regs) == 18 * 8, "sixteen registers, RIP, RFLAGS");
+
+static void regs_from_kvm(struct cpu *cpu, const struct kvm_regs *regs)
+{
+    uint64_t values[18];
+
+    memcpy(values, regs, sizeof(*regs));
+    for (unsigned i = 0; i < 16; i++)
+        cpu->gpr[gpr_order[i]].q = values[i];
+    cpu->rip = values[16];
+    cpu_set_rflags(cpu, values[17]);
+}
+
+/* ---- segments and control registers ---- */
+
+static struct kvm_segment segment_to_kvm(const struct segment *s)
+{
+    const uint16_t a = s->attributes;
+
+    return (struct kvm_segment){.base = s->base, .limit = s->limit, .selector = s->selector, .type = a & 15, .s = a >> 4 & 1,
+                                .dpl = a >> 5 & 3, .present = a >> 7 & 1, .avl = a >> 12 & 1, .l = a >> 13 & 1, .db = a >> 14 & 1,
+                                .g = a >> 15 & 1, .unusable = !(a >> 7 & 1)};
+}
+
+static struct segment segment_from_kvm(const struct kvm_segment *s)
+{
+    unsigned present = s->present && !s->unusable;
+
+    return (struct segment){.base = s->base, .limit = s->limit, .selector = s->selector,
+                            .attributes = (uint16_t)(s->type | s->s << 4 | s->dpl << 5 | present << 7 | s->avl << 12 | s->l << 13 |
+                                                     s->db << 14 | s->g << 15)};
+}
+
+#define SEGMENTS(X) X(es, SEG_ES) X(cs, SEG_CS) X(ss, SEG_SS) X(ds, SEG_DS) X(fs, SEG_FS) X(gs, SEG_GS) X(ldt, SEG_LDTR) X(tr, SEG_TR)
+
+static void sregs_to_kvm(const struct cpu *cpu, struct kvm_sregs *sregs)
+{
+#define X(name, index) sregs->name = segment_to_kvm(&cpu->segment[index]);
+    SEGMENTS(X)
+#undef X
+    sregs->gdt = (struct kvm_dtable){.base = cpu->gdtr.base, .limit = cpu->gdtr.limit};
+    sregs->idt = (struct kvm_dtable){.base = cpu->idtr.base, .limit = cpu->idtr.limit};
+    sregs->cr0 = cpu->cr0;
+    sregs->cr2 = cpu->cr2;
+    sregs->cr3 = cpu->cr3;
+    sregs->cr4 = cpu->cr4;
+    sregs->efer = cpu->efer;
+}
+
+static void sregs_from_kvm(struct cpu *cpu, const struct kvm_sregs *sregs)
+{
+#define X(name, index) cpu->segment[index] = segment_from_kvm(&sregs->name);
+    SEGMENTS(X)
+#undef X
+    cpu->gdtr = (struct table_register){.base = sregs->gdt.base, .limit = sregs->gdt.limit};
+    cpu->idtr = (struct table_register){.base = sregs->idt.base, .limit = sregs->idt.limit};
+    cpu->cr0 = sregs->cr0;
+    cpu->cr2 = sregs->cr2;
+    cpu->cr3 = sregs->cr3;
+    cpu->cr4 = sregs->cr4;
+    cpu->efer = sregs->efer;
+}
+
+static uint8_t privilege_level(const struct cpu *cpu)
+{
+    if (!(cpu->cr0 & CR0_PE))
+        return 0;
+    return cpu->rflags & RFLAGS_VM ? 3 : (uint8_t)(cpu->segment[SEG_SS].attributes >> 5 & 3);
+}
+
+/* ---- events ---- */
+
+/* INT3, INTO and INT n are not taken over: RIP is at the instruction, which is executed again. */
+static void take_event(struct engine_vcpu *vcpu, const struct kvm_vcpu_events *events)
+{
+    struct event event;
+
+    if (events->nmi.injected || events->nmi.pending)
+        event = (struct event){.type = EVENT_NMI, .vector = VECTOR_NMI};
+    else if (events->exception.injected && events->exception.nr != 3 && events->exception.nr != 4)
+        event = (struct event){.type = EVENT_EXCEPTION, .vector = events->exception.nr, .has_error = events->exception.has_error_code,
+                               .error = events->exception.error_code};
+    else if (events->interrupt.injected && !events->interrupt.soft)
+        event = (struct event){.type = EVENT_EXTERNAL, .vector = events->interrupt.nr};
+    else
+        return;
+    vcpu->interruption = (struct pending_interruption){.is_pending = true, .event = event};
+    atomic_fetch_or(&vcpu->cpu->request, REQUEST_INTERRUPT);
+}
+
+static bool had_event(const struct kvm_vcpu_events *events)
+{
+    return events->exception.injected || events->exception.pending || events->interrupt.injected || events->nmi.injected ||
+           events->nmi.pending;
+}
+
+void kvm_state_pull(struct engine_vcpu *vcpu)
+{
+    struct kvm_vcpu *k = vcpu->kvm;
+    const struct kvm_sync_regs *s = &k->run->s.regs;
+    struct cpu *cpu = vcpu->cpu;
+
+    sregs_from_kvm(cpu, &s->sregs);
+    regs_from_kvm(cpu, &s->regs);
+    cpu->cpl = privilege_level(cpu);
+    cpu->interrupt_shadow = s->events.interrupt.shadow;
+    cpu->debug_shadow = s->events.interrupt.shadow & KVM_X86_SHADOW_INT_MOV_SS;
+    cpu->nmi_masked = s->events.nmi.masked;
+    take_event(vcpu, &s->events);
+    if (vcpu->lapic)
+        lapic_set_cr8(vcpu->lapic, k->run->cr8);
+    cpu->cr8 = k->run->cr8;
+    cpu_control_changed(cpu);
+    cpu_verify_code(cpu);
+    k->mirror.regs = s->regs;
+    k->mirror.sregs = s->sregs;
+    k->mirror.shadow = s->events.interrupt.shadow;
+    k->mirror.nmi_masked = cpu->nmi_masked;
+    k->mirror.valid = !had_event(&s->events);
+    k->whole = false;
+}
+
+/* ---- the rest ---- */
+
+static const struct {
+    uint32_t index;
+    uint16_t offset;
+} msrs[] = {
+    {MSR_KERNEL_GS_BASE, offsetof(struct cpu, kernel_gs_base)}, {MSR_STAR, offsetof(struct cpu, star)},
+    {MSR_LSTAR, offsetof(struct cpu, lstar)}, {MSR_CSTAR, offsetof(struct cpu, cstar)}, {MSR_SFMASK, offsetof(struct cpu, sfmask)},
+    {MSR_SYSENTER_CS, offsetof(struct cpu, sysenter_cs)}, {MSR_SYSENTER_ESP, offsetof(struct cpu, sysenter_esp)},
+    {MSR_SYSENTER_EIP, offsetof(struct cpu, sysenter_eip)}, {MSR_TSC_AUX, offsetof(struct cpu, tsc_aux)},
+};
+_Static_assert(array_size(msrs) <= array_size(((struct kvm_mirror *)0)->msr), "the mirror holds them");
+
+struct msr_list {
+    struct kvm_msrs head;
+    struct kvm_msr_entry entry[array_size(msrs)];
+};
+
+static uint64_t *msr_member(struct cpu *cpu, size_t i)
+{
+    return (uint64_t *)(void *)((uint8_t *)cpu + msrs[i].offset);
+}
+
+static void msrs_from_kvm(struct engine_vcpu *vcpu)
+{
+    struct msr_list list = {.head = {.nmsrs = array_size(msrs)}};
+
+    for (size_t i = 0; i < array_size(msrs); i++)
+        list.entry[i].index = msrs[i].index;
+    int got = ioctl(vcpu->kvm->fd, KVM_GET_MSRS, &list);
+    for (int i = 0; i < got; i++)
+        *msr_member(vcpu->cpu, (size_t)i) = vcpu->kvm->mirror.msr[i] = list.entry[i].data;
+}
+
+static bool msrs_to_kvm(struct engine_vcpu *vcpu)
+{
+    struct kvm_mirror *m = &vcpu->kvm->mirror;
+    struct msr_list list = {.head = {.nmsrs = 0}};
+
+    for (size_t i = 0; i < array_size(msrs); i++) {
+        uint64_t value = *msr_member(vcpu->cpu, i);
+        if (m->rest_valid && m->msr[i] == value)
+            continue;
+        list.entry[list.head.nmsrs++] = (struct kvm_msr_entry){.index = msrs[i].index, .data = value};
+        m->msr[i] = value;
+    }
+    return !list.head.nmsrs || ioctl(vcpu->kvm->fd, KVM_SET_MSRS, &list) == (int)list.head.nmsrs;
+}
+
+/* The XSAVE image (standard format): 512 bytes as FXSAVE64, the header, upper halves of YMM registers at 576. */
+enum { XSAVE_XMM = 160, XSAVE_HEADER = 512, XSAVE_YMM = 576, XSAVE_MXCSR = 24 };
+
+static void xsave_from_kvm(struct cpu *cpu, const struct kvm_xsave *xsave)
+{
+    const uint8_t *image = (const uint8_t *)xsave->region;
+    const struct x87_image initial = {.control = 0x37f};
+    uint64_t present;
+
+    memcpy(&present, image + XSAVE_HEADER, 8);
+    if (present & XCR0_X87)
+        memcpy(&cpu->x87, image, XSAVE_XMM);
+    else
+        cpu->x87 = initial;
+    memcpy(&cpu->mxcsr, image + XSAVE_MXCSR, 4);
+    memset(cpu->vector, 0, sizeof(cpu->vector));
+    for (unsigned i = 0; i < 16; i++) {
+        if (present & XCR0_SSE)
+            memcpy(&cpu->vector[i], image + XSAVE_XMM + 16 * i, 16);
+        if (present & XCR0_AVX)
+            memcpy(&cpu->vector[i].q[2], image + XSAVE_YMM + 16 * i, 16);
+    }
+}
+
+static void xsave_to_kvm(const struct cpu *cpu, struct kvm_xsave *xsave)
+{
+    uint8_t *image = (uint8_t *)xsave->region;
+    const uint64_t present = cpu_xcr0_mask(cpu) & (XCR0_X87 | XCR0_SSE | XCR0_AVX);
+    const uint32_t mask = 0xffff;
+
+    memset(xsave, 0, sizeof(*xsave));
+    memcpy(image, &cpu->x87, XSAVE_XMM);
+    memcpy(image + XSAVE_MXCSR, &cpu->mxcsr, 4);
+    memcpy(image + XSAVE_MXCSR + 4, &mask, 4);
+    memcpy(image + XSAVE_HEADER, &present, 8);
+    for (unsigned i = 0; i < 16; i++) {
+        memcpy(image + XSAVE_XMM + 16 * i, &cpu->vector[i], 16);
+        if (present & XCR0_AVX)
+            memcpy(image + XSAVE_YMM + 16 * i, &cpu->vector[i].q[2], 16);
+    }
+}
+
+static void debug_from_kvm(struct cpu *cpu, const struct kvm_debugregs *debug)
+{
+    memcpy(cpu->dr, debug->db, sizeof(cpu->dr));
+    cpu->dr6 = debug->dr6;
+    cpu->dr7 = debug->dr7;
+}
+
+static void xcr_from_kvm(struct engine_vcpu *vcpu)
+{
+    struct kvm_xcrs xcrs;
+
+    if (kvm_call(vcpu->kvm->fd, KVM_GET_XCRS, &xcrs))
+        return;
+    for (uint32_t i = 0; i < xcrs.nr_xcrs; i++)
+        if (xcrs.xcrs[i].xcr == 0)
+            vcpu->cpu->xcr0 = vcpu->kvm->mirror.xcr0 = xcrs.xcrs[i].value;
+}
+
+void kvm_state_complete(struct engine_vcpu *vcpu)
+{
+    struct kvm_vcpu *k = vcpu->kvm;
+    struct kvm_mirror *m = &k->mirror;
+
+    if (k->whole)
+        return;
+    k->whole = true;
+    if (!kvm_call(k->fd, KVM_GET_XSAVE, &m->xsave))
+        xsave_from_kvm(vcpu->cpu, &m->xsave);
+    if (!kvm_call(k->fd, KVM_GET_DEBUGREGS, &m->debug))
+        debug_from_kvm(vcpu->cpu, &m->debug);
+    xcr_from_kvm(vcpu);
+    msrs_from_kvm(vcpu);
+    /* In the mirror as we would hand it over. */
+    xsave_to_kvm(vcpu->cpu, &m->xsave);
+}
+
+static bool xcr_to_kvm(struct engine_vcpu *vcpu)
+{
+    struct kvm_mirror *m = &vcpu->kvm->mirror;
+    struct kvm_xcrs xcrs = {.nr_xcrs = 1, .xcrs = {{.xcr = 0, .value = vcpu->cpu->xcr0}}};
+
+    if (m->rest_valid && m->xcr0 == vcpu->cpu->xcr0)
+        return true;
+    m->xcr0 = vcpu->cpu->xcr0;
+    return !kvm_call(vcpu->kvm->fd, KVM_SET_XCRS, &xcrs);
+}
+
+static bool push_rest(struct engine_vcpu *vcpu)
+{
+    struct kvm_vcpu *k = vcpu->kvm;
+    struct kvm_mirror *m = &k->mirror;
+    struct cpu *cpu = vcpu->cpu;
+    struct kvm_debugregs debug = {.dr6 = cpu->dr6, .dr7 = cpu->dr7};
+    struct kvm_xsave xsave;
+    bool ok = msrs_to_kvm(vcpu) && xcr_to_kvm(vcpu);
+
+    memcpy(debug.db, cpu->dr, sizeof(cpu->dr));
+    if (!m->rest_valid || memcmp(&debug, &m->debug, sizeof(debug)) != 0) {
+        m->debug = debug;
+        ok = !kvm_call(k->fd, KVM_SET_DEBUGREGS, &debug) && ok;
+    }
+    xsave_to_kvm(cpu, &xsave);
+    if (!m->rest_valid || memcmp(&xsave, &m->xsave, sizeof(xsave)) != 0) {
+        m->xsave = xsave;
+        ok = !kvm_call(k->fd, KVM_SET_XSAVE, &xsave) && ok;
+    }
+    m->rest_valid = ok;
+    return ok;
+}
+
+/* ---- time ---- */
+
+/* The guest's clock is the host's plus an offset; it moves when time was suspended, or the guest or the client set it. */
+static void push_tsc(struct engine_vcpu *vcpu)
+{
+    enum { TOLERANCE = 4096 };
+    struct kvm_mirror *m = &vcpu->kvm->mirror;
+    uint64_t offset = tsc_read(&vcpu->tsc) - __builtin_ia32_rdtsc();
+    struct kvm_device_attr attribute = {.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
+    struct { struct kvm_msrs head; struct kvm_msr_entry entry; } list = {.head = {.nmsrs = 1}, .entry = {.index = MSR_TSC}};
+
+    if (m->tsc_valid && offset - m->tsc_offset + TOLERANCE < 2 * TOLERANCE)
+        return;
+    m->tsc_offset = offset;
+    m->tsc_valid = true;
+    if (vcpu->partition->kvm->has_tsc_offset && !kvm_call(vcpu->kvm->fd, KVM_SET_DEVICE_ATTR, &attribute))
+        return;
+    list.entry.data = tsc_read(&vcpu->tsc);
+    (void)ioctl(vcpu->kvm->fd, KVM_SET_MSRS, &list);
+}
+
+/* ---- before a run ---- */
+
+static uint8_t shadow_of(const struct cpu *cpu)
+{
+    return !cpu->interrupt_shadow ? 0 : cpu->debug_shadow ? KVM_X86_SHADOW_INT_MOV_SS : KVM_X86_SHADOW_INT_STI;
+}
+
+bool kvm_state_push(struct engine_vcpu *vcpu)
+{
+    struct kvm_vcpu *k = vcpu->kvm;
+    struct kvm_mirror *m = &k->mirror;
+    struct kvm_sync_regs *s = &k->run->s.regs;
+    struct cpu *cpu = vcpu->cpu;
+    struct kvm_regs regs;
+    struct kvm_sregs sregs = m->sregs;
+
+    if (k->whole && !push_rest(vcpu))
+        return false;
+    push_tsc(vcpu);
+    regs_to_kvm(cpu, &regs);
+    sregs_to_kvm(cpu, &sregs);
+    memset(sregs.interrupt_bitmap, 0, sizeof(sregs.interrupt_bitmap));
+    if (!m->valid || memcmp(&regs, &m->regs, sizeof(regs)) != 0) {
+        s->regs = m->regs = regs;
+        k->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+    }
+    if (!m->valid || memcmp(&sregs, &m->sregs, sizeof(sregs)) != 0) {
+        s->sregs = m->sregs = sregs;
+        k->run->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
+    }
+    if (!m->valid || m->shadow != shadow_of(cpu) || m->nmi_masked != cpu->nmi_masked) {
+        s->events = (struct kvm_vcpu_events){.nmi = {.masked = cpu->nmi_masked},
+                                             .interrupt = {.shadow = shadow_of(cpu)},
+                                             .flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW};
+        m->shadow = shadow_of(cpu);
+        m->nmi_masked = cpu->nmi_masked;
+        k->run->kvm_dirty_regs |= KVM_SYNC_X86_EVENTS;
+    }
+    k->run->cr8 = vcpu->lapic ? lapic_cr8(vcpu->lapic) : cpu->cr8;
+    m->valid = true;
+    return true;
+}
+
+/* ---- what is settled before the first run ---- */
+
+enum { CPUID_ENTRIES = 192 };
+struct cpuid_list {
+    struct kvm_cpuid2 head;
+    struct kvm_cpuid_entry2 entry[CPUID_ENTRIES];
+};
+
+static void add_leaf(struct engine_vcpu *vcpu, struct cpuid_list *list, uint32_t leaf, uint32_t subleaf, bool has_subleaves)
+{
+    uint32_t out[4];
+
+    if (list->head.nent == CPUID_ENTRIES)
+        return;
+    soft_cpuid(vcpu, leaf, subleaf, out);
+    list->entry[list->head.nent++] =
+        (struct kvm_cpuid_entry2){.function = leaf, .index = subleaf, .flags = has_subleaves ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
+                                  .eax = out[0], .ebx = out[1], .ecx = out[2], .edx = out[3]};
+}
+
+static void add_leaves(struct engine_vcpu *vcpu, struct cpuid_list *list, uint32_t first)
+{
+    static const uint8_t subleaves[32] = {[4] = 5, [7] = 3, [0xb] = 3, [0xd] = 20, [0x12] = 3, [0x14] = 2, [0x1f] = 3};
+    uint32_t out[4];
+
+    soft_cpuid(vcpu, first, 0, out);
+    uint32_t last = out[0] >= first && out[0] - first < 0x40 ? out[0] : first;
+    for (uint32_t leaf = first; leaf <= last; leaf++) {
+        unsigned count = first == 0 && leaf < 32 ? subleaves[leaf] : 0;
+        for (uint32_t i = 0; i < (count ? count : 1); i++)
+            add_leaf(vcpu, list, leaf, i, count != 0);
+    }
+}
+
+bool kvm_state_set_cpuid(struct engine_vcpu *vcpu)
+{
+    struct cpuid_list list = {.head = {.nent = 0}};
+
+    add_leaves(vcpu, &list, 0);
+    add_leaves(vcpu, &list, 0x40000000);
+    add_leaves(vcpu, &list, 0x80000000);
+    return !kvm_call(vcpu->kvm->fd, KVM_SET_CPUID2, &list);
+}
+
+/*
+ * The MSRs that KVM may serve: those that the state above carries, when the partition does not ask for an exit. Every other
+ * access comes to us and is the software processor's.
+ */
+bool kvm_state_set_msr_filter(const struct engine_partition *p)
+{
+    static const struct { uint32_t first, count; } ranges[] = {{MSR_SYSENTER_CS, 3}, {MSR_EFER, 5}, {MSR_FS_BASE, 4}};
+    struct kvm_msr_filter filter = {.flags = KVM_MSR_FILTER_DEFAULT_DENY};
+    uint8_t bits[array_size(ranges)] = {0};
+
+    for (size_t r = 0; r < array_size(ranges); r++) {
+        for (uint32_t i = 0; i < ranges[r].count; i++) {
+            bool wanted = false;
+            for (size_t a = 0; a < p->config->msr_action_count; a++)
+                wanted |= p->config->msr_actions[a].index == ranges[r].first + i;
+            bits[r] |= (uint8_t)(!wanted << i);
+        }
+        filter.ranges[r] = (struct kvm_msr_filter_range){.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE, .base = ranges[r].first,
+                                                         .nmsrs = ranges[r].count, .bitmap = &bits[r]};
+    }
+    return !kvm_call(p->kvm->vm, KVM_X86_SET_MSR_FILTER, &filter);
+}

@@ -1,0 +1,71 @@
+/*
+ * Where the engines differ: the one list. A case named here is skipped, loudly, on the engine it names; every other case must
+ * pass on both. docs/engine.md says the same in words.
+ */
+#include "differences.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <WinHvPlatform.h>
+#include <openwhp.h>
+
+/* SLOW_KVM: a KVM that interprets guests itself in most modes (no hardware underneath), and only that. */
+enum where { KVM, SLOW_KVM };
+
+static const struct {
+    const char *id;
+    enum where where;
+    const char *reason;
+} differences[] = {
+    {"EXIT-8", KVM, "KVM answers CPUID in the kernel: WHvGetCapability does not offer the exit"},
+    {"EXIT-13", KVM, "RDTSC runs on the processor: WHvGetCapability does not offer the exit"},
+    {"EXIT-14", KVM, "KVM answers hypercalls in the kernel: WHvGetCapability does not offer the exit"},
+    {"EVENT-1", KVM, "exceptions are delivered by the processor: WHvGetCapability does not offer the exit"},
+    {"EVENT-2", KVM, "exceptions are delivered by the processor: WHvGetCapability does not offer the exit"},
+    {"EVENT-3", KVM, "exceptions are delivered by the processor: WHvGetCapability does not offer the exit"},
+    {"EVENT-4", KVM, "exceptions are delivered by the processor: WHvGetCapability does not offer the exit"},
+    {"CTX-1", KVM, "asks for exits of CPUID, RDTSC, exceptions and hypercalls, which WHvGetCapability does not offer"},
+    {"CTX-3", KVM, "asks for exits of CPUID, RDTSC, exceptions and hypercalls, which WHvGetCapability does not offer"},
+    {"CTX-4", KVM, "asks for exits of exceptions, which WHvGetCapability does not offer"},
+    {"MEM-7", KVM, "the half of a store that lies in memory is there already when the other half exits"},
+    {"PROC-12", KVM, "the half of a store that lies in memory is there already when the other half exits"},
+    {"PROC-22", KVM, "an unprivileged process may not open /dev/kvm"},
+    {"MEM-10", KVM, "page tables that no memory slot holds: KVM raises a page fault, or never comes back"},
+    {"EXIT-3", SLOW_KVM, "user mode runs with IOPL 0"},
+    {"EXIT-4", SLOW_KVM, "OUT is over when it exits, and so is the shadow it was in"},
+    {"EXIT-5", SLOW_KVM, "OUT is over when it exits, and so is the shadow it was in"},
+    {"EVENT-9", SLOW_KVM, "interpreted instructions up to HLT pass without a look at the window"},
+};
+
+static bool is_kvm(void)
+{
+    const char *engine = getenv("OPENWHP_ENGINE");
+
+    return engine && strcmp(engine, "kvm") == 0;
+}
+
+/* Whether an engine chosen automatically would be another one. */
+static bool is_slow(void)
+{
+    static int known = -1;
+    char name[64] = "";
+
+    if (known >= 0)
+        return known;
+    unsetenv("OPENWHP_ENGINE");
+    (void)OwhpQueryEngine(OwhpEngineAuto, name, sizeof(name));
+    setenv("OPENWHP_ENGINE", "kvm", 1);
+    known = strcmp(name, "kvm") != 0;
+    return known;
+}
+
+const char *engine_difference(const char *id)
+{
+    for (size_t i = 0; is_kvm() && i < sizeof(differences) / sizeof(differences[0]); i++)
+        if (strcmp(differences[i].id, id) == 0 && (differences[i].where == KVM || is_slow()))
+            return differences[i].reason;
+    return NULL;
+}

@@ -1,0 +1,244 @@
+/*
+ * Every call to the host's KVM failing in turn: open of /dev/kvm, and the n-th ioctl of a whole life of a partition, for each n.
+ * Whatever fails, each call of the API either works or is refused with a HRESULT and words; the guest computes the same or does
+ * not run; and nothing is left behind: file descriptors are counted, memory is the sanitizers' business.
+ *
+ * The linker puts our ioctl and open64 in place of the C library's (--wrap).
+ */
+#include "conform.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+/* ---- the host, as told ---- */
+
+static long fail_at = -1, calls; /* which call fails; -1: none */
+static int fail_with;
+static bool hide_device;
+
+int __real_ioctl(int fd, unsigned long request, void *argument);
+int __wrap_ioctl(int fd, unsigned long request, void *argument);
+int __real_open64(const char *path, int flags, mode_t mode);
+int __wrap_open64(const char *path, int flags, ...);
+
+int __wrap_ioctl(int fd, unsigned long request, void *argument)
+{
+    if (calls++ == fail_at) {
+        errno = fail_with;
+        return -1;
+    }
+    return __real_ioctl(fd, request, argument);
+}
+
+int __wrap_open64(const char *path, int flags, ...)
+{
+    if (hide_device && strcmp(path, "/dev/kvm") == 0) {
+        errno = fail_with;
+        return -1;
+    }
+    return __real_open64(path, flags, 0600);
+}
+
+int before(void **state)
+{
+    (void)state;
+    fail_at = -1;
+    hide_device = false;
+    return 0;
+}
+
+int after(void **state)
+{
+    return before(state);
+}
+
+static unsigned open_files(void)
+{
+    DIR *folder = opendir("/proc/self/fd");
+    unsigned count = 0;
+
+    assert_non_null(folder);
+    while (readdir(folder))
+        count++;
+    closedir(folder);
+    return count;
+}
+
+/* ---- a life ---- */
+
+enum { SIZE = 0x10000, CODE = 0x1000, DATA = 0x3000 };
+
+/* mov al, 1 / again: add [3000h], al / out 10h, al / jmp again: an exit, a dirty page, and on. */
+static const UINT8 code[] = {0xb0, 0x01, 0x00, 0x06, 0x00, 0x30, 0xe6, 0x10, 0xeb, 0xf8};
+
+static unsigned refusals;
+
+static bool works(HRESULT result, const char *what)
+{
+    if (SUCCEEDED(result))
+        return true;
+    refusals++;
+    assert_true(result != E_FAIL);
+    if (!strstr(OwhpGetLastErrorText(), ": ")) {
+        print_error("%s: %08x without words\n", what, (unsigned)result);
+        fail();
+    }
+    return false;
+}
+#define WORKS(call) works((call), #call)
+
+static void run_twice(WHV_PARTITION_HANDLE partition, const UINT8 *ram)
+{
+    WHV_RUN_VP_EXIT_CONTEXT exit;
+    const WHV_REGISTER_NAME rip = WHvX64RegisterRip;
+    WHV_REGISTER_VALUE value;
+
+    for (UINT8 round = 1; round <= 2; round++) {
+        if (!WORKS(WHvRunVirtualProcessor(partition, 0, &exit, sizeof(exit))))
+            return;
+        assert_int_equal(exit.ExitReason, WHvRunVpExitReasonX64IoPortAccess);
+        assert_int_equal(ram[DATA], round);
+        value = (WHV_REGISTER_VALUE){.Reg64 = exit.VpContext.Rip + 2};
+        if (!WORKS(WHvSetVirtualProcessorRegisters(partition, 0, &rip, 1, &value)))
+            return;
+    }
+}
+
+static void use(WHV_PARTITION_HANDLE partition, UINT8 *ram)
+{
+    static const WHV_REGISTER_NAME names[] = {WHvX64RegisterCs, WHvX64RegisterRip};
+    const WHV_REGISTER_VALUE values[] = {{.Segment = {.Limit = 0xffff, .Attributes = 0x9b}}, {.Reg64 = CODE}};
+    UINT64 bitmap = 0, count = 1;
+
+    if (!WORKS(WHvSetPartitionProperty(partition, WHvPartitionPropertyCodeProcessorCount, &count, 4)) ||
+        !WORKS(WHvSetupPartition(partition)) ||
+        !WORKS(WHvMapGpaRange(partition, ram, 0, SIZE, WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute |
+                                                           WHvMapGpaRangeFlagTrackDirtyPages)) ||
+        !WORKS(WHvCreateVirtualProcessor(partition, 0, 0)))
+        return;
+    if (WORKS(WHvSetVirtualProcessorRegisters(partition, 0, names, 2, values)))
+        run_twice(partition, ram);
+    if (WORKS(WHvQueryGpaRangeDirtyBitmap(partition, 0, SIZE, &bitmap, sizeof(bitmap))) && ram[DATA])
+        assert_int_equal(bitmap >> (DATA / 4096) & 1, 1);
+    (void)WORKS(WHvUnmapGpaRange(partition, 0x4000, 0x1000));
+    (void)WORKS(WHvDeleteVirtualProcessor(partition, 0));
+    (void)WORKS(WHvCreateVirtualProcessor(partition, 0, 0)); /* KVM cannot make a processor twice */
+}
+
+static void live(UINT8 *ram)
+{
+    WHV_PARTITION_HANDLE partition;
+
+    memset(ram, 0, SIZE);
+    memcpy(ram + CODE, code, sizeof(code));
+    if (!WORKS(WHvCreatePartition(&partition)))
+        return;
+    use(partition, ram);
+    assert_ok(WHvDeletePartition(partition));
+}
+
+static void each_call_fails(void **state)
+{
+    static const int causes[] = {ENOMEM, EINVAL, EIO};
+    UINT8 *ram = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    (void)state;
+    assert_true(ram != MAP_FAILED);
+    live(ram);
+    assert_int_equal(refusals, 0);
+    assert_int_equal(ram[DATA], 2);
+    const unsigned files = open_files();
+    const long all = calls;
+    print_message("%ld calls\n", all);
+    assert_true(all > 20);
+    for (unsigned c = 0; c < 3; c++)
+        for (long n = 0; n < all; n++) {
+            calls = 0;
+            fail_at = n;
+            fail_with = causes[c];
+            live(ram);
+            fail_at = -1;
+            assert_int_equal(open_files(), files);
+        }
+    /* Somebody must have noticed something. */
+    assert_true(refusals > 10);
+    munmap(ram, SIZE);
+}
+
+static void no_device(void **state)
+{
+    static const struct {
+        int cause;
+        const char *word;
+    } cases[] = {{ENOENT, "there is no /dev/kvm"}, {EACCES, "permission"}, {EBUSY, "cannot be opened"}};
+    WHV_PARTITION_HANDLE partition;
+    char reason[128];
+
+    (void)state;
+    for (unsigned i = 0; i < 3; i++) {
+        hide_device = true;
+        fail_with = cases[i].cause;
+        assert_true(FAILED(OwhpQueryEngine(OwhpEngineKvm, reason, sizeof(reason))));
+        assert_non_null(strstr(reason, cases[i].word));
+        assert_hr(WHvCreatePartition(&partition), WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG);
+        assert_non_null(strstr(OwhpGetLastErrorText(), cases[i].word));
+        /* It vanishes between creation and set-up. */
+        hide_device = false;
+        assert_ok(WHvCreatePartition(&partition));
+        UINT32 count = 1;
+        assert_ok(WHvSetPartitionProperty(partition, WHvPartitionPropertyCodeProcessorCount, &count, 4));
+        hide_device = true;
+        assert_hr(WHvSetupPartition(partition), WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG);
+        hide_device = false;
+        assert_ok(WHvSetupPartition(partition));
+        assert_ok(WHvDeletePartition(partition));
+    }
+}
+
+/* More ranges than KVM has slots: the rest is served without one. */
+static void slots_run_out(void **state)
+{
+    enum { RANGES = 40000 };
+    WHV_PARTITION_HANDLE partition;
+    WHV_RUN_VP_EXIT_CONTEXT exit;
+    static const WHV_REGISTER_NAME names[] = {WHvX64RegisterCs, WHvX64RegisterRip, WHvX64RegisterDs};
+    const WHV_REGISTER_VALUE values[] = {{.Segment = {.Limit = 0xffff, .Attributes = 0x9b}}, {.Reg64 = CODE},
+                                         {.Segment = {.Base = 0x100000 + (RANGES - 1) * 0x2000ull - 0x3000, .Limit = 0xffff, .Attributes = 0x93}}};
+    UINT8 *ram = mmap(NULL, SIZE + RANGES * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    UINT32 count = 1;
+    const WHV_MAP_GPA_RANGE_FLAGS rwx = WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute;
+
+    (void)state;
+    assert_true(ram != MAP_FAILED);
+    memcpy(ram + CODE, code, sizeof(code));
+    assert_ok(WHvCreatePartition(&partition));
+    assert_ok(WHvSetPartitionProperty(partition, WHvPartitionPropertyCodeProcessorCount, &count, 4));
+    assert_ok(WHvSetupPartition(partition));
+    assert_ok(WHvMapGpaRange(partition, ram, 0, SIZE, rwx));
+    for (UINT64 i = 0; i < RANGES; i++)
+        assert_ok(WHvMapGpaRange(partition, ram + SIZE + i * 4096, 0x100000 + i * 0x2000, 4096, rwx));
+    assert_ok(WHvCreateVirtualProcessor(partition, 0, 0));
+    assert_ok(WHvSetVirtualProcessorRegisters(partition, 0, names, 3, values));
+    assert_ok(WHvRunVirtualProcessor(partition, 0, &exit, sizeof(exit)));
+    assert_int_equal(exit.ExitReason, WHvRunVpExitReasonX64IoPortAccess);
+    assert_int_equal(ram[SIZE + (RANGES - 1) * 4096], 1);
+    assert_ok(WHvDeletePartition(partition));
+    munmap(ram, SIZE + RANGES * 4096);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE("KVM-1", "H engine kvm: every host call failing", each_call_fails),
+        CASE("KVM-2", "H OwhpQueryEngine, WHvSetupPartition", no_device),
+        CASE("KVM-3", "H engine kvm: memory slots", slots_run_out),
+    };
+    return cmocka_run_group_tests_name("kvm faults", tests, NULL, NULL);
+}
