@@ -164,6 +164,7 @@ struct cpu {
     bool interrupt_shadow; /* the next instruction runs before interrupts are looked at */
     bool nmi_masked;
     bool memory_event;     /* an event is being delivered: exits carry InterruptionPending */
+    bool nmi_waiting;       /* the engine has an NMI that the shadow or the mask blocks: likewise */
     bool interrupt_waiting; /* the engine has an interrupt that IF or the shadow blocks: tell it when that ends */
     union vector vector[16] __attribute__((aligned(32)));
     struct x87_image x87;

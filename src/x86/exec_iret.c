@@ -43,7 +43,7 @@ static enum exec_result done(struct cpu *cpu)
 {
     if (cpu->nmi_masked) {
         cpu->nmi_masked = false;
-        if (cpu->interrupt_waiting)
+        if (cpu->interrupt_waiting || cpu->nmi_waiting)
             atomic_fetch_or_explicit(&cpu->request, REQUEST_INTERRUPT, memory_order_relaxed);
     }
     cpu->resume_rip = cpu->next_rip; /* should RF be set now */

@@ -237,7 +237,7 @@ static void update_attention(struct cpu *cpu)
 void cpu_interrupts_enabled(struct cpu *cpu)
 {
     update_attention(cpu);
-    if (cpu->interrupt_waiting && !cpu->interrupt_shadow && (cpu->rflags & RFLAGS_IF))
+    if (!cpu->interrupt_shadow && ((cpu->interrupt_waiting && (cpu->rflags & RFLAGS_IF)) || (cpu->nmi_waiting && !cpu->nmi_masked)))
         atomic_fetch_or_explicit(&cpu->request, REQUEST_INTERRUPT, memory_order_relaxed);
 }
 

@@ -155,6 +155,7 @@ static enum step events(struct engine_vcpu *vcpu)
             return window_exit(vcpu, 2, 0);
     }
     cpu->interrupt_waiting = interrupt_waits(vcpu);
+    cpu->nmi_waiting = (atomic_load(&vcpu->pending) & PENDING_NMI) || (vcpu->notifications & 1);
     return STEP_RUN;
 }
 
