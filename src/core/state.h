@@ -99,7 +99,7 @@ struct vcpu_state {
     uint64_t dr[4], dr6, dr7;
     uint64_t efer, star, lstar, cstar, sfmask, kernel_gs_base;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
-    uint64_t pat, tsc_aux, misc_enable, spec_ctrl, xss, mcg_status, pkru;
+    uint64_t pat, tsc_aux, misc_enable, spec_ctrl, xss, mcg_status, pkru, pkrs;
     uint64_t mtrr_def_type, mtrr_base[16], mtrr_mask[16], mtrr_fixed[11];
     uint64_t tsc_offset; /* to the partition's TSC */
     uint64_t tsc_adjust;

@@ -63,6 +63,16 @@ static bool has_avx(void)
     return features.AvxSupport;
 }
 
+/* The components of an image: x87, SSE, AVX, and PKRU behind them (8 bytes) where the processor has protection keys. */
+static void assert_image(const struct image *image, UINT64 components)
+{
+    UINT64 keys = get64(image, XCOMP_BV) & 1 << 9;
+
+    assert_int_equal(get64(image, XCOMP_BV), 1ull << 63 | keys | components);
+    assert_int_equal(image->size, (components & 4 ? AVX_SIZE : SSE_SIZE) + (keys ? 8 : 0));
+}
+
+
 /* Every part of the image is the register of that name, and the guest's. */
 static void image_is_registers(void **state)
 {
@@ -75,8 +85,7 @@ static void image_is_registers(void **state)
     guest_set(&g, R(Cr4), 0x40620);
     guest_set(&g, R(XCr0), has_avx() ? 7 : 3);
     get_image(&g, &image);
-    assert_int_equal(image.size, has_avx() ? AVX_SIZE : SSE_SIZE);
-    assert_int_equal(get64(&image, XCOMP_BV), 1ull << 63 | (has_avx() ? 7 : 3));
+    assert_image(&image, has_avx() ? 7 : 3);
     for (UINT32 i = 0; i < 16; i++) {
         put64(&image, 160 + 16 * i, 0x100 + i);
         put64(&image, 168 + 16 * i, 0x200 + i);
@@ -93,7 +102,7 @@ static void image_is_registers(void **state)
     put64(&image, 8, 0x1234);
     put64(&image, 16, 0x5678);
     put64(&image, 24, 0xffff00009f80);
-    put64(&image, XSTATE_BV, has_avx() ? 7 : 3);
+    put64(&image, XSTATE_BV, (has_avx() ? 7 : 3) | (get64(&image, XCOMP_BV) & 1 << 9));
     assert_ok(set_old(&g, &image, image.size));
     for (UINT32 i = 0; i < 16; i++) {
         WHV_REGISTER_VALUE v = guest_get_value(&g, (WHV_REGISTER_NAME)(R(Xmm0) + i));
@@ -161,7 +170,7 @@ static void malformed_images(void **state)
     } table[] = {
         {XCOMP_BV, 0},                     /* the standard form */
         {XCOMP_BV, 7},
-        {XCOMP_BV, 1ull << 63 | 1 << 9 | 7}, /* components that the processor does not have */
+        {XCOMP_BV, 1ull << 63 | 1 << 8 | 7}, /* components that the processor does not have */
         {XCOMP_BV, 1ull << 63 | 1ull << 62 | 7},
         {XCOMP_BV, 1ull << 63 | 1},        /* fewer than XSTATE_BV */
         {XSTATE_BV, 1 << 5 | 3},
@@ -221,8 +230,7 @@ static void image_without_avx(void **state)
     assert_ok(WHvSetupPartition(g.partition));
     assert_ok(WHvCreateVirtualProcessor(g.partition, 0, 0));
     get_image(&g, &image);
-    assert_int_equal(image.size, SSE_SIZE);
-    assert_int_equal(get64(&image, XCOMP_BV), 1ull << 63 | 3);
+    assert_image(&image, 3);
     put64(&image, XCOMP_BV, 1ull << 63 | 7);
     assert_hr(set_old(&g, &image, AVX_SIZE), E_INVALIDARG);
     guest_end(&g);

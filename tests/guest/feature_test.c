@@ -63,7 +63,7 @@ static const struct row rows[] = {
     CODE_ROW(RDRAND, 0x0f, 0xc7, 0xf0),
     NOTE(HYPERVISOR, "leaf 0x40000000"),
     BASE_ROW(FPU, 0xd9, 0xe8),
-    CR4_ROW(DE, CR4_DE), CR4_ROW(PSE, CR4_PSE), CR4_ROW(TSC, CR4_TSD),
+    CR4_ROW(VME, CR4_VME), CR4_ROW(DE, CR4_DE), CR4_ROW(PSE, CR4_PSE), CR4_ROW(TSC, CR4_TSD),
     BASE_ROW(MSR, 0x0f, 0x32),
     CR4_ROW(PAE, CR4_PAE), CR4_ROW(MCE, CR4_MCE),
     BASE_ROW(CX8, 0x0f, 0xc7, 0x0b),

@@ -66,6 +66,7 @@ static void save_members(const struct cpu *cpu, struct vcpu_state *s)
     s->gdtr_limit = cpu->gdtr.limit;
     s->idtr_limit = cpu->idtr.limit;
     s->pkru = cpu->pkru;
+    s->pkrs = cpu->pkrs;
     s->cpl = cpu->cpl;
     s->interrupt_shadow = cpu->interrupt_shadow;
     s->nmi_masked = cpu->nmi_masked;
@@ -82,7 +83,8 @@ static void load_members(struct cpu *cpu, const struct vcpu_state *s)
         cpu->rflags &= ~RFLAGS_ONE; /* a client has set it so: refused at the next run */
     cpu->gdtr.limit = (uint16_t)s->gdtr_limit;
     cpu->idtr.limit = (uint16_t)s->idtr_limit;
-    cpu->pkru = (uint32_t)s->pkru;
+    cpu->pkru = (uint32_t)s->pkru; /* translations are forgotten anyway */
+    cpu->pkrs = (uint32_t)s->pkrs;
     cpu->cpl = s->cpl;
     cpu->interrupt_shadow = s->interrupt_shadow;
     cpu->nmi_masked = s->nmi_masked;
@@ -356,7 +358,7 @@ static const char *registers_problem(const struct cpu *cpu, const struct vcpu_st
 
 static const char *bounds_problem(const struct vcpu_state *s)
 {
-    if (s->cpl > 3 || s->cr8 > 15 || s->mxcsr >> 16 || s->gdtr_limit > 0xffff || s->idtr_limit > 0xffff || s->pkru >> 32)
+    if (s->cpl > 3 || s->cr8 > 15 || s->mxcsr >> 16 || s->gdtr_limit > 0xffff || s->idtr_limit > 0xffff || s->pkru >> 32 || s->pkrs >> 32)
         return "CPL, CR8, MXCSR, PKRU or a table limit is out of bounds";
     return NULL;
 }
