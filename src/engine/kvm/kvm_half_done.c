@@ -195,6 +195,12 @@ static bool trial_page(struct cpu *cpu, gpa_t page, enum access_type type, struc
     return true;
 }
 
+/* KVM reports accesses in pieces of 8 bytes. */
+static bool is_piece(uint64_t whole, uint64_t offset, uint64_t size)
+{
+    return offset % 8 == 0 && size == (whole - offset < 8 ? whole - offset : 8);
+}
+
 static enum port_result trial_access(struct cpu *cpu, const struct port_access *access)
 {
     const struct effect *w = current->wanted;
@@ -202,8 +208,10 @@ static enum port_result trial_access(struct cpu *cpu, const struct port_access *
     (void)cpu;
     if (access->type != ACCESS_WRITE)
         return PORT_EXIT;
-    if (w->is_port || w->gpa < access->gpa || w->gpa - access->gpa + w->size > access->size ||
-        memcmp((const uint8_t *)access->data + (w->gpa - access->gpa), w->data, w->size) != 0)
+    const uint64_t offset = w->gpa - access->gpa;
+
+    if (w->is_port || offset >= access->size || !is_piece(access->size, offset, w->size) ||
+        memcmp((const uint8_t *)access->data + offset, w->data, w->size) != 0)
         return PORT_DONE;
     current->found = true;
     return PORT_EXIT;
@@ -291,6 +299,12 @@ static bool undo_registers(struct cpu *cpu, const struct decoded *d)
         break;
     case ZYDIS_MNEMONIC_PUSH: case ZYDIS_MNEMONIC_PUSHF: case ZYDIS_MNEMONIC_PUSHFD: case ZYDIS_MNEMONIC_PUSHFQ:
         take_back(&cpu->gpr[REG_RSP], -(int64_t)(d->zydis.operand_width / 8), cpu_is_64(cpu) ? 64 : d->zydis.stack_width);
+        return true;
+    case ZYDIS_MNEMONIC_PUSHA: case ZYDIS_MNEMONIC_PUSHAD:
+        take_back(&cpu->gpr[REG_RSP], -8 * (int64_t)(d->zydis.operand_width / 8), d->zydis.stack_width);
+        return true;
+    case ZYDIS_MNEMONIC_POP:
+        take_back(&cpu->gpr[REG_RSP], d->zydis.operand_width / 8, cpu_is_64(cpu) ? 64 : d->zydis.stack_width);
         return true;
     case ZYDIS_MNEMONIC_OUT:
         return true;
