@@ -182,14 +182,18 @@ static enum status vcpu_create(struct engine_partition *p, uint32_t index, struc
                                                   : fail(STATUS_NO_MEMORY, "engine kvm: KVM has no processor %u to give", index);
     if (status == STATUS_OK) {
         vcpu->kvm = k;
-        if (is_new && !kvm_state_set_cpuid(vcpu)) {
-            vcpu->kvm = NULL;
-            engine_soft.vcpu_destroy(vcpu);
+        if (is_new && !kvm_state_set_cpuid(vcpu))
             status = fail(STATUS_UNEXPECTED, "engine kvm: KVM_SET_CPUID2 failed");
-        } else if (!kvm_call(k->fd, KVM_GET_SREGS, &k->mirror.sregs)) {
-            *out = vcpu;
-            return STATUS_OK;
-        }
+        else if (kvm_call(k->fd, KVM_GET_SREGS, &k->mirror.sregs))
+            status = fail(STATUS_UNEXPECTED, "engine kvm: KVM_GET_SREGS failed");
+    }
+    if (status == STATUS_OK) {
+        *out = vcpu;
+        return STATUS_OK;
+    }
+    if (vcpu) {
+        vcpu->kvm = NULL;
+        engine_soft.vcpu_destroy(vcpu);
     }
     half_destroy(p, index, k);
     return status;

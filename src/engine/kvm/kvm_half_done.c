@@ -166,13 +166,13 @@ static void forget(struct engine_vcpu *vcpu)
     gva_t store = 0;
     bool has_store = store_of_load(vcpu->cpu, &store);
 
-    k->run->immediate_exit = 1;
+    __atomic_store_n(&k->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
     for (unsigned i = 0; i < PIECES; i++) {
         answer(vcpu, has_store, &store);
         if (ioctl(k->fd, KVM_RUN, 0) < 0)
             break; /* EINTR: nothing is pending any more */
     }
-    k->run->immediate_exit = 0;
+    __atomic_store_n(&k->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
     kvm_ring_drain(vcpu);
     k->mirror.valid = k->mirror.rest_valid = false;
 }
