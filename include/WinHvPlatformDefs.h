@@ -1913,12 +1913,11 @@ typedef enum WHV_PROCESSOR_COUNTER_SET {
 /* Time that a processor took, 100 ns: in runs, but not asleep in them. Also of a processor that runs now. */
 typedef struct WHV_PROCESSOR_RUNTIME_COUNTERS {
     UINT64 TotalRuntime100ns;
-    UINT64 HypervisorRuntime100ns;         /* of it, outside the guest; 0 on the soft engine, which is
-                                              the processor */
+    UINT64 HypervisorRuntime100ns;         /* of it, outside the guest; 0: not told apart */
 } WHV_PROCESSOR_RUNTIME_COUNTERS;
 C_ASSERT(sizeof(WHV_PROCESSOR_RUNTIME_COUNTERS) == 16);
 
-/* How often something happened, and the time it took, 100 ns (0 on the soft engine: not taken). */
+/* How often something happened, and the time it took, 100 ns (0: not taken). */
 typedef struct WHV_PROCESSOR_INTERCEPT_COUNTER {
     UINT64 Count;
     UINT64 Time100ns;

@@ -18,9 +18,9 @@ extern "C" {
 
 /* What executes the guest. */
 typedef enum OWHP_ENGINE {
-    OwhpEngineAuto = 0, /* kvm where it can be used, else soft */
+    OwhpEngineAuto = 0, /* kvm where it can be used and runs guests on hardware, else soft */
     OwhpEngineSoft = 1, /* the processor in the library; needs nothing of the host */
-    OwhpEngineKvm = 2   /* the host's hardware, through /dev/kvm */
+    OwhpEngineKvm = 2   /* the host's hardware, through /dev/kvm; takes the signal SIGRTMAX - 3 */
 } OWHP_ENGINE;
 
 /*
@@ -128,7 +128,7 @@ OWHP_EXPORT HRESULT WINAPI OwhpCompleteMemoryAccess(WHV_PARTITION_HANDLE Partiti
  *   other at once, at the speed of own memory. It stays what it was when it was mapped, whatever
  *   the process maps or unmaps there later;
  *   everything else (private memory, and what is not there yet) is reached by copying when it is
- *   accessed, by engines that can (soft; others refuse to map it: ERROR_NOT_SUPPORTED), and is
+ *   accessed, by engines that can (soft and kvm; others would refuse it: ERROR_NOT_SUPPORTED), and is
  *   what the process has there at that moment, with the protection it has then. Locked
  *   instructions are atomic among processors, not against the process. Code is copied when a
  *   run begins and when the guest has changed it. Such pages cannot be pinned.

@@ -73,7 +73,6 @@ struct kvm_vcpu {
     uint32_t ring_entries, ring_next;
     struct kvm_mirror mirror;
     bool whole;             /* the processor's registers are complete: nothing newer is in KVM */
-    bool entered;           /* its CPUID has been told */
     _Atomic bool in_kvm;
     _Atomic int thread;     /* the kernel's id of the thread that runs it */
 };

@@ -46,10 +46,8 @@ static int enter(struct engine_vcpu *vcpu)
     k->run->kvm_valid_regs = KVM_SYNC_X86_VALID_FIELDS;
     __atomic_store_n(&k->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
     atomic_store(&k->in_kvm, true);
-    if (!has_request(vcpu->cpu)) {
+    if (!has_request(vcpu->cpu))
         result = ioctl(k->fd, KVM_RUN, 0) < 0 ? -errno : 0;
-        k->entered = true;
-    }
     atomic_store(&k->in_kvm, false);
     __atomic_store_n(&k->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
     kvm_ring_drain(vcpu);
