@@ -14,7 +14,7 @@
 
 #include <cmocka.h>
 
-#include "engine/soft/lapic.h"
+#include "engine/apic/lapic.h"
 
 enum { MAX_CPUS = 300 };
 

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "engine/soft/lapic_state.h"
+#include "engine/apic/lapic_state.h"
 
 enum { CPUS = 4, ROUNDS = 3000 };
 

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "engine/soft/lapic_state.h"
+#include "engine/apic/lapic_state.h"
 
 enum {
     DIVIDE_1 = 0xb,

@@ -8,7 +8,7 @@
 #include <stdatomic.h>
 
 #include "engine/engine.h"
-#include "engine/soft/clock.h"
+#include "engine/apic/clock.h"
 #include "x86/bits.h"
 
 struct counters {

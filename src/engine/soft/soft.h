@@ -21,12 +21,12 @@
 #include <stdatomic.h>
 
 #include "engine/engine.h"
-#include "engine/soft/apic_bus.h"
-#include "engine/soft/clock.h"
+#include "engine/apic/apic_bus.h"
+#include "engine/apic/clock.h"
 #include "engine/soft/completion.h"
 #include "engine/soft/counters.h"
-#include "engine/soft/lapic.h"
-#include "engine/soft/timer.h"
+#include "engine/apic/lapic.h"
+#include "engine/apic/timer.h"
 #include "x86/cpu.h"
 #include "x86/cpuid.h"
 #include "x86/event.h"

@@ -6,12 +6,12 @@
  * from the ID. Who is meant depends on the mode of each receiver (SDM 3A 11.6.2, 11.12.10) and, for
  * the value that means everybody, on the sender's.
  */
-#include "engine/soft/apic_bus.h"
+#include "engine/apic/apic_bus.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/soft/lapic_state.h"
+#include "engine/apic/lapic_state.h"
 #include "util/last_error.h"
 
 #define DEFAULT_APIC_FREQUENCY UINT64_C(200000000) /* as the Windows hypervisor's */

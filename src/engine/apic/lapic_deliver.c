@@ -7,7 +7,7 @@
  * lapic_destroy clears `attached` before it waits for `users` to become zero, so one of them sees
  * the other.
  */
-#include "engine/soft/lapic_state.h"
+#include "engine/apic/lapic_state.h"
 
 #include "util/compiler.h"
 

@@ -11,7 +11,7 @@
  * interrupt is put into IRR under it as well, so that after masking the entry none comes any more;
  * `notify` comes after unlocking.
  */
-#include "engine/soft/lapic_state.h"
+#include "engine/apic/lapic_state.h"
 
 /* A periodic timer shorter than this many microseconds loses ticks, or it would occupy the timer
  * thread. */

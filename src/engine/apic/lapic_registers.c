@@ -2,7 +2,7 @@
  * The registers: one table says which exist in which mode and what of them can be written; MMIO and
  * MSR accesses differ only in what they do about an access that the table does not allow.
  */
-#include "engine/soft/lapic_state.h"
+#include "engine/apic/lapic_state.h"
 
 #include "util/compiler.h"
 

@@ -1,11 +1,11 @@
 /*
  * Life of a local APIC: creation, the states after RESET and INIT, mode changes, counters.
  */
-#include "engine/soft/lapic.h"
+#include "engine/apic/lapic.h"
 
 #include <sched.h>
 
-#include "engine/soft/lapic_state.h"
+#include "engine/apic/lapic_state.h"
 #include "util/last_error.h"
 
 /* Registers after RESET, INIT and re-enabling (SDM 3A 11.4.7.1): all but the ID and IA32_APIC_BASE.

@@ -11,7 +11,7 @@
 
 #include "core/config.h"
 #include "engine/engine.h"
-#include "engine/soft/timer.h"
+#include "engine/apic/timer.h"
 #include "util/status.h"
 
 struct apic_bus;

@@ -6,7 +6,7 @@
  * waiting and FOREVER while it waits without limit. Whoever makes the earliest deadline earlier
  * than that wakes it, once; nobody else does.
  */
-#include "engine/soft/timer.h"
+#include "engine/apic/timer.h"
 
 #include <errno.h>
 #include <signal.h>

@@ -2,7 +2,7 @@
  * The guest's ways in: the register page of xAPIC mode and the MSRs of x2APIC mode, and
  * IA32_APIC_BASE, which says which of them is there (SDM 3A 11.4, 11.12).
  */
-#include "engine/soft/lapic_state.h"
+#include "engine/apic/lapic_state.h"
 
 #include <string.h>
 

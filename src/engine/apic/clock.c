@@ -4,7 +4,7 @@
  * read are atomic and loaded with acquire, so the second look at `sequence` cannot come before
  * them.
  */
-#include "engine/soft/clock.h"
+#include "engine/apic/clock.h"
 
 #include <cpuid.h>
 #include <x86intrin.h>

@@ -5,7 +5,7 @@
  *   63         32/56         20 19:18     15    14      12      11    10:8   7:0
  *   | destination |   ...   | shorthand | trg | level | (busy) | log | mode | vector |
  */
-#include "engine/soft/lapic_state.h"
+#include "engine/apic/lapic_state.h"
 
 enum shorthand { TO_DESTINATION, TO_SELF, TO_ALL, TO_OTHERS };
 

@@ -2,7 +2,7 @@
  * The host's ways in: the state as a page of registers, and single registers by name. Values are
  * stored, not acted on: a restored ICR sends nothing. The processor is not running.
  */
-#include "engine/soft/lapic_state.h"
+#include "engine/apic/lapic_state.h"
 
 #include <string.h>
 

@@ -15,7 +15,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "engine/soft/lapic.h"
+#include "engine/apic/lapic.h"
 
 /* Register numbers: MMIO offset / 16 = MSR - 0x800 = register name - 0x3000 (SDM 3A tables 11-1,
  * 11-6). */

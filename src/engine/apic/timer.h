@@ -12,7 +12,7 @@
 #ifndef OWHP_ENGINE_SOFT_TIMER_H
 #define OWHP_ENGINE_SOFT_TIMER_H
 
-#include "engine/soft/clock.h"
+#include "engine/apic/clock.h"
 #include "util/status.h"
 
 struct timer_queue;

@@ -24,9 +24,9 @@
 #include "core/exit.h"
 #include "core/state.h"
 #include "engine/engine.h"
-#include "engine/soft/apic_bus.h"
-#include "engine/soft/clock.h"
-#include "engine/soft/timer.h"
+#include "engine/apic/apic_bus.h"
+#include "engine/apic/clock.h"
+#include "engine/apic/timer.h"
 #include "util/status.h"
 
 struct lapic;
