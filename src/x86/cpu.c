@@ -11,6 +11,7 @@
 #include "x86/msr.h"
 #include "x86/random.h"
 #include "x86/tlb.h"
+#include "x86/vendor.h"
 
 struct cpu *cpu_create(const struct cpu_port *port, void *port_context, unsigned physical_bits)
 {
@@ -108,7 +109,7 @@ void cpu_update_mode(struct cpu *cpu)
     if (cpu_is_long(cpu))
         mode |= MODE_LONG;
     if (cpu_is_long(cpu) && (cs->attributes & SEG_L))
-        mode |= MODE_64;
+        mode |= MODE_64 | vendor_mode(cpu);
     else if (cs->attributes & SEG_DB)
         mode |= MODE_CS32;
     if (cpu->segment[SEG_SS].attributes & SEG_DB)

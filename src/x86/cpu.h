@@ -121,6 +121,7 @@ enum {
     MODE_SINGLE = 1u << 3,  /* one instruction only: interrupt shadow, single step */
     MODE_PROTECTED = 1u << 4, /* CR0.PE and not virtual-8086 */
     MODE_LONG = 1u << 5,      /* EFER.LMA */
+    MODE_AMD_BRANCHES = 1u << 6, /* prefix 66 counts for near branches of 64-bit code (x86/vendor.h) */
 };
 
 /* Instructions that the owner wants to know the number of. */

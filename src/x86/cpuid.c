@@ -39,16 +39,18 @@ void cpuid_init(struct cpuid_config *config)
     cpuid_set(config, FEATURE_TSC_DEADLINE, false);
     exec_simd_limit(config);
     drop_dependent(config);
-    if (!__get_cpuid(0, &a, &b, &c, &d))
-        return;
-    memcpy(config->vendor, &b, 4);
-    memcpy(config->vendor + 4, &d, 4);
-    memcpy(config->vendor + 8, &c, 4);
+    if (__get_cpuid(0, &a, &b, &c, &d))
+        cpuid_set_vendor(config, (uint32_t[4]){a, b, c, d});
+}
+
+void cpuid_set_vendor(struct cpuid_config *config, const uint32_t leaf_0[4])
+{
+    memcpy(config->vendor, &leaf_0[EBX], 4);
+    memcpy(config->vendor + 4, &leaf_0[EDX], 4);
+    memcpy(config->vendor + 8, &leaf_0[ECX], 4);
     config->is_amd = memcmp(config->vendor, "AuthenticAMD", 12) == 0 || memcmp(config->vendor, "HygonGenuine", 12) == 0;
-    if (config->is_amd) {
-        cpuid_set(config, FEATURE_ARCH_CAPABILITIES, false);
-        cpuid_set(config, FEATURE_BHI_CTRL, false);
-    }
+    cpuid_set(config, FEATURE_ARCH_CAPABILITIES, !config->is_amd);
+    cpuid_set(config, FEATURE_BHI_CTRL, !config->is_amd);
 }
 
 void cpuid_get_banks(const struct cpuid_config *config, uint64_t banks[2])

@@ -133,7 +133,7 @@ enum cpu_feature {
 struct cpuid_config {
     uint32_t word[CPUID_WORDS];
     char vendor[12];             /* not terminated */
-    bool is_amd;                 /* SYSENTER, SYSCALL and segment details differ by vendor */
+    bool is_amd;                 /* what that means: x86/vendor.h */
     uint32_t apic_id;
     uint32_t processor_count;    /* in the partition, at least 1 */
     uint64_t tsc_frequency;      /* Hz, 0: unknown (leaves 0x15 and 0x16 are zero) */
@@ -144,6 +144,9 @@ struct cpuid_config {
 /* Everything implemented, the host's vendor, one processor. No local APIC: the owner adds FEATURE_X2APIC and
  * FEATURE_TSC_DEADLINE (cpuid_set) when its port has one. */
 void cpuid_init(struct cpuid_config *config);
+/* Another vendor, as leaf 0 shows it: its features, its leaves, and what instructions do (x86/vendor.h). Anybody but AMD and
+ * Hygon is as Intel. After cpuid_init, before anything is masked. */
+void cpuid_set_vendor(struct cpuid_config *config, const uint32_t leaf_0[4]);
 
 static inline void cpuid_set(struct cpuid_config *config, enum cpu_feature feature, bool on)
 {

@@ -6,7 +6,7 @@
 
 #include "util/check.h"
 
-enum decoder_kind { DECODER_64, DECODER_32, DECODER_16, DECODER_REAL_16, DECODER_COUNT };
+enum decoder_kind { DECODER_64, DECODER_64_AMD, DECODER_32, DECODER_16, DECODER_REAL_16, DECODER_COUNT };
 
 static ZydisDecoder decoders[DECODER_COUNT];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -18,6 +18,7 @@ static void init_decoders(void)
         ZydisStackWidth width;
     } kinds[DECODER_COUNT] = {
         [DECODER_64] = {ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64},
+        [DECODER_64_AMD] = {ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64},
         [DECODER_32] = {ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32},
         [DECODER_16] = {ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16},
         [DECODER_REAL_16] = {ZYDIS_MACHINE_MODE_REAL_16, ZYDIS_STACK_WIDTH_16},
@@ -32,13 +33,14 @@ static void init_decoders(void)
         for (unsigned k = 0; k < array_size(absent); k++)
             check(ZYAN_SUCCESS(ZydisDecoderEnableMode(&decoders[i], absent[k], ZYAN_FALSE)));
     }
+    check(ZYAN_SUCCESS(ZydisDecoderEnableMode(&decoders[DECODER_64_AMD], ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE)));
 }
 
 static const ZydisDecoder *decoder_for(uint32_t mode)
 {
     pthread_once(&once, init_decoders);
     if (mode & MODE_64)
-        return &decoders[DECODER_64];
+        return &decoders[mode & MODE_AMD_BRANCHES ? DECODER_64_AMD : DECODER_64];
     if (mode & MODE_CS32)
         return &decoders[DECODER_32];
     return &decoders[mode & MODE_PROTECTED ? DECODER_16 : DECODER_REAL_16];
@@ -180,6 +182,19 @@ static bool describes_memory(ZydisMnemonic mnemonic, const ZydisDecodedOperand *
     return base == REG_RSI || base == REG_RBX || (base == REG_RDI && o->mem.segment != ZYDIS_REGISTER_ES);
 }
 
+/* AMD's near branches under prefix 66, of which Zydis leaves the short ones and RET as they are. */
+static bool is_narrow_branch(uint32_t mode, const ZydisDecodedInstruction *z)
+{
+    const bool is_near = z->meta.branch_type == ZYDIS_BRANCH_TYPE_SHORT || z->meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR;
+    bool has_66 = false;
+
+    if (!(mode & MODE_AMD_BRANCHES) || !is_near || z->raw.rex.W)
+        return false;
+    for (unsigned i = 0; i < z->raw.prefix_count; i++)
+        has_66 |= z->raw.prefixes[i].value == 0x66;
+    return has_66;
+}
+
 static void convert(uint32_t mode, const uint8_t *bytes, struct decoded *d)
 {
     const ZydisDecodedInstruction *z = &d->zydis;
@@ -199,6 +214,8 @@ static void convert(uint32_t mode, const uint8_t *bytes, struct decoded *d)
         .modrm = (uint8_t)(z->raw.modrm.mod << 6 | z->raw.modrm.reg << 3 | z->raw.modrm.rm),
     };
     memcpy(insn->bytes, bytes, z->length);
+    if (is_narrow_branch(mode, z))
+        insn->operand_size = 2;
     if (z->operand_width == 8) {
         /* Byte instructions: what the prefixes say, for those that look at it. */
         bool has_66 = z->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE;

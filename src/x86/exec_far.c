@@ -7,6 +7,7 @@
 
 #include "x86/control.h"
 #include "x86/task.h"
+#include "x86/vendor.h"
 
 /* ---- shared checks ---- */
 
@@ -86,7 +87,7 @@ struct target {
 
 static bool read_target(struct cpu *cpu, const struct insn *insn, struct target *target)
 {
-    const unsigned size = insn->operand_size;
+    unsigned size = insn->operand_size;
     gva_t linear;
 
     *target = (struct target){0};
@@ -99,6 +100,7 @@ static bool read_target(struct cpu *cpu, const struct insn *insn, struct target 
             target->offset = (uint32_t)target->offset;
         return true;
     }
+    size = vendor_far_size(cpu, size);
     /* Two accesses, each with an alignment of its own. */
     return operand_linear(cpu, insn, size + 2, ACCESS_READ, &linear) &&
            mem_read(cpu, linear, &target->offset, size, MEM_CURRENT) && mem_read16(cpu, linear + size, &target->selector);

@@ -2,6 +2,7 @@
 #include "x86/control.h"
 #include "x86/descriptor.h"
 #include "x86/exec_system.h"
+#include "x86/vendor.h"
 
 /* After MOV SS and POP SS the next instruction runs before interrupts are taken (SDM 3A 6.8.3). */
 static enum exec_result after_load(struct cpu *cpu, unsigned index)
@@ -36,8 +37,8 @@ enum exec_result exec_push_segment(struct cpu *cpu, const struct insn *insn)
 {
     const unsigned size = insn->operand_size;
 
-    /* The upper half of a 32-bit slot is not written (SDM 2B PUSH: recent processors; seen on silicon). */
-    if (!stack_write(cpu, -(int64_t)size, size == 4 ? 2 : size, cpu->segment[insn->operand[0].number].selector))
+    /* Intel does not write the upper half of a 32-bit slot (SDM 2B PUSH: recent processors; seen on silicon). */
+    if (!stack_write(cpu, -(int64_t)size, size == 4 && vendor_pushes_16_bits(cpu) ? 2 : size, cpu->segment[insn->operand[0].number].selector))
         return EXEC_LEAVE;
     stack_adjust(cpu, -(int64_t)size);
     return EXEC_NEXT;
@@ -66,7 +67,7 @@ static enum exec_result load_far_pointer(struct cpu *cpu, const struct insn *ins
     uint16_t selector;
     gva_t linear;
     struct segment loaded;
-    const unsigned size = insn->operand_size;
+    const unsigned size = vendor_far_size(cpu, insn->operand_size);
 
     /* Two accesses, each with an alignment of its own. */
     if (!operand_linear(cpu, insn, size + 2, ACCESS_READ, &linear) || !mem_read(cpu, linear, &offset, size, MEM_CURRENT) ||

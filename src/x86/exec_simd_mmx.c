@@ -7,6 +7,7 @@
  * written.
  */
 #include "x86/exec_simd.h"
+#include "x86/vendor.h"
 
 #include "x86/exec_x87.h"
 
@@ -29,7 +30,7 @@ static void enter_mmx(struct cpu *cpu)
  */
 static enum exec_result store_failed(struct cpu *cpu)
 {
-    if (cpu->leave == LEAVE_FAULT && !cpu->cpuid.is_amd)
+    if (cpu->leave == LEAVE_FAULT && vendor_sets_top_first(cpu))
         x87_set_top(&cpu->x87, 0);
     return EXEC_LEAVE;
 }
@@ -118,7 +119,7 @@ enum exec_result exec_maskmovq(struct cpu *cpu, const struct insn *insn)
     (void)gather(cpu, insn, 1, &mask);
     const bool stored = simd_store_masked(cpu, insn, data.bytes, mask.bytes, 8);
     /* Here they have made the whole transition when the store faults. */
-    if (stored || (cpu->leave == LEAVE_FAULT && !cpu->cpuid.is_amd))
+    if (stored || (cpu->leave == LEAVE_FAULT && vendor_sets_top_first(cpu)))
         enter_mmx(cpu);
     if (!stored)
         return EXEC_LEAVE;

@@ -3,6 +3,7 @@
 
 #include "os/guarded.h"
 #include "x86/debug.h"
+#include "x86/vendor.h"
 
 enum { COST_LIMIT = 4096, COST_STEP = 8 };
 
@@ -41,7 +42,7 @@ static void clear_upper_halves(struct cpu *cpu, const struct insn *insn)
 {
     const bool is_movs = (insn->opcode & 0xfe) == 0xa4, is_stos = (insn->opcode & 0xfe) == 0xaa;
 
-    if (!cpu_is_64(cpu) || insn->address_size != 4 || cpu->cpuid.is_amd)
+    if (!cpu_is_64(cpu) || insn->address_size != 4 || !vendor_clears_upper_halves(cpu))
         return;
     cpu->gpr[REG_RCX].q = cpu->gpr[REG_RCX].d;
     if (is_movs)

@@ -5,6 +5,7 @@
 #include "x86/control.h"
 #include "x86/descriptor.h"
 #include "x86/exec_system.h"
+#include "x86/vendor.h"
 
 /* CS and SS of these instructions are fixed, no descriptor is read. */
 static struct segment flat_code(uint16_t selector, unsigned dpl, bool is_64)
@@ -39,7 +40,7 @@ static bool syscall_exists(const struct cpu *cpu)
 {
     if (!(cpu->efer & EFER_SCE) || !cpu_is_protected(cpu))
         return false;
-    return cpu_is_64(cpu) || cpu->cpuid.is_amd;
+    return cpu_is_64(cpu) || vendor_has_legacy_syscall(cpu);
 }
 
 enum exec_result exec_syscall(struct cpu *cpu, const struct insn *insn)
@@ -79,11 +80,16 @@ enum exec_result exec_sysret(struct cpu *cpu, const struct insn *insn)
         return exec_done(raise_ud(cpu));
     if (!require_supervisor(cpu))
         return EXEC_LEAVE;
-    /* Intel checks at privilege 0, before anything has changed; AMD would fault in user mode. */
-    if (to_64 && !cpu_is_canonical(cpu, rcx))
+    if (to_64 && vendor_checks_sysret(cpu) && !cpu_is_canonical(cpu, rcx))
         return exec_done(raise_gp(cpu, 0));
+    struct segment ss = flat_data((uint16_t)((base + 8) | 3), 3);
+    if (vendor_sysret_keeps_ss(cpu)) {
+        ss = cpu->segment[SEG_SS];
+        ss.selector = (uint16_t)((base + 8) | 3);
+        ss.attributes |= 3u << SEG_DPL_SHIFT;
+    }
     cpu->next_rip = to_64 ? rcx : (uint32_t)rcx;
-    set_segments(cpu, flat_code((uint16_t)((base + (to_64 ? 16 : 0)) | 3), 3, to_64), flat_data((uint16_t)((base + 8) | 3), 3), 3);
+    set_segments(cpu, flat_code((uint16_t)((base + (to_64 ? 16 : 0)) | 3), 3, to_64), ss, 3);
     if (cpu_is_long(cpu)) {
         const uint64_t loaded = RFLAGS_ALL & ~(RFLAGS_RF | RFLAGS_VM);
         cpu_set_rflags(cpu, cpu->gpr[REG_R8 + 3].q & loaded);
@@ -98,7 +104,7 @@ enum exec_result exec_sysret(struct cpu *cpu, const struct insn *insn)
 
 static bool sysenter_exists(const struct cpu *cpu)
 {
-    return cpuid_has(&cpu->cpuid, FEATURE_SEP) && !(cpu->cpuid.is_amd && cpu_is_long(cpu));
+    return cpuid_has(&cpu->cpuid, FEATURE_SEP) && (vendor_has_long_sysenter(cpu) || !cpu_is_long(cpu));
 }
 
 enum exec_result exec_sysenter(struct cpu *cpu, const struct insn *insn)

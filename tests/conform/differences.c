@@ -42,6 +42,8 @@ static const struct {
     {"PROC-12", KVM, "the half of a store that lies in memory is there already when the other half exits"},
     {"PROC-22", KVM, "an unprivileged process may not open /dev/kvm"},
     {"MEM-10", KVM, "page tables that no memory slot holds: KVM raises a page fault, or never comes back"},
+    {"VENDOR-2", KVM, "what the host's processor executes itself, it does as its own vendor"},
+    {"VENDOR-3", KVM, "what the host's processor executes itself, it does as its own vendor"},
     {"EXIT-3", SLOW_KVM, "user mode runs with IOPL 0"},
     {"EXIT-4", SLOW_KVM, "OUT is over when it exits, and so is the shadow it was in"},
     {"EXIT-5", SLOW_KVM, "OUT is over when it exits, and so is the shadow it was in"},

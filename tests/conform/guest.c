@@ -104,6 +104,9 @@ static void configure(struct guest *guest, const struct guest_options *options)
         guest_property(guest, WHvPartitionPropertyCodeX64MsrExitBitmap, options->msrs, 8);
     assert_ok(WHvSetPartitionProperty(guest->partition, WHvPartitionPropertyCodeCpuidExitList, options->cpuid_exits,
                                       options->cpuid_exit_count * 4));
+    if (options->cpuid_result_count)
+        assert_ok(WHvSetPartitionProperty(guest->partition, WHvPartitionPropertyCodeCpuidResultList2, options->cpuid_results,
+                                          options->cpuid_result_count * (UINT32)sizeof(options->cpuid_results[0])));
 }
 
 /* Real mode: every vector goes to a HLT of its own. */

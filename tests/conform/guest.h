@@ -31,6 +31,8 @@ struct guest_options {
     UINT64 extended_exits, exceptions, msrs;
     UINT32 apic_mode, processors;
     UINT32 cpuid_exits[4], cpuid_exit_count;
+    WHV_X64_CPUID_RESULT2 cpuid_results[4];
+    UINT32 cpuid_result_count;
 };
 
 /* With RAM and processor 0, in real mode: segments 0 with limit FFFF, RIP = CODE, RSP = STACK, IF 0. */

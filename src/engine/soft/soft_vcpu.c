@@ -1,5 +1,6 @@
 /* Processors of the soft engine: creation, reset, requests from other threads, sleep. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/soft/soft.h"
 #include "util/last_error.h"
@@ -143,6 +144,18 @@ static void hide_features(struct engine_vcpu *vcpu, struct cpuid_config *cpuid)
     }
 }
 
+/* The vendor that the partition's CPUID results show is the one the processor is of. */
+static void present_vendor(struct engine_vcpu *vcpu, struct cpuid_config *cpuid)
+{
+    uint32_t out[4] = {0};
+
+    memcpy(&out[1], cpuid->vendor, 4);
+    memcpy(&out[3], cpuid->vendor + 4, 4);
+    memcpy(&out[2], cpuid->vendor + 8, 4);
+    soft_override_cpuid(vcpu, 0, 0, out);
+    cpuid_set_vendor(cpuid, out);
+}
+
 /* What the guest's CPUID shows: the partition's features, its APIC, its clock. */
 static void init_cpuid(struct engine_vcpu *vcpu, struct cpuid_config *cpuid)
 {
@@ -150,6 +163,7 @@ static void init_cpuid(struct engine_vcpu *vcpu, struct cpuid_config *cpuid)
     const bool has_apic = config->apic_mode != APIC_MODE_NONE;
 
     cpuid_init(cpuid);
+    present_vendor(vcpu, cpuid);
     cpuid_set(cpuid, FEATURE_APIC, has_apic);
     cpuid_set(cpuid, FEATURE_X2APIC, config->apic_mode == APIC_MODE_X2APIC);
     cpuid_set(cpuid, FEATURE_TSC_DEADLINE, has_apic);
