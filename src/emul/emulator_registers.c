@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "x86/aflags.h"
+#include "x86/control.h"
 
 /* First batch: general registers, RIP, RFLAGS, segments, what decoding and translation depend on. */
 enum { BASE_SEGMENTS = 18, BASE_CONTROL = BASE_SEGMENTS + 6, BASE_SIZE = BASE_CONTROL + 3 };
@@ -66,6 +67,7 @@ bool emulator_registers_load(struct emulator_registers *r, struct cpu *cpu, cons
     r->rflags = cpu_rflags(cpu);
     r->cpl = cpu->cpl = privilege(cpu);
     cpu->interrupt_shadow = false;
+    cpu->xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX; /* an instruction that has come to an exit is enabled */
     r->has_system = r->has_vector = r->traps = false;
     cpu_update_mode(cpu);
     return true;

@@ -15,7 +15,7 @@ bool far_check_rip(struct cpu *cpu, const struct segment *cs, uint64_t rip)
 {
     if (cpu_is_long(cpu) && (cs->attributes & SEG_L))
         return cpu_is_canonical(cpu, rip) || raise_gp(cpu, 0);
-    return rip <= cs->limit || raise_gp(cpu, 0);
+    return (uint32_t)rip <= cs->limit || raise_gp(cpu, 0);
 }
 
 bool far_check_return(struct cpu *cpu, uint16_t selector, struct segment *cs)
@@ -75,7 +75,7 @@ void far_commit(struct cpu *cpu, const struct segment *cs, unsigned cpl, uint64_
 {
     cpu->segment[SEG_CS] = *cs;
     cpu->cpl = (uint8_t)cpl;
-    cpu->next_rip = rip;
+    cpu->next_rip = cpu_is_long(cpu) && (cs->attributes & SEG_L) ? rip : (uint32_t)rip;
 }
 
 /* ---- the target of JMP and CALL ---- */

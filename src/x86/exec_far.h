@@ -6,7 +6,8 @@
 #include "x86/exec_system.h"
 #include "x86/stack_frame.h"
 
-/* Is rip valid in this code segment: canonical (64-bit) or within the limit? Else #GP(0). */
+/* Is rip valid in this code segment: canonical (64-bit), or (its lower 32 bits: a 64-bit operand may have more, which silicon
+ * drops) within the limit? Else #GP(0). */
 must_check bool far_check_rip(struct cpu *cpu, const struct segment *cs, uint64_t rip);
 
 /* CS from a stack (RET, IRET): code, RPL not below CPL, DPL to match it. The new CPL is the selector's RPL. */

@@ -79,6 +79,10 @@ unsigned duel_native_cpu(void); /* where this thread stays */
 
 /* Our side. */
 bool duel_soft_init(void);
+/* When set: has carried out the first instruction in the processor's place; false: cpu->fault is to be delivered. The arena
+ * is in guest physical memory from DUEL_PHYSICAL on. */
+extern bool (*duel_soft_first)(struct cpu *cpu);
+enum { DUEL_PHYSICAL = 0x100000 };
 void duel_soft_fini(void);
 void duel_soft_cancel(void);
 enum duel_end duel_soft_run(struct duel_state *state, bool direct);

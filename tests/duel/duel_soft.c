@@ -13,7 +13,7 @@
 #include "x86/event.h"
 
 enum {
-    PHYSICAL_ARENA = 0x100000, /* its pages lie in descending order: what crosses them is not consecutive */
+    PHYSICAL_ARENA = DUEL_PHYSICAL, /* its pages lie in descending order: what crosses them is not consecutive */
     PHYSICAL_KERNEL = 0x200000,
     KERNEL_PAGES = 4,
 };
@@ -27,6 +27,7 @@ enum {
 #define STACK_TOP (KERNEL + 0x4000)
 
 static struct flat_cpu *flat;
+bool (*duel_soft_first)(struct cpu *cpu);
 
 static gpa_t arena_page(uint64_t address)
 {
@@ -186,10 +187,21 @@ static void store(const struct cpu *cpu, struct duel_state *s)
     }
 }
 
+static enum cpu_leave run(struct cpu *cpu)
+{
+    struct event pending;
+
+    if (duel_soft_first && !duel_soft_first(cpu)) {
+        pending = event_from_fault(cpu);
+        if (event_dispatch(cpu, &pending) != LEAVE_NONE)
+            return LEAVE_SHUTDOWN;
+    }
+    return cpu_run(cpu, &pending);
+}
+
 enum duel_end duel_soft_run(struct duel_state *state, bool direct)
 {
     struct cpu *cpu = flat->cpu;
-    struct event pending;
     enum cpu_leave leave;
 
     if (flat->direct != direct)
@@ -197,7 +209,7 @@ enum duel_end duel_soft_run(struct duel_state *state, bool direct)
     flat->direct = direct;
     atomic_store(&cpu->request, 0);
     load(cpu, state);
-    leave = cpu_run(cpu, &pending);
+    leave = run(cpu);
     if (leave == LEAVE_REQUEST)
         return DUEL_ENDLESS;
     if (leave != LEAVE_HALT || cpu->cpl != 0) {

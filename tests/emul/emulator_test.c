@@ -234,7 +234,7 @@ struct row {
 
 enum { NONE = 0, ON = 0x40000000, A = ON | WHvX64RegisterRax, C = ON | WHvX64RegisterRcx, B = ON | WHvX64RegisterRbx,
        SI = ON | WHvX64RegisterRsi, DI = ON | WHvX64RegisterRdi, SP = ON | WHvX64RegisterRsp, FL = ON | WHvX64RegisterRflags,
-       X0 = ON | WHvX64RegisterXmm0, FP = ON | WHvX64RegisterFpControlStatus };
+       X0 = ON | WHvX64RegisterXmm0, CR4 = ON | WHvX64RegisterCr4, FP = ON | WHvX64RegisterFpControlStatus };
 #define CODE(...) sizeof((const UINT8[]){__VA_ARGS__}), {__VA_ARGS__}
 
 /* clang-format off */
@@ -250,6 +250,7 @@ static const struct row rows[] = {
     {"LCK", "lock add [rbx], eax", MODE_LONG, 0, CODE(0xf0, 0x01, 0x03), "get t5000/13 r105000/4 w105000/4=4030202 set ", {{A, 1}}, {{FL, 2}}},
     {"C16", "cmpxchg16b [rbx]", MODE_LONG, 0, CODE(0x48, 0x0f, 0xc7, 0x0b), "get t5000/13 r105000/8 r105008/8 w105000/8=807060504030201 w105008/8=100f0e0d0c0b0a09 set ", {{0}}, {{A, 0x0807060504030201}}},
     {"SSE", "movups xmm0, [rbx]: low half first", MODE_LONG, 0, CODE(0x0f, 0x10, 0x03), "get get t5000/11 r105000/8 r105008/8 set ", {{0}}, {{X0, 0x0807060504030201}}},
+    {"VEX", "vmovups [rbx], xmm0", MODE_LONG, 0, CODE(0xc5, 0xf8, 0x11, 0x03), "get get t5000/13 w105000/8=5 w105008/8=0 set ", {{CR4, 0x40620}, {X0, 5}}, {{0}}},
     {"F80", "fld tbyte [rbx]", MODE_LONG, 0, CODE(0xdb, 0x2b), "get get t5000/11 r105000/8 r105008/2 set ", {{FP, 0x37f}}, {{0}}},
     {"PSH", "push [rbx]", MODE_LONG, 0, CODE(0xff, 0x33), "get t5000/11 r105000/8 t7000/13 w107ff8/8=807060504030201 set ", {{0}}, {{SP, 0x7ff8}}},
     {"MVS", "rep movsb", MODE_LONG, 0, CODE(0xf3, 0xa4), "get t6000/11 r106000/1 t7000/13 w107000/1=1 r106001/1 w107001/1=2 set ", {{C, 2}}, {{C, 0}, {SI, 0x6002}, {DI, 0x7002}}},

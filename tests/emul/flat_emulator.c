@@ -153,6 +153,41 @@ static bool on_set(void *context, const uint32_t *names, uint32_t count, const u
 
 /* ---- memory and ports ---- */
 
+enum { UNDONE = 4096 }; /* stores that can be taken back */
+
+static struct {
+    unsigned count;
+    struct {
+        uint64_t gpa;
+        uint8_t size, was[8];
+    } stores[UNDONE];
+} undo;
+
+static void remember(const struct flat_cpu *flat, const struct emulator_memory *access)
+{
+    if (undo.count == UNDONE)
+        return;
+    undo.stores[undo.count].gpa = access->gpa;
+    undo.stores[undo.count].size = access->size;
+    memcpy(undo.stores[undo.count++].was, flat->memory + access->gpa, access->size);
+}
+
+void flat_forget(void)
+{
+    undo.count = 0;
+}
+
+void flat_undo(struct cpu *cpu)
+{
+    struct flat_cpu *flat = cpu->port_context;
+
+    check(undo.count < UNDONE);
+    while (undo.count) {
+        undo.count--;
+        memcpy(flat->memory + undo.stores[undo.count].gpa, undo.stores[undo.count].was, undo.stores[undo.count].size);
+    }
+}
+
 static bool on_memory(void *context, struct emulator_memory *access)
 {
     struct flat_cpu *flat = now.cpu->port_context;
@@ -166,9 +201,10 @@ static bool on_memory(void *context, struct emulator_memory *access)
     now.done->writes += access->is_write;
     if (!access->is_write)
         memset(access->data, 0xff, sizeof(access->data));
-    if (inside && access->is_write)
+    if (inside && access->is_write) {
+        remember(flat, access);
         memcpy(flat->memory + access->gpa, access->data, access->size);
-    else if (inside)
+    } else if (inside)
         memcpy(access->data, flat->memory + access->gpa, access->size);
     return true;
 }

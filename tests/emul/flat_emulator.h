@@ -19,6 +19,10 @@ struct flat_emulation {
     unsigned writes;                /* to memory */
 };
 
+/* Stores of flat_emulate since the last flat_forget() are taken back. */
+void flat_forget(void);
+void flat_undo(struct cpu *cpu);
+
 /* Let callback `which` fail at its call number `at` (from 1; 0: none does). One call of the emulator; `give` bytes of code. */
 void flat_emulate(struct cpu *cpu, const uint8_t *code, size_t give, enum flat_callback which, unsigned at,
                   struct flat_emulation *done);
