@@ -5,6 +5,10 @@
  * A case is one instruction with HLT behind it, in 64-bit mode at privilege 3 or in real mode. First it runs on RAM; then the
  * data window is unmapped and each access served from a buffer. What the RAM run does not end with HLT (a port, nowhere) is
  * left out, and so is what cannot be answered: an event's delivery on a stack in the window.
+ *
+ *     completion_fuzz [--count N | --seconds N] [--seed N]
+ *
+ * The same as a target of libFuzzer (scripts/fuzz): the input is where the random numbers come from first.
  */
 #include "conform/guest.h"
 
@@ -16,8 +20,10 @@
 #include <string.h>
 #include <time.h>
 
+#include "fuzz/fuzz_limits.h"
+
 /* The window is behind the stack; memory is kept and compared up to the page tables. */
-enum { WINDOW = 0xa000, WINDOW_SIZE = 0x4000, KEPT = TABLES, CASES = 3000, XSAVE_SIZE = 4096 };
+enum { WINDOW = 0xa000, WINDOW_SIZE = 0x4000, KEPT = TABLES, CASES = 6000, XSAVE_SIZE = 4096 };
 
 static const WHV_REGISTER_NAME names[] = {
     WHvX64RegisterRax, WHvX64RegisterRcx, WHvX64RegisterRdx, WHvX64RegisterRbx, WHvX64RegisterRsp, WHvX64RegisterRbp,
@@ -38,15 +44,22 @@ struct state {
     UINT8 memory[KEPT]; /* from GPA 0 */
 };
 
-static struct guest guest;
-static struct state start, on_ram, completed;
+static struct guest guest, guests[2];
+static struct state start, starts[2], on_ram, completed;
 static UINT8 code[16];
-static unsigned compared, unanswered, others, accesses;
+static UINT64 compared, unanswered, others, accesses, seed, state;
+static const UINT8 *food;
+static size_t food_size;
 
 static UINT64 next_random(void)
 {
-    static UINT64 state = 0x2545f4914f6cdd1d;
-
+    if (food_size >= sizeof(UINT64)) {
+        UINT64 eaten;
+        memcpy(&eaten, food, sizeof(eaten));
+        food += sizeof(eaten);
+        food_size -= sizeof(eaten);
+        return eaten;
+    }
     state ^= state << 13;
     state ^= state >> 7;
     state ^= state << 17;
@@ -179,8 +192,8 @@ static void *cancel_now_and_then(void *stop)
 {
     for (unsigned i = 0; !atomic_load((_Atomic bool *)stop); i++) {
         nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
-        if (i % 4 == 0)
-            (void)WHvCancelRunVirtualProcessor(guest.partition, 0, 0);
+        if (i % 8 < 2)
+            (void)WHvCancelRunVirtualProcessor(guests[i % 8].partition, 0, 0);
     }
     return NULL;
 }
@@ -274,7 +287,7 @@ static void compare(bool is_long, UINT64 undefined)
     if (!memcmp(ram, completed.registers, sizeof(ram)) && !memcmp(on_ram.xsave, completed.xsave, on_ram.xsave_size) &&
         !memcmp(on_ram.memory, completed.memory, KEPT))
         return;
-    print_error("%s:", is_long ? "64-bit mode" : "real mode");
+    print_error("--seed %llu --count 1, %s:", (unsigned long long)seed, is_long ? "64-bit mode" : "real mode");
     for (unsigned i = 0; i < sizeof(code); i++)
         print_error(" %02x", code[i]);
     print_error("\n");
@@ -297,26 +310,66 @@ static void try_case(bool is_long)
         compare(is_long, undefined);
 }
 
-int main(void)
+/* ---- running ---- */
+
+static void prepare(pthread_t *canceler, _Atomic bool *stop)
 {
-    const char *seconds = getenv("OPENWHP_FUZZ_SECONDS");
-    time_t end = time(NULL) + (seconds ? atol(seconds) : 0);
-
-    do {
-        for (unsigned mode = 0; mode < 2; mode++) {
-            _Atomic bool stop = false;
-            pthread_t canceler;
-
-            begin(mode);
-            assert_int_equal(pthread_create(&canceler, NULL, cancel_now_and_then, &stop), 0);
-            for (unsigned i = 0; i < CASES; i++)
-                try_case(mode);
-            atomic_store(&stop, true);
-            pthread_join(canceler, NULL);
-            guest_end(&guest);
-        }
-    } while (seconds && time(NULL) < end);
-    printf("%u instructions compared, %u accesses answered; %u could not be answered, %u end otherwise\n", compared, accesses,
-           unanswered, others);
-    return compared && accesses ? 0 : 1;
+    for (unsigned mode = 0; mode < 2; mode++) {
+        begin(mode);
+        guests[mode] = guest;
+        starts[mode] = start;
+    }
+    assert_int_equal(pthread_create(canceler, NULL, cancel_now_and_then, stop), 0);
 }
+
+static void one(bool is_long)
+{
+    guest = guests[is_long];
+    start = starts[is_long];
+    try_case(is_long);
+}
+
+#ifdef OWHP_LIBFUZZER
+
+int LLVMFuzzerTestOneInput(const UINT8 *data, size_t size);
+int LLVMFuzzerTestOneInput(const UINT8 *data, size_t size)
+{
+    static _Atomic bool never;
+    static pthread_t canceler;
+
+    if (size == 0)
+        return 0;
+    if (!guests[0].partition)
+        prepare(&canceler, &never);
+    state = fuzz_state(size);
+    food = data + 1;
+    food_size = size - 1;
+    one(data[0] & 1);
+    return 0;
+}
+
+#else
+
+int main(int argc, char **argv)
+{
+    const struct fuzz_limits limits = fuzz_limits(argc, argv, CASES);
+    _Atomic bool stop = false;
+    pthread_t canceler;
+
+    prepare(&canceler, &stop);
+    for (UINT64 i = 0; fuzz_goes_on(&limits, i); i++) {
+        seed = limits.seed + i;
+        state = fuzz_state(seed);
+        one(seed & 1);
+    }
+    atomic_store(&stop, true);
+    pthread_join(canceler, NULL);
+    for (unsigned mode = 0; mode < 2; mode++)
+        guest_end(&guests[mode]);
+    printf("%llu instructions compared from seed %llu, %llu accesses answered; %llu could not be answered, %llu end otherwise\n",
+           (unsigned long long)compared, (unsigned long long)limits.seed, (unsigned long long)accesses, (unsigned long long)unanswered,
+           (unsigned long long)others);
+    return limits.count == 1 || (compared && accesses) ? 0 : 1;
+}
+
+#endif

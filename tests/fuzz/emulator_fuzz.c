@@ -3,17 +3,19 @@
  * documented status and nothing has changed.
  *
  * The first bytes of the input choose mode, code and which callback fails when; the rest is the state. As a libFuzzer target
- * (-fsanitize=fuzzer -DLIBFUZZER) it is endless; as a test it runs FUZZ_CASES inputs of a fixed generator, for OPENWHP_FUZZ_SECONDS
- * when that is longer. An input that fails is left in emulator_fuzz.input.
+ * (scripts/fuzz) it is endless; as a test it runs FUZZ_CASES inputs of a fixed generator.
+ *
+ *     emulator_fuzz [--count N | --seconds N] [--seed N]
+ *     emulator_fuzz FILE                     an input; one that fails is left in emulator_fuzz.input
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <Zydis/Zydis.h>
 
 #include "emul/flat_emulator.h"
+#include "fuzz_limits.h"
 #include "support/flat_cpu.h"
 #include "util/check.h"
 #include "x86/tlb.h"
@@ -338,11 +340,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *in, size_t size)
     return 0;
 }
 
-#ifndef LIBFUZZER
+#ifndef OWHP_LIBFUZZER
+static uint64_t state;
+
 static uint64_t next_random(void)
 {
-    static uint64_t state = 0x2545f4914f6cdd1d;
-
     state ^= state << 13;
     state ^= state >> 7;
     state ^= state << 17;
@@ -381,21 +383,20 @@ static int replay(const char *path)
 
 int main(int argc, char **argv)
 {
-    const char *seconds = getenv("OPENWHP_FUZZ_SECONDS");
-    time_t end = time(NULL) + (seconds ? atol(seconds) : 0);
+    const struct fuzz_limits limits = fuzz_limits(argc, argv, FUZZ_CASES);
     uint8_t input[INPUT];
-    unsigned i;
+    uint64_t i;
 
-    if (argc > 1)
+    if (argc == 2)
         return replay(argv[1]);
-
-    for (i = 0; i < FUZZ_CASES || (seconds && time(NULL) < end); i++) {
+    for (i = 0; fuzz_goes_on(&limits, i); i++) {
+        state = fuzz_state(limits.seed + i);
         for (unsigned k = 0; k < INPUT; k++)
             input[k] = (uint8_t)(next_random() >> 32);
         shape(input + 1);
         (void)LLVMFuzzerTestOneInput(input, sizeof(input));
     }
-    printf("%u random instructions\n", i);
+    printf("%llu random instructions from seed %llu\n", (unsigned long long)i, (unsigned long long)limits.seed);
     return 0;
 }
 #endif

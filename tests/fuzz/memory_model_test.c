@@ -1,16 +1,16 @@
 /*
  * Random programs for the model of the memory API.
  *
- *      memory_model_test [SECONDS [SEED]]     programs for so long (default: 200 programs)
- *      memory_model_test -f FILE...           programs from files, as the fuzzer leaves them
+ *      memory_model_test [--seconds N | --count N] [--seed N]     programs for so long (default: 200 programs)
+ *      memory_model_test -f FILE...                               programs from files, as the fuzzer leaves them
  */
+#include "fuzz_limits.h"
 #include "memory_model.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { PROGRAMS = 200, MOST = 20000 };
 
@@ -40,7 +40,7 @@ static uint64_t current;
 static void tell_seed(int number)
 {
     (void)number;
-    fprintf(stderr, "seed %llu\n", (unsigned long long)current);
+    fprintf(stderr, "--seed %llu --count 1\n", (unsigned long long)current);
 }
 
 static int run_files(int count, char **names)
@@ -63,14 +63,12 @@ int main(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "-f") == 0)
         return run_files(argc - 2, argv + 2);
     signal(SIGABRT, tell_seed);
-    long seconds = argc > 1 ? atol(argv[1]) : 0;
-    uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 1, programs = 0, calls = 0;
-    time_t end = time(NULL) + seconds;
+    const struct fuzz_limits limits = fuzz_limits(argc, argv, PROGRAMS);
+    uint64_t programs = 0, calls = 0;
 
-    while (seconds ? time(NULL) < end : programs < PROGRAMS) {
-        calls += run_seed(current = seed++);
-        programs++;
-    }
-    printf("%llu programs, %llu calls\n", (unsigned long long)programs, (unsigned long long)calls);
+    for (; fuzz_goes_on(&limits, programs); programs++)
+        calls += run_seed(current = limits.seed + programs);
+    printf("%llu programs from seed %llu, %llu calls\n", (unsigned long long)programs, (unsigned long long)limits.seed,
+           (unsigned long long)calls);
     return 0;
 }

@@ -11,10 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "duel/duel_code.h"
+#include "fuzz_limits.h"
 #include "insn/simd_values.h"
 #include "os/guarded.h"
 #include "processor_world.h"
@@ -164,31 +164,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 int main(int argc, char **argv)
 {
-    const char *wish = getenv("OPENWHP_FUZZ_SECONDS");
-    uint64_t seed = 1, count = 0, seconds = 0;
+    const struct fuzz_limits limits = fuzz_limits(argc, argv, 500);
 
-    for (int i = 1; i + 1 < argc; i += 2) {
-        const uint64_t value = strtoull(argv[i + 1], NULL, 0);
-        if (strcmp(argv[i], "--seed") == 0)
-            seed = value;
-        else if (strcmp(argv[i], "--count") == 0)
-            count = value;
-        else if (strcmp(argv[i], "--seconds") == 0)
-            seconds = value;
-    }
-    if (wish && !count && !seconds)
-        seconds = strtoull(wish, NULL, 0);
-    if (!count && !seconds)
-        count = 500;
     if (!prepare())
         return 1;
-    const time_t start = time(NULL);
-    for (uint64_t i = 0; seconds ? (uint64_t)(time(NULL) - start) < seconds : i < count; i++) {
-        simd_restart(seed + i);
-        one_life(seed + i);
+    for (uint64_t i = 0; fuzz_goes_on(&limits, i); i++) {
+        simd_restart(limits.seed + i);
+        one_life(limits.seed + i);
     }
     printf("%llu lives from seed %llu, %llu runs, %llu single faults, %llu exits, %llu halts, %llu shutdowns\n", (unsigned long long)lives,
-           (unsigned long long)seed, (unsigned long long)instructions, (unsigned long long)faults_seen,
+           (unsigned long long)limits.seed, (unsigned long long)instructions, (unsigned long long)faults_seen,
            (unsigned long long)exits_seen, (unsigned long long)halts, (unsigned long long)shutdowns);
     return 0; /* the world stays: the other thread still looks at it */
 }

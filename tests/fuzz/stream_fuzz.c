@@ -10,10 +10,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "duel/duel.h"
 #include "duel/duel_code.h"
+#include "fuzz_limits.h"
 #include "insn/simd_values.h"
 
 enum { MOST = 50, PRINTED = 12 };
@@ -132,35 +132,19 @@ static void one(uint64_t seed, unsigned longest)
 
 int main(int argc, char **argv)
 {
-    uint64_t seed = 1, count = 0, seconds = 0;
-    unsigned longest = MOST;
+    const struct fuzz_limits limits = fuzz_limits(argc, argv, 15000);
+    const uint64_t wish = fuzz_number(argc, argv, "--longest", NULL);
+    const unsigned longest = wish > 0 && wish < MOST ? (unsigned)wish : MOST;
 
     bits = argc > 1 ? (unsigned)atoi(argv[1]) : 64;
-    for (int i = 2; i + 1 < argc; i += 2) {
-        const uint64_t value = strtoull(argv[i + 1], NULL, 0);
-        if (strcmp(argv[i], "--seed") == 0)
-            seed = value;
-        else if (strcmp(argv[i], "--count") == 0)
-            count = value;
-        else if (strcmp(argv[i], "--seconds") == 0)
-            seconds = value;
-        else if (strcmp(argv[i], "--longest") == 0)
-            longest = value < MOST ? (unsigned)value : MOST;
-    }
-    const char *wish = getenv("OPENWHP_FUZZ_SECONDS");
-    if (wish && !count && !seconds)
-        seconds = strtoull(wish, NULL, 0);
-    if (!count && !seconds)
-        count = 15000;
     const int result = duel_init();
     if (result != 0)
         return result;
     code_catalogue(bits);
-    const time_t start = time(NULL);
-    for (uint64_t i = 0; seconds ? (uint64_t)(time(NULL) - start) < seconds : i < count; i++)
-        one(seed + i, longest);
+    for (uint64_t i = 0; fuzz_goes_on(&limits, i); i++)
+        one(limits.seed + i, longest);
     printf("%u-bit code: %u instructions, %lu streams from seed %" PRIu64 ", %lu skipped, %lu different; ended with", bits,
-           code_catalogue_size(), cases, seed, skipped, different);
+           code_catalogue_size(), cases, limits.seed, skipped, different);
     for (unsigned i = 0; i < 256; i++)
         if (by_vector[i])
             printf(" #%u: %lu", i, by_vector[i]);
