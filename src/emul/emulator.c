@@ -133,7 +133,7 @@ static bool execute(struct emulator *e, const struct insn *insn)
         cpu->next_rip = (rip + insn->length) & width;
         cpu->rflags &= ~RFLAGS_RF;
         if (insn->exec(cpu, insn) == EXEC_LEAVE) {
-            cpu->rflags |= resume;
+            cpu->rflags |= cpu->rip == rip ? resume : 0;
             return false;
         }
         cpu->rip = cpu->next_rip;
@@ -237,7 +237,7 @@ static enum emulator_outcome stopped(struct emulator *e, const struct insn *insn
 {
     enum emulator_outcome why = e->failure;
 
-    e->cpu->rip = e->registers.rip;
+    /* RIP is that of the instruction, or of the task it has switched to, whose fault it is then. */
     if (e->cpu->leave == LEAVE_FAULT && (e->cpu->fault.vector != VECTOR_UD || !insn))
         return inject_fault(e);
     if (e->cpu->leave == LEAVE_FAULT) {

@@ -238,6 +238,7 @@ static void load_registers(struct cpu *cpu, const struct state *s, uint32_t efla
     cpu->rip = cpu->next_rip = cpu->resume_rip = s->eip;
     cpu_set_rflags(cpu, (eflags & RFLAGS_ALL) | RFLAGS_ONE);
     cpu->cpl = cpu_is_v86(cpu) ? 3 : s->segment[SEG_CS] & SELECTOR_RPL;
+    segment_null(s->segment[SEG_SS], cpu->cpl, &cpu->segment[SEG_SS]); /* who sees the registers only, sees CPL there */
 }
 
 static bool push_error(struct cpu *cpu, const struct task_request *request, bool is_32)

@@ -7,12 +7,14 @@
  */
 #include "duel.h"
 
+#include <asm/hwcap2.h>
 #include <asm/ldt.h>
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -250,7 +252,7 @@ static const struct user_desc local_table[DUEL_LOCAL] = {
 uint64_t duel_local_descriptor(unsigned index)
 {
     const struct user_desc *u = &local_table[index];
-    const unsigned type = (unsigned)(u->read_exec_only ^ 1) << 1 | u->contents << 2 | 1;
+    const unsigned type = (unsigned)(u->read_exec_only ^ 1) << 1 | (unsigned)u->contents << 2 | 1;
 
     return (u->limit & 0xffff) | (uint64_t)(u->base_addr & 0xffffff) << 16 | (uint64_t)type << 40 | 1ull << 44 | 3ull << 45 |
            (uint64_t)(u->seg_not_present ^ 1) << 47 | (uint64_t)(u->limit >> 16) << 48 | (uint64_t)u->useable << 52 |
@@ -333,7 +335,7 @@ int duel_native_init(void)
     has_avx = __builtin_cpu_supports("avx");
     if (HAS_SHADOW)
         return cannot("duels under AddressSanitizer");
-    if (!__builtin_cpu_supports("fsgsbase"))
+    if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE))
         return cannot("RDFSBASE");
     __asm__("rdfsbase %0" : "=r"(duel_seen.host_base[0]));
     __asm__("rdgsbase %0" : "=r"(duel_seen.host_base[1]));

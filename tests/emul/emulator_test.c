@@ -630,6 +630,24 @@ static void descriptors(void **state)
     }
 }
 
+/* SG-3: a task switch to a task that cannot go on: what is loaded is the new task, and the fault is its. */
+static void fault_of_a_new_task(void **state)
+{
+    (void)state;
+    enter(MODE_PROTECTED_16);
+    register_at(WHvX64RegisterGdtr)->Table.Base = 0x9000;
+    register_at(WHvX64RegisterGdtr)->Table.Limit = 0xff;
+    set_segment(WHvX64RegisterTr, 0xa000, 0x67, 0x20, 0x8b);
+    client.code_gpa = 0x9008 + SHIFT;
+    memcpy(client.code, "\x67\0\x06\x40\0\x89\0\0", 8); /* a TSS at 4006: a byte is its address plus 1 */
+    assert_int_equal(MMIO(0xea, 0, 0, 8, 0), 1);           /* jmp 8:0 */
+    assert_int_equal(get64(WHvX64RegisterRip), 0x2a292827);
+    assert_int_equal(get64(WHvX64RegisterRax), 0x3231302f);
+    assert_int_equal(register_at(WHvX64RegisterTr)->Segment.Selector, 8);
+    assert_int_equal(register_at(WHvX64RegisterSs)->Segment.Attributes >> 5 & 3, 3); /* CPL: of CS, 5453 */
+    assert_int_equal(get64(WHvRegisterPendingEvent), 1 | 1 << 8 | 10 << 16 | 0x6864ull << 32); /* #TS: the LDT's selector */
+}
+
 /* ST-1: RFLAGS.TF: the trap becomes pending in the same call, behind the instruction or behind one element of a repeated one;
  * what has loaded SS holds it back. Nothing of that without TF, or when the instruction did not happen. */
 static void single_step(void **state)
@@ -813,6 +831,7 @@ int main(void)
         CASE("FA-4", "F 8.3", port_permission),
         CASE("SG-1", "F 8.3", segments_and_tables),
         CASE("SG-2", "F 8.3", descriptors),
+        CASE("SG-3", "F 8.3", fault_of_a_new_task),
         CASE("ST-1", "F 8.1", single_step),
         CASE("ST-2", "F 8.1", resume_flag),
         CASE("ST-3", "F 7.5", shadow_ends),
