@@ -172,12 +172,15 @@ static void make_state(bool is_long)
     if (next_random() & 3)
         start.registers[WHvX64RegisterRsp].Reg64 = STACK;
     start.registers[RFLAGS].Reg64 = next_random() & 1 ? 2 : 2 | (next_random() & 0xcd5);
-    for (unsigned i = 0; i < 16 * 16; i++)
-        start.xsave[160 + i] = (UINT8)(next_random() >> 24);
-    start.xsave[512] |= 2; /* XSTATE_BV: SSE */
-    for (unsigned i = 0; i < WINDOW_SIZE; i += 8) {
+    for (unsigned i = 0; i < 16 * 16; i += 8) {
         UINT64 r = next_random();
-        memcpy(start.memory + WINDOW + i, &r, 8);
+        memcpy(start.xsave + 160 + i, &r, 8);
+    }
+    start.xsave[512] |= 2; /* XSTATE_BV: SSE */
+    UINT64 content = next_random();
+    for (unsigned i = 0; i < WINDOW_SIZE; i += 8) {
+        content = fuzz_state(content);
+        memcpy(start.memory + WINDOW + i, &content, 8);
     }
     memcpy(start.memory + CODE, code, sizeof(code));
 }

@@ -5,7 +5,7 @@
  *
  *     processor_fuzz [--count N | --seconds N] [--seed N]
  *
- * The same as a target of libFuzzer (scripts/fuzz-processor): the input is where the random numbers come from first.
+ * The same as a target of libFuzzer (scripts/fuzz): the input is where the random numbers come from first.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -21,6 +21,8 @@
 #include "util/check.h"
 #include "x86/control.h"
 #include "x86/event.h"
+
+enum { STEPS = 200 }; /* in one world; a run is one, too */
 
 static struct world world;
 static uint64_t instructions, lives, shutdowns, halts, exits_seen, faults_seen;
@@ -118,7 +120,7 @@ static void one_life(uint64_t seed)
 
     world_random(&world);
     lives++;
-    for (unsigned i = 0; i < 60; i++) {
+    for (unsigned i = 0; i < STEPS; i++) {
         atomic_fetch_and(&world.cpu->request, REQUEST_ATTENTION);
         if (simd_one_in(16))
             atomic_fetch_or(&world.cpu->request, REQUEST_INTERRUPT);
@@ -128,9 +130,10 @@ static void one_life(uint64_t seed)
         shutdowns += leave == LEAVE_SHUTDOWN;
         halts += leave == LEAVE_HALT;
         exits_seen += leave == LEAVE_EXIT || leave == LEAVE_DONE_EXIT;
-        if (leave == LEAVE_SHUTDOWN)
-            break;
-        if (simd_one_in(10))
+        if (leave == LEAVE_SHUTDOWN) {
+            pending = (struct event){0};
+            world_restart(&world);
+        } else if (simd_one_in(10))
             world_random_code_registers(&world);
     }
     world.cpu->memory_event = false;

@@ -9,6 +9,7 @@
 #include "x86/control.h"
 
 enum {
+    CODE_SIZE = 0x800, CODE_PAGES = 0x2000, /* where RIP begins; with what is behind it */
     CODE = 0x10000, STACK = 0x20000, GDT = 0x30000, IDT = 0x31000, TSS = 0x33000, LDT = 0x34000, DATA = 0x38000,
     TABLES = 0x40000, TABLE_PAGES = 16, CANARY = 0xc5,
 };
@@ -145,6 +146,22 @@ static uint64_t random_descriptor(void)
 
 static void put(struct world *w, uint32_t at, const void *data, size_t size) { memcpy(w->memory + at, data, size); }
 
+/* Stacks that can be switched to, in the first TSS. */
+static void fill_stacks(struct world *w, bool is_long)
+{
+    static const uint16_t selector[] = {0x10, 0x11, 0x12};
+
+    for (unsigned i = 0; i < (is_long ? 11u : 3u); i++) {
+        const uint64_t at = STACK + 0x800 + (below(0x800) & ~7u);
+        if (is_long && i != 3)
+            put(w, TSS + 4 + 8 * i, &at, 8);
+        else if (!is_long) {
+            put(w, TSS + 4 + 8 * i, &at, 4);
+            put(w, TSS + 8 + 8 * i, &selector[i], 2);
+        }
+    }
+}
+
 static void fill_tables(struct world *w, bool is_long)
 {
     const uint64_t fixed[] = {0, is_long ? 0x00af9b000000ffff : 0x00cf9b000000ffff, 0x00cf93000000ffff,
@@ -159,16 +176,19 @@ static void fill_tables(struct world *w, bool is_long)
     }
     put(w, GDT, fixed, sizeof(fixed));
     for (unsigned i = 0; i < 256; i++) {
-        uint64_t d[2] = {(CODE + below(0x1000)) & 0xffff, simd_one_in(8) ? simd_random() : 0};
-        static const uint8_t types[] = {0x8e, 0xee, 0x8f, 0x85, 0x86, 0xe7, 0x8c};
-        d[0] |= (uint64_t)(simd_one_in(4) ? random_selector() : 0x08) << 16 | (uint64_t)types[below(array_size(types))] << 40 |
-                (uint64_t)(CODE >> 16) << 48 | (is_long ? (uint64_t)below(8) << 32 : 0);
+        uint64_t d[2] = {(CODE + below(CODE_SIZE)) & 0xffff, simd_one_in(8) ? simd_random() : 0};
+        /* Mostly one that leads somewhere; in long mode there are no others than 32-bit gates. */
+        static const uint8_t types[] = {0x8e, 0xee, 0x8f, 0x8e, 0xee, 0x8f, 0x86, 0xe7, 0x85, 0x8c};
+        d[0] |= (uint64_t)(simd_one_in(4) ? random_selector() : 0x08) << 16 | (uint64_t)types[below(is_long && !simd_one_in(16) ? 6 : array_size(types))] << 40 |
+                (uint64_t)(CODE >> 16) << 48 | (is_long && simd_one_in(4) ? (uint64_t)below(8) << 32 : 0);
         put(w, IDT + i * (is_long ? 16 : 8), d, is_long ? 16 : 8);
     }
     for (uint32_t at = TSS; at < TSS + 0x600; at += 4) {
         const uint32_t v = simd_one_in(3) ? random_selector() : STACK + (below(0x1000) & ~7u);
         put(w, at, &v, 4);
     }
+    if (!simd_one_in(4))
+        fill_stacks(w, is_long);
 }
 
 /* Tables that map most of the memory to itself, with entries broken at random, or anything at all. */
@@ -214,18 +234,18 @@ static void fill_code(struct world *w)
     const unsigned kind = below(3);
     uint32_t at = CODE;
 
-    for (uint32_t i = CODE; i < CODE + 0x2000; i += 8) {
+    for (uint32_t i = CODE; i < CODE + CODE_PAGES; i += 8) {
         const uint64_t r = simd_random();
         put(w, i, &r, 8);
     }
-    while (kind > 0 && at < CODE + 0x1000) {
+    while (kind > 0 && at < CODE + CODE_SIZE) {
         if (kind == 1 || simd_one_in(3)) {
             const unsigned i = below(array_size(system_opcodes));
             put(w, at, system_opcodes[i].bytes, system_opcodes[i].length);
             at += system_opcodes[i].length + below(4);
             if (simd_one_in(4)) {
                 const uint16_t selector = random_selector();
-                const uint32_t offset = CODE + below(0x1000);
+                const uint32_t offset = CODE + below(CODE_SIZE);
                 put(w, at, &offset, 4);
                 put(w, at + 4, &selector, 2);
                 at += 6;
@@ -289,7 +309,7 @@ static void random_control(struct cpu *cpu, enum kind kind)
     cpu->sysenter_cs = random_selector();
     cpu->dr7 = simd_one_in(4) ? DR7_FIXED | (simd_random() & DR7_WRITABLE) : DR7_FIXED;
     for (unsigned i = 0; i < 4; i++)
-        cpu->dr[i] = simd_one_in(2) ? CODE + below(0x1000) : DATA + below(0x1000);
+        cpu->dr[i] = simd_one_in(2) ? CODE + below(CODE_SIZE) : DATA + below(0x1000);
 }
 
 void world_random_code_registers(struct world *w)
@@ -316,7 +336,7 @@ static void random_registers(struct world *w, enum kind kind)
         if (kind < COMPATIBILITY_16)
             cpu->gpr[i].q = cpu->gpr[i].d;
     }
-    cpu->rip = (kind == REAL || kind == UNREAL || kind == V86 ? 0 : CODE) + below(0x1800);
+    cpu->rip = (kind == REAL || kind == UNREAL || kind == V86 ? 0 : CODE) + below(CODE_SIZE);
     cpu->gdtr = (struct table_register){.base = GDT, .limit = simd_one_in(8) ? (uint16_t)below(0x200) : 0x1ff};
     cpu->idtr = (struct table_register){.base = IDT, .limit = simd_one_in(8) ? (uint16_t)below(0x1000) : 0xfff};
     for (unsigned i = 0; i < 16; i++)
@@ -343,6 +363,7 @@ void world_random(struct world *w)
     const enum kind kind = (enum kind)below(KINDS);
     const bool is_long = kind >= COMPATIBILITY_16;
 
+    w->kind = kind;
     memset(w->memory, 0, TABLES + TABLE_PAGES * PAGE_SIZE);
     w->exit_one_in = simd_one_in(2) ? 0 : 2 + below(40);
     world_random_rights(w);
@@ -352,6 +373,14 @@ void world_random(struct world *w)
     random_registers(w, kind);
     fill_pages(w, w->cpu->cr4 & CR4_LA57 && is_long ? 5 : is_long ? 4 : kind == PAE ? 3 : 2, is_long || (w->cpu->cr4 & CR4_PAE));
     cpu_control_changed(w->cpu);
+    cpu_invalidate_code(w->cpu, 0, WORLD_MEMORY);
+    cpu_drop_memory(w->cpu, false);
+}
+
+void world_restart(struct world *w)
+{
+    cpu_reset(w->cpu, false);
+    random_registers(w, (enum kind)w->kind);
     cpu_invalidate_code(w->cpu, 0, WORLD_MEMORY);
     cpu_drop_memory(w->cpu, false);
 }
