@@ -38,10 +38,10 @@ static size_t required_alignment(size_t size)
 }
 
 /* Alignment checking (SDM 3A 6.15, #AC): user mode, CR0.AM and RFLAGS.AC. */
-static bool is_misaligned(const struct cpu *cpu, gva_t linear, size_t size, enum mem_privilege privilege)
+bool mem_is_misaligned(const struct cpu *cpu, gva_t linear, size_t size)
 {
-    return privilege == MEM_CURRENT && (cpu->read_key & 3) == TLB_MODE_SLOW && cpu->cpl == 3 && (cpu->cr0 & CR0_AM) &&
-           (cpu->rflags & RFLAGS_AC) && (linear & (required_alignment(size) - 1));
+    return (cpu->read_key & 3) == TLB_MODE_SLOW && cpu->cpl == 3 && (cpu->cr0 & CR0_AM) && (cpu->rflags & RFLAGS_AC) &&
+           (linear & (required_alignment(size) - 1));
 }
 
 /* Descriptor tables and the TSS have 64-bit addresses in compatibility mode too. */
@@ -68,7 +68,7 @@ static bool split_access(struct cpu *cpu, gva_t linear, size_t size, enum access
     unsigned mode = tlb_mode_for(cpu, privilege);
     size_t room = (size_t)(PAGE_SIZE - (linear & ~PAGE_MASK));
 
-    if (unlikely(is_misaligned(cpu, linear, size, privilege)))
+    if (unlikely(privilege == MEM_CURRENT && mem_is_misaligned(cpu, linear, size)))
         return raise_error(cpu, VECTOR_AC, 0);
     split->count = size > room ? 2 : 1;
     split->piece[0].linear = wrap(cpu, linear, privilege);

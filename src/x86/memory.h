@@ -48,6 +48,9 @@ must_check bool mem_modify_locked(struct cpu *cpu, gva_t linear, unsigned size, 
 must_check bool mem_cas_system(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, uint64_t desired, uint64_t *old, bool *equal);
 must_check bool mem_cas128(struct cpu *cpu, gva_t linear, uint64_t expected[2], const uint64_t desired[2], bool *equal);
 
+/* Does alignment checking (SDM 3A 6.15, #AC) object to a data access of the current privilege? */
+bool mem_is_misaligned(const struct cpu *cpu, gva_t linear, size_t size);
+
 /* Segment check of [offset, offset+size) and linear address; in 64-bit mode canonical check only. */
 must_check bool seg_linear(struct cpu *cpu, enum segment_index segment, uint64_t offset, size_t size,
                            enum access_type type, gva_t *linear);

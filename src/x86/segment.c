@@ -45,6 +45,9 @@ static bool linear_64(struct cpu *cpu, enum segment_index segment, uint64_t offs
     *linear = offset + (segment == SEG_FS || segment == SEG_GS ? cpu->segment[segment].base : 0);
     if (likely(is_canonical(cpu, *linear) && is_canonical(cpu, *linear + size - 1)))
         return true;
+    /* The end is looked at when the beginning has nothing to complain of, alignment included (seen on silicon). */
+    if (is_canonical(cpu, *linear) && mem_is_misaligned(cpu, *linear, size))
+        return raise_error(cpu, VECTOR_AC, 0);
     return segment_fault(cpu, segment);
 }
 
