@@ -186,7 +186,7 @@ uint16_t machine_add_code(struct machine *machine, const void *code, size_t size
     return (uint16_t)at;
 }
 
-struct outcome machine_step(struct machine *machine, uint16_t offset)
+struct outcome machine_step(struct machine *machine, uint32_t offset)
 {
     struct cpu *cpu = machine->guest.cpu;
 

@@ -89,7 +89,7 @@ uint64_t machine_descriptor(const struct machine *machine, uint16_t selector);
 uint16_t machine_add_code(struct machine *machine, const void *code, size_t size);
 
 /* One instruction at `offset`, and the exception that it raises (not delivered). */
-struct outcome machine_step(struct machine *machine, uint16_t offset);
+struct outcome machine_step(struct machine *machine, uint32_t offset);
 
 static inline bool machine_mode_is_long(enum machine_mode mode)
 {
