@@ -455,7 +455,7 @@ static void test_against_the_host(void **unused)
             continue;
         const uint32_t selector = d.entry_number * 8 + 7;
         const struct host_answer host = ask_host(selector);
-        const struct rights r = {.type = 0x11u | (d.read_exec_only ? 0 : 2) | d.contents << 2,
+        const struct rights r = {.type = 0x11u | (d.read_exec_only ? 0u : 2u) | d.contents << 2,
                                  .dpl = 3,
                                  .present = !d.seg_not_present,
                                  .flags = d.limit_in_pages * 8u | d.seg_32bit * 4u | d.useable};

@@ -77,6 +77,7 @@ static void set_tables(struct machine *machine)
     const struct rights busy = {.type = 11, .present = true};
     machine_put(machine, MACHINE_GDT + MACHINE_TSS_SELECTOR, machine_segment(busy, MACHINE_TSS, 0x67), 8);
     memset(machine->guest.memory + MACHINE_TSS, 0, 0x68);
+    machine_put(machine, MACHINE_TSS + 102, 0x68, 2); /* no ports */
     for (unsigned level = 0; level < 3; level++) {
         if (is_long) {
             machine_put(machine, MACHINE_TSS + 4 + 8 * level, machine_inner(level), 8);
