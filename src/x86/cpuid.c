@@ -34,7 +34,7 @@ void cpuid_init(struct cpuid_config *config)
 
     *config = (struct cpuid_config){.processor_count = 1, .clflush_size = 64, .apic_frequency = 200000000};
     for (size_t i = 0; i < sizeof(feature_rows) / sizeof(feature_rows[0]); i++)
-        cpuid_set(config, feature_rows[i].feature, true);
+        cpuid_set(config, feature_rows[i].feature, feature_rows[i].bank != BANK_RESULT);
     cpuid_set(config, FEATURE_X2APIC, false);
     cpuid_set(config, FEATURE_TSC_DEADLINE, false);
     exec_simd_limit(config);
@@ -77,7 +77,7 @@ void cpuid_mask_banks(struct cpuid_config *config, const uint64_t banks[2])
 
 static unsigned xsave_bit(const struct feature_row *row)
 {
-    return row->bank < BANK_XSAVE || row->bank >= BANK_CPUID ? 64 : row->bank - BANK_XSAVE;
+    return row->bank < BANK_XSAVE || row->bank >= BANK_RESULT ? 64 : row->bank - BANK_XSAVE;
 }
 
 uint64_t cpuid_get_xsave(const struct cpuid_config *config)
@@ -156,6 +156,15 @@ void cpuid_hide(struct cpuid_config *config, unsigned word, uint32_t bits)
     drop_dependent(config);
 }
 
+void cpuid_offer(struct cpuid_config *config, unsigned word, uint32_t bits)
+{
+    for (size_t i = 0; i < sizeof(feature_rows) / sizeof(feature_rows[0]); i++) {
+        const struct feature_row *row = &feature_rows[i];
+        if (row->bank == BANK_RESULT && row->feature >> 5 == word && (bits >> (row->feature & 31) & 1))
+            cpuid_set(config, row->feature, true);
+    }
+}
+
 /* ---- leaves ---- */
 
 typedef void leaf_fn(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
@@ -229,6 +238,17 @@ static void leaf_4(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint3
     out[EBX] = 63u | (caches[subleaf].ways - 1u) << 22;
     out[ECX] = caches[subleaf].sets - 1;
     out[EDX] = caches[subleaf].level == 3 ? 1u << 1 : 0; /* inclusive of lower levels */
+}
+
+/* Lines of 64 bytes; masked interrupts can end MWAIT; one way to sleep, C1. */
+static void leaf_5(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    (void)leaf, (void)subleaf;
+    if (!cpuid_has(&cpu->cpuid, FEATURE_MONITOR))
+        return;
+    out[EAX] = out[EBX] = 64;
+    out[ECX] = 3;
+    out[EDX] = 1u << 4;
 }
 
 static void leaf_6(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
@@ -433,7 +453,7 @@ static const struct {
     uint32_t leaf;
     leaf_fn *answer;
 } leaves[] = {
-    {0x00, leaf_0}, {0x01, leaf_1}, {0x02, leaf_2}, {0x04, leaf_4}, {0x06, leaf_6}, {0x07, leaf_7}, {0x0b, leaf_b}, {0x0d, leaf_d},
+    {0x00, leaf_0}, {0x01, leaf_1}, {0x02, leaf_2}, {0x04, leaf_4}, {0x05, leaf_5}, {0x06, leaf_6}, {0x07, leaf_7}, {0x0b, leaf_b}, {0x0d, leaf_d},
     {0x15, leaf_15}, {0x16, leaf_16},
     {0x40000000, leaf_40000000},
     {0x80000000, leaf_80000000}, {0x80000001, leaf_80000001},

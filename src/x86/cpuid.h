@@ -25,6 +25,7 @@ enum cpuid_word {
 
 #define BANK_NONE 255 /* no bit in the feature banks: always there */
 #define BANK_CPUID 254 /* no bit there either, but CPUID results that hide it take it away */
+#define BANK_RESULT 253 /* no bit there, and not there either: until CPUID results show it */
 #define BANK_XSAVE 128 /* and up: bit n - 128 of the API's XSAVE features */
 
 /* clang-format off */
@@ -32,6 +33,7 @@ enum cpuid_word {
 #define CPU_FEATURE_LIST(X)                                                                        \
     X(SSE3,            CPUID_1_ECX,     0, 0)         /* exec_simd */                              \
     X(PCLMULQDQ,       CPUID_1_ECX,     1, 17)        /* exec_simd */                              \
+    X(MONITOR,         CPUID_1_ECX,     3, BANK_RESULT) /* exec_monitor, the port */               \
     X(SSSE3,           CPUID_1_ECX,     9, 2)         /* exec_simd */                              \
     X(FMA,             CPUID_1_ECX,    12, BANK_XSAVE + 4) /* exec_vex */                          \
     X(CX16,            CPUID_1_ECX,    13, 8)         /* exec_integer: CMPXCHG16B */               \
@@ -171,6 +173,8 @@ void cpuid_mask_xsave(struct cpuid_config *config, uint64_t features);
 must_check bool cpuid_word_place(unsigned word, uint32_t *leaf, uint32_t *subleaf, unsigned *reg);
 /* Take away those features of a word that can be taken away (every x86-64 processor has the others), and what needs them. */
 void cpuid_hide(struct cpuid_config *config, unsigned word, uint32_t bits);
+/* Give those that are there on such a word only (BANK_RESULT). */
+void cpuid_offer(struct cpuid_config *config, unsigned word, uint32_t bits);
 
 /*
  * Bits of the banks and of the XSAVE features that guests get only when their client asks for them: what is beyond the

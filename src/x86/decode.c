@@ -140,6 +140,18 @@ static void convert_memory(const ZydisDecodedOperand *from, struct memory_operan
     };
 }
 
+/* MONITOR's address is in rAX, in DS or another segment; Zydis has a register there, and no segment. */
+static void convert_monitor(uint32_t mode, const ZydisDecodedInstruction *z, struct memory_operand *to)
+{
+    static const uint8_t prefixes[] = {[SEG_ES] = 0x26, [SEG_CS] = 0x2e, [SEG_SS] = 0x36, [SEG_DS] = 0x3e, [SEG_FS] = 0x64, [SEG_GS] = 0x65};
+
+    to->base = gpr_offset(REG_RAX);
+    for (unsigned i = 0; i < z->raw.prefix_count; i++)
+        for (unsigned s = mode & MODE_64 ? SEG_FS : SEG_ES; s <= SEG_GS; s++)
+            if (z->raw.prefixes[i].value == prefixes[s])
+                to->segment = (uint8_t)s;
+}
+
 static void convert_operand(const ZydisDecodedOperand *from, struct operand *to)
 {
     *to = (struct operand){
@@ -232,6 +244,8 @@ static void convert(uint32_t mode, const uint8_t *bytes, struct decoded *d)
             convert_memory(&d->operands[i], &insn->memory);
             break;
         }
+    if (z->mnemonic == ZYDIS_MNEMONIC_MONITOR)
+        convert_monitor(mode, z, &insn->memory);
     if (z->address_width != 16 && z->raw.modrm.mod == 0 && z->raw.modrm.rm == 4 && z->raw.sib.base == 5) {
         /* SIB base 5 under mod 0 is a displacement alone (SDM 2A table 2-3); Zydis 4.0 takes it for R13D with prefix 67. */
         insn->memory.base = offsetof(struct cpu, zero);

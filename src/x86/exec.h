@@ -35,6 +35,7 @@ extern const struct exec_entry exec_branch_table[];  /* exec_branch.c: near bran
 extern const struct exec_entry exec_string_table[];  /* exec_string.c: MOVS .. OUTS with REP */
 extern const struct exec_entry exec_io_table[];      /* exec_io.c: IN, OUT */
 extern const struct exec_entry exec_far_table[];     /* exec_far.c: far CALL/JMP/RET, IRET, INT, SYSCALL .. */
+extern const struct exec_entry exec_monitor_table[]; /* exec_monitor.c: MONITOR, MWAIT */
 extern const struct exec_entry exec_system_table[];  /* exec_system.c: CR, DR, MSR, descriptor tables .. */
 
 /* io_permission.c: CPL, IOPL and the TSS's bitmap (SDM 1 19.5). False: #GP(0), or what reading the bitmap raised. */
@@ -44,7 +45,7 @@ must_check bool io_allowed(struct cpu *cpu, uint16_t port, unsigned size);
 #define EXEC_TABLES                                                                                \
     exec_integer_table, exec_alu_table, exec_shift_table, exec_muldiv_table, exec_bits_table,      \
         exec_bcd_table, exec_hint_table, exec_stack_table, exec_branch_table, exec_string_table,   \
-        exec_io_table, exec_far_table, exec_system_table
+        exec_io_table, exec_far_table, exec_monitor_table, exec_system_table
 
 /*
  * The vector and floating-point families bind by themselves (one function for many mnemonics): fill

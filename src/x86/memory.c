@@ -246,6 +246,16 @@ bool mem_probe(struct cpu *cpu, gva_t linear, size_t size, enum access_type type
     return size == 0 || split_access(cpu, linear, size, type, privilege, &split);
 }
 
+bool mem_translate(struct cpu *cpu, gva_t linear, enum access_type type, gpa_t *gpa)
+{
+    struct split split;
+
+    if (!split_access(cpu, linear, 1, type, MEM_CURRENT, &split))
+        return false;
+    *gpa = split.piece[0].target.gpa;
+    return true;
+}
+
 /* clang-format off */
 #define MEM_ACCESS(bits)                                                                            \
     bool mem_read##bits(struct cpu *cpu, gva_t linear, uint##bits##_t *value)                       \

@@ -19,6 +19,9 @@ must_check bool mem_write(struct cpu *cpu, gva_t linear, const void *from, size_
 /* Would the access succeed? Raises what it would raise; transfers nothing. Device memory passes. */
 must_check bool mem_probe(struct cpu *cpu, gva_t linear, size_t size, enum access_type type, enum mem_privilege privilege);
 
+/* The guest physical address behind a linear one, for an access to it; raises what the access would raise. */
+must_check bool mem_translate(struct cpu *cpu, gva_t linear, enum access_type type, gpa_t *gpa);
+
 /* Naturally sized accesses at the current privilege: the fast ones. */
 must_check bool mem_read8(struct cpu *cpu, gva_t linear, uint8_t *value);
 must_check bool mem_read16(struct cpu *cpu, gva_t linear, uint16_t *value);

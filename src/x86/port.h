@@ -99,6 +99,12 @@ struct cpu_port {
     /* This processor stored to a PAGE_CODE page: tell the others. NULL: nobody else. */
     void (*code_written)(struct cpu *cpu, gpa_t gpa, uint64_t size);
 
+    /* MONITOR was executed: from now on notice stores of others to the 64-byte line of this address. NULL: nothing is watched. */
+    void (*monitor)(struct cpu *cpu, gpa_t gpa);
+    /* MWAIT was executed: wait for such a store, or an interrupt (with `masked`: one that IF holds back, too). Returns at once;
+     * the waiting is done at the end of the instruction. NULL: no wait. */
+    void (*wait)(struct cpu *cpu, bool masked);
+
     /* Hold and let go of all other processors around an access that must be atomic but cannot be
      * made so by one host instruction (split locks, locked device accesses). NULL: nobody else.
      * begin answers false when another processor is at it: the instruction is to be tried again (LEAVE_REQUEST). */

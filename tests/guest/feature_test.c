@@ -46,6 +46,7 @@ struct row {
 static const struct row rows[] = {
     CODE_ROW(SSE3, 0xf2, 0x0f, 0x7c, 0xc1),                    /* haddps xmm0, xmm1 */
     CODE_ROW(PCLMULQDQ, 0x66, 0x0f, 0x3a, 0x44, 0xc1, 0),
+    CODE_ROW(MONITOR, 0x0f, 0x01, 0xc9),                       /* mwait */
     CODE_ROW(SSSE3, 0x66, 0x0f, 0x38, 0x00, 0xc1),             /* pshufb */
     CODE_ROW(FMA, 0xc4, 0xe2, 0x71, 0x98, 0xc2),               /* vfmadd132ps */
     CODE_ROW(CX16, 0x48, 0x0f, 0xc7, 0x0b),                    /* cmpxchg16b [rbx] */
@@ -325,6 +326,33 @@ static void test_hiding(void **unused)
     assert_true(cpuid_has(config, FEATURE_POPCNT));
 }
 
+/* What is not there unless CPUID results show it, nobody else can give. */
+static void test_offering(void **unused)
+{
+    struct cpuid_config config;
+    uint64_t banks[2];
+
+    (void)unused;
+    cpuid_init(&config);
+    assert_false(cpuid_has(&config, FEATURE_MONITOR));
+    cpuid_get_banks(&config, banks);
+    cpuid_offer(&config, CPUID_1_ECX, 1u << 3);
+    assert_true(cpuid_has(&config, FEATURE_MONITOR));
+    uint64_t same[2];
+    cpuid_get_banks(&config, same);
+    assert_memory_equal(same, banks, sizeof(banks));
+    cpuid_mask_banks(&config, banks);
+    cpuid_mask_xsave(&config, cpuid_get_xsave(&config));
+    assert_true(cpuid_has(&config, FEATURE_MONITOR));
+    cpuid_offer(&config, CPUID_1_ECX, 0);
+    assert_true(cpuid_has(&config, FEATURE_MONITOR));
+    cpuid_hide(&config, CPUID_1_ECX, 1u << 3);
+    assert_false(cpuid_has(&config, FEATURE_MONITOR));
+    cpuid_set(&config, FEATURE_POPCNT, false);
+    cpuid_offer(&config, CPUID_1_ECX, 1u << 23);
+    assert_false(cpuid_has(&config, FEATURE_POPCNT));
+}
+
 /* ---- leaves without feature bits ---- */
 
 static void test_other_leaves(void **unused)
@@ -344,6 +372,11 @@ static void test_other_leaves(void **unused)
         cpuid_read(cpu, 0x14, 0, out); /* no processor trace */
         assert_int_equal(out[0] | out[1] | out[2] | out[3], 0);
     }
+    cpuid_read(cpu, 5, 0, out);
+    assert_true(out[0] == 64 && out[1] == 64 && out[2] == 3 && out[3] == 0x10);
+    cpuid_set(&cpu->cpuid, FEATURE_MONITOR, false);
+    cpuid_read(cpu, 5, 0, out);
+    assert_int_equal(out[0] | out[1] | out[2] | out[3], 0);
     cpuid_read(cpu, 0xb, 0, out);
     assert_true(out[0] == 0 && out[1] == 1 && out[2] == 0x100 && out[3] == 2);
     cpuid_read(cpu, 0xb, 1, out);
@@ -405,7 +438,11 @@ static void test_random_numbers_after_fork(void **unused)
 static int set_up(void **unused)
 {
     (void)unused;
-    return guest_create(&guest, NULL, true) ? 0 : -1;
+    if (!guest_create(&guest, NULL, true))
+        return -1;
+    for (unsigned word = 0; word < CPUID_WORDS; word++)
+        cpuid_offer(&guest.cpu->cpuid, word, ~0u);
+    return 0;
 }
 
 static int tear_down(void **unused)
@@ -421,7 +458,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(test_every_feature_has_a_row), CASE(test_features_show_and_hide),     CASE(test_bits_of_cpuid),
-        CASE(test_opcodes_with_another_meaning), CASE(test_hiding), CASE(test_other_leaves),
+        CASE(test_opcodes_with_another_meaning), CASE(test_hiding), CASE(test_offering), CASE(test_other_leaves),
         CASE(test_random_numbers_differ),   CASE(test_random_numbers_after_fork),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

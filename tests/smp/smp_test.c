@@ -35,6 +35,8 @@
 
 enum { RAM_SIZE = 16 << 20, LOAD_AT = 0x8000, PARAMETERS = 0x500, MAX_PROCESSORS = 64, LIMIT_S = 150 * FEWER };
 
+enum { SHOWS_MONITOR = 1 }; /* option: CPUID shows MONITOR */
+
 struct parameters {
     UINT32 processors, x2apic;
     UINT64 rounds, option;
@@ -51,6 +53,7 @@ static const struct {
     {"apic", {1, 0, 3, 0}}, {"apic", {1, 1, 3, 0}}, {"apic", {4, 0, 2, 0}}, {"apic", {4, 1, 2, 0}},
     {"apic", {64, 0, 1, 0}}, {"apic", {64, 1, 1, 0}},
     {"time", {1, 0, 2000, 0}}, {"time", {2, 1, 3000, 0}}, {"time", {8, 0, 200, 0}},
+    {"monitor", {1, 0, 1, SHOWS_MONITOR}}, {"monitor", {2, 0, 200, SHOWS_MONITOR}}, {"monitor", {2, 1, 200, SHOWS_MONITOR}}, {"monitor", {4, 1, 30, SHOWS_MONITOR}}, {"monitor", {16, 0, 4, SHOWS_MONITOR}},
     {"litmus", {2, 0, 2000, 0}}, {"litmus", {4, 1, 500, 0}},
 };
 
@@ -137,6 +140,13 @@ static void property(UINT32 code, UINT64 value, UINT32 size)
     must(WHvSetPartitionProperty(run.partition, (WHV_PARTITION_PROPERTY_CODE)code, &value, size));
 }
 
+static void show_monitor(void)
+{
+    const WHV_X64_CPUID_RESULT2 result = {.Function = 1, .Output = {.Ecx = 1u << 3}, .Mask = {.Ecx = 1u << 3}};
+
+    must(WHvSetPartitionProperty(run.partition, WHvPartitionPropertyCodeCpuidResultList2, &result, sizeof(result)));
+}
+
 static void start_in_real_mode(void)
 {
     WHV_REGISTER_NAME names[] = {WHvX64RegisterCs, WHvX64RegisterRip, WHvX64RegisterRflags};
@@ -161,6 +171,8 @@ static void begin(const struct parameters *parameters, const UINT8 *payload, siz
     property(WHvPartitionPropertyCodeProcessorCount, given.processors, 4);
     property(WHvPartitionPropertyCodeLocalApicEmulationMode,
              given.x2apic ? WHvX64LocalApicEmulationModeX2Apic : WHvX64LocalApicEmulationModeXApic, 4);
+    if (parameters->option & SHOWS_MONITOR)
+        show_monitor();
     must(WHvSetupPartition(run.partition));
     must(WHvMapGpaRange(run.partition, run.ram, 0, RAM_SIZE,
                         WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute));

@@ -6,6 +6,7 @@
  *   soft_hold.c      safe points: the change protocol of mem/gpa_space.h, code pages, exclusive access
  *   soft_run.c       the run loop: requests, events, leaving
  *   soft_copied.c    memory of another process, which is reached by copying
+ *   soft_monitor.c   MONITOR and MWAIT
  *   soft_port.c      the processor's port: memory, I/O, MSRs, CPUID
  *   soft_exit.c      filling exits
  *   soft_completion.c finishing the instruction of a memory exit, access by access
@@ -63,6 +64,11 @@ struct engine_partition {
     pthread_cond_t changed;      /* a processor came to a safe point, or the hold ended */
     _Atomic uint32_t holds;      /* processors must stay at safe points while this is not 0 */
     pthread_mutex_t exclusive;
+
+    /* soft_monitor.c: by processor, GPA | 1 or 0. */
+    _Atomic uint32_t monitors;                              /* how many pages */
+    _Atomic uint64_t monitor_page[SOFT_MAXIMUM_PROCESSORS]; /* stores to it are noticed */
+    _Atomic uint64_t monitor_line[SOFT_MAXIMUM_PROCESSORS]; /* armed; 0 as soon as somebody has stored there */
 };
 
 /* Copies of code pages. */
@@ -89,6 +95,15 @@ struct pending_interruption {
     uint8_t instruction_length;
 };
 
+/* MONITOR and MWAIT: soft_monitor.c. The processor's thread's, but for what the partition has of it. */
+struct monitor {
+    gpa_t wanted;    /* MONITOR was executed: this line is to be watched, | 1; 0: none */
+    bool is_waiting; /* in MWAIT */
+    bool breaks_on_masked;
+    uint8_t look_ms; /* when the line was last looked at, in this wait */
+    uint8_t bytes[64]; /* of the line, when it was armed */
+};
+
 struct engine_vcpu {
     struct engine_partition *partition;
     struct kvm_vcpu *kvm; /* the executor's own */
@@ -106,6 +121,7 @@ struct engine_vcpu {
     pthread_cond_t wake;
 
     bool halted, wait_for_sipi;
+    struct monitor monitor;
     bool control_unchecked; /* registers were set from outside: do they fit together? */
     uint8_t segments_unchecked; /* by SEG_*: these were set from outside */
     bool exit_pending;     /* `exit` was filled by an instruction that completed */
@@ -143,7 +159,7 @@ void soft_vcpu_destroy(struct engine_vcpu *vcpu);
 void soft_vcpu_reset(struct engine_vcpu *vcpu);
 void soft_vcpu_request(struct engine_vcpu *vcpu, uint32_t request); /* any thread: set and wake */
 void soft_vcpu_pend(struct engine_vcpu *vcpu, uint32_t pending, uint32_t request);
-void soft_vcpu_sleep(struct engine_vcpu *vcpu);
+void soft_vcpu_sleep(struct engine_vcpu *vcpu, unsigned most_ms); /* 0: as long as it takes */
 void soft_kick(struct engine_vcpu *vcpu);
 void soft_clear_kick(struct engine_vcpu *vcpu);
 
@@ -154,6 +170,10 @@ void soft_wrote(void *partition, gpa_t gpa, uint64_t size);
 void soft_enter(struct engine_vcpu *vcpu);  /* from a safe point into the guest; waits while held */
 void soft_leave(struct engine_vcpu *vcpu);  /* to a safe point */
 void soft_do_pending_memory(struct engine_vcpu *vcpu, uint32_t pending);
+/* Around a change that makes stores to some page noticeable: no other processor has a write tag from before it afterwards. Only
+ * at a boundary: this processor comes to a safe point, too. */
+void soft_write_tags_begin(struct engine_vcpu *vcpu);
+void soft_write_tags_end(struct engine_vcpu *vcpu);
 void soft_code_page(struct cpu *cpu, gpa_t page);
 uint8_t soft_code_count(struct engine_partition *partition, gpa_t page); /* returns how many there were */
 void soft_code_uncount(struct engine_partition *partition, gpa_t page);
@@ -162,6 +182,17 @@ void soft_code_written(struct cpu *cpu, gpa_t gpa, uint64_t size);
 bool soft_exclusive_begin(struct cpu *cpu);
 void soft_exclusive_end(struct cpu *cpu);
 bool soft_is_code(const struct engine_partition *partition, gpa_t page);
+
+/* soft_monitor.c */
+void soft_monitor_executed(struct cpu *cpu, gpa_t gpa); /* of the port: MONITOR */
+void soft_monitor_wait(struct cpu *cpu, bool masked);   /* MWAIT */
+void soft_monitor_arm(struct engine_vcpu *vcpu);        /* at the boundary behind MONITOR */
+bool soft_monitor_waits(struct engine_vcpu *vcpu);      /* in MWAIT: is there nothing yet that ends it? */
+unsigned soft_monitor_look_ms(struct engine_vcpu *vcpu); /* how long to sleep before the next such look; 0: not in MWAIT */
+void soft_monitor_forget(struct engine_vcpu *vcpu);     /* disarm, and nothing waits; its thread, or nobody runs it */
+bool soft_monitor_is_page(const struct engine_partition *partition, gpa_t page);
+/* Somebody has stored: any thread, after the store. `writer`: a processor, which does not wake itself; NULL: another. */
+void soft_monitor_wrote(struct engine_partition *partition, const struct engine_vcpu *writer, gpa_t gpa, uint64_t size);
 
 /* soft_port.c: look the address up in vcpu->view; false: nothing is mapped there. */
 bool soft_find_view(struct engine_vcpu *vcpu, gpa_t gpa);

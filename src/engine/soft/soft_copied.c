@@ -122,7 +122,7 @@ static void stored(struct engine_vcpu *vcpu, const struct port_access *access)
     gpa_view_mark_dirty(&vcpu->view, access->gpa);
     if (p)
         memcpy(p->bytes + (access->gpa & ~PAGE_MASK), access->data, access->size);
-    if (soft_is_code(vcpu->partition, access->gpa & PAGE_MASK))
+    if (soft_is_code(vcpu->partition, access->gpa & PAGE_MASK) || soft_monitor_is_page(vcpu->partition, access->gpa & PAGE_MASK))
         code_stored(vcpu->cpu, access->gpa, access->size);
 }
 

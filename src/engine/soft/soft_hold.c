@@ -127,6 +127,7 @@ void soft_wrote(void *context, gpa_t gpa, uint64_t size)
     atomic_thread_fence(memory_order_seq_cst);
     if (has_code(context, gpa, size))
         soft_pend_all(context, NULL, PENDING_VERIFY_CODE, REQUEST_FLUSH);
+    soft_monitor_wrote(context, NULL, gpa, size);
 }
 
 void soft_do_pending_memory(struct engine_vcpu *vcpu, uint32_t pending)
@@ -178,21 +179,52 @@ void soft_code_uncount(struct engine_partition *p, gpa_t page)
         continue;
 }
 
+/* Between instructions we are at a safe point, if only we say so. */
+void soft_write_tags_begin(struct engine_vcpu *vcpu)
+{
+    soft_leave(vcpu);
+    atomic_fetch_add(&vcpu->partition->holds, 1);
+}
+
+void soft_write_tags_end(struct engine_vcpu *vcpu)
+{
+    struct engine_partition *p = vcpu->partition;
+
+    soft_pend_all(p, vcpu, PENDING_DROP_WRITES, REQUEST_FLUSH);
+    wait_until_outside(p, vcpu);
+    let_go(p);
+    soft_enter(vcpu);
+    soft_memory_work(vcpu);
+}
+
+/* One more, if there is one. */
+static bool join_code_users(struct engine_partition *p, gpa_t page)
+{
+    _Atomic uint8_t *slot = code_slot(p, page);
+    uint8_t users = atomic_load(slot);
+
+    while (users && users != UINT8_MAX && !atomic_compare_exchange_weak(slot, &users, (uint8_t)(users + 1)))
+        continue;
+    return users != 0;
+}
+
+/* Who joins the first one while that still waits for the others, has to wait with it: they have their write tags yet. */
 void soft_code_page(struct cpu *cpu, gpa_t page)
 {
     struct engine_vcpu *vcpu = vcpu_of(cpu);
     struct engine_partition *p = vcpu->partition;
 
-    if (soft_code_count(p, page) || p->config->processor_count == 1)
-        return;
-    /* The others may have write tags. We are between instructions: a safe point, if only we say so. */
-    soft_leave(vcpu);
-    atomic_fetch_add(&p->holds, 1);
-    soft_pend_all(p, vcpu, PENDING_DROP_WRITES, REQUEST_FLUSH);
-    wait_until_outside(p, vcpu);
-    let_go(p);
-    soft_enter(vcpu);
-    soft_do_pending_memory(vcpu, atomic_fetch_and(&vcpu->pending, ~(uint32_t)(PENDING_DROP_MEMORY | PENDING_DROP_WRITES | PENDING_VERIFY_CODE)));
+    if (p->config->processor_count == 1) {
+        (void)soft_code_count(p, page);
+    } else if (!join_code_users(p, page)) {
+        soft_write_tags_begin(vcpu);
+        (void)soft_code_count(p, page);
+        soft_write_tags_end(vcpu);
+    } else if (atomic_load(&p->holds)) {
+        soft_leave(vcpu);
+        soft_enter(vcpu);
+        soft_memory_work(vcpu);
+    }
 }
 
 void soft_code_page_dropped(struct cpu *cpu, gpa_t page)
@@ -205,10 +237,11 @@ void soft_code_written(struct cpu *cpu, gpa_t gpa, uint64_t size)
     struct engine_vcpu *vcpu = vcpu_of(cpu);
     struct engine_partition *p = vcpu->partition;
 
-    (void)gpa;
-    (void)size;
-    if (p->config->processor_count > 1)
+    if (p->config->processor_count == 1)
+        return;
+    if (has_code(p, gpa, size))
         soft_pend_all(p, vcpu, PENDING_VERIFY_CODE, REQUEST_FLUSH);
+    soft_monitor_wrote(p, vcpu, gpa, size);
 }
 
 /* ---- exclusive access ---- */

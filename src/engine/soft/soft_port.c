@@ -42,7 +42,7 @@ static bool port_page(struct cpu *cpu, gpa_t page, enum access_type type, struct
         gpa_view_mark_dirty(view, page); /* invariant W: before anybody may store */
     else if (view->dirty)
         out->rights &= ~(uint32_t)PAGE_WRITE;
-    if (soft_is_code(vcpu->partition, page))
+    if (soft_is_code(vcpu->partition, page) || unlikely(soft_monitor_is_page(vcpu->partition, page)))
         out->rights |= PAGE_CODE;
     return true;
 }
@@ -436,6 +436,8 @@ const struct cpu_port soft_port = {
     .code_page = soft_code_page,
     .code_page_dropped = soft_code_page_dropped,
     .code_written = soft_code_written,
+    .monitor = soft_monitor_executed,
+    .wait = soft_monitor_wait,
     .exclusive_begin = soft_exclusive_begin,
     .exclusive_end = soft_exclusive_end,
 };

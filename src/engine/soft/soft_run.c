@@ -5,7 +5,7 @@
  *
  * cpu_run comes back at instruction boundaries: for requests of other threads, exits, HLT, triple faults. service() does what
  * is due at a boundary, in the order of SDM 3A 6.9: memory work, INIT/SIPI, an exit that waits, cancel, events to inject, NMI,
- * interrupts; and sleeps while the processor is halted. It answers whether to go on or to exit.
+ * interrupts; and sleeps while the processor is halted or in MWAIT. It answers whether to go on or to exit.
  */
 #include "engine/soft/soft.h"
 #include "x86/debug.h"
@@ -31,7 +31,7 @@ static enum step inject(struct engine_vcpu *vcpu, struct event event)
     struct cpu *cpu = vcpu->cpu;
 
     completion_drop(vcpu);
-    vcpu->halted = false;
+    vcpu->halted = vcpu->monitor.is_waiting = false;
     cpu->interrupt_shadow = cpu->debug_shadow = false;
     cpu->memory_event = true;
     switch (event_dispatch(cpu, &event)) {
@@ -165,6 +165,7 @@ static void take_init(struct engine_vcpu *vcpu)
 {
     cpu_reset(vcpu->cpu, true);
     lapic_init_signal(vcpu->lapic);
+    soft_monitor_forget(vcpu);
     vcpu->halted = false;
     vcpu->wait_for_sipi = vcpu->index != 0;
 }
@@ -208,7 +209,7 @@ static void sleep(struct engine_vcpu *vcpu)
 {
     soft_leave(vcpu);
     runtime_stop(&vcpu->counters.runtime);
-    soft_vcpu_sleep(vcpu);
+    soft_vcpu_sleep(vcpu, soft_monitor_look_ms(vcpu));
     runtime_start(&vcpu->counters.runtime, false);
     soft_enter(vcpu);
 }
@@ -225,6 +226,8 @@ static enum step service(struct engine_vcpu *vcpu)
         soft_enter(vcpu);
     }
     soft_memory_work(vcpu);
+    if (unlikely(vcpu->monitor.wanted))
+        soft_monitor_arm(vcpu);
     completion_boundary(vcpu);
     if (vcpu->exit_pending) {
         vcpu->exit_pending = false;
@@ -241,7 +244,7 @@ static enum step service(struct engine_vcpu *vcpu)
         return STEP_AGAIN;
     }
     step = events(vcpu);
-    if (step == STEP_RUN && vcpu->halted) {
+    if (step == STEP_RUN && (vcpu->halted || soft_monitor_waits(vcpu))) {
         sleep(vcpu);
         return STEP_AGAIN;
     }
@@ -342,6 +345,7 @@ enum status soft_run(struct engine_vcpu *vcpu, struct vcpu_exit *exit)
             step = execute(vcpu);
     }
     soft_exit_state(vcpu, exit);
+    vcpu->monitor.is_waiting = false; /* an exit ends MWAIT */
     soft_leave(vcpu);
     runtime_stop(&vcpu->counters.runtime);
     vcpu->runs++;

@@ -247,6 +247,7 @@ enum status soft_save_vcpu(struct engine_vcpu *vcpu, struct vcpu_state *s)
     if (vcpu->lapic)
         lapic_save_state(vcpu->lapic, &s->apic);
     save_completion(&vcpu->completion, &s->completion);
+    soft_monitor_forget(vcpu);
     cpu_flush_tlb(vcpu->cpu, false);
     return STATUS_OK;
 }
@@ -268,6 +269,7 @@ enum status soft_load_vcpu(struct engine_vcpu *vcpu, const struct vcpu_state *s)
     if (vcpu->lapic)
         lapic_load_state(vcpu->lapic, &s->apic);
     load_completion(&vcpu->completion, &s->completion);
+    soft_monitor_forget(vcpu);
     cpu_update_mode(cpu);
     if (apic_page(vcpu) == page)
         cpu_flush_tlb(cpu, false);

@@ -1,6 +1,7 @@
 /* Processors of the soft engine: creation, reset, requests from other threads, sleep. */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "engine/soft/soft.h"
 #include "util/last_error.h"
@@ -48,13 +49,31 @@ void soft_pend_all(struct engine_partition *partition, const struct engine_vcpu 
     pthread_rwlock_unlock(&partition->members);
 }
 
-/* At a safe point, with no work: until a request comes. */
-void soft_vcpu_sleep(struct engine_vcpu *vcpu)
+static struct timespec milliseconds_from_now(unsigned ms)
 {
+    struct timespec at;
+
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    at.tv_nsec += ms * 1000000l;
+    at.tv_sec += at.tv_nsec / 1000000000;
+    at.tv_nsec %= 1000000000;
+    return at;
+}
+
+/* At a safe point, with no work: until a request comes. */
+void soft_vcpu_sleep(struct engine_vcpu *vcpu, unsigned most_ms)
+{
+    const struct timespec until = most_ms ? milliseconds_from_now(most_ms) : (struct timespec){0};
+    int late = 0;
+
     pthread_mutex_lock(&vcpu->sleep_lock);
     atomic_store(&vcpu->sleeping, true);
-    while (!(atomic_load(&vcpu->cpu->request) & ~REQUEST_LAZY))
-        pthread_cond_wait(&vcpu->wake, &vcpu->sleep_lock);
+    while (!(atomic_load(&vcpu->cpu->request) & ~REQUEST_LAZY) && !late) {
+        if (most_ms)
+            late = pthread_cond_timedwait(&vcpu->wake, &vcpu->sleep_lock, &until);
+        else
+            pthread_cond_wait(&vcpu->wake, &vcpu->sleep_lock);
+    }
     atomic_store(&vcpu->sleeping, false);
     pthread_mutex_unlock(&vcpu->sleep_lock);
 }
@@ -117,6 +136,7 @@ void soft_vcpu_reset(struct engine_vcpu *vcpu)
     atomic_store(&vcpu->pending, PENDING_DROP_MEMORY);
     atomic_store(&vcpu->cpu->request, REQUEST_FLUSH);
     vcpu->halted = false;
+    soft_monitor_forget(vcpu);
     vcpu->wait_for_sipi = vcpu->lapic && vcpu->index != 0;
     vcpu->exit_pending = false;
     vcpu->control_unchecked = false;
@@ -129,7 +149,7 @@ void soft_vcpu_reset(struct engine_vcpu *vcpu)
     vcpu->notifications = 0;
 }
 
-/* Features that the partition's CPUID results hide are gone from execution too. */
+/* Features that the partition's CPUID results hide are gone from execution too; some are there because they show them. */
 static void hide_features(struct engine_vcpu *vcpu, struct cpuid_config *cpuid)
 {
     uint32_t leaf, subleaf;
@@ -141,6 +161,7 @@ static void hide_features(struct engine_vcpu *vcpu, struct cpuid_config *cpuid)
         out[reg] = cpuid->word[word];
         soft_override_cpuid(vcpu, leaf, subleaf, out);
         cpuid_hide(cpuid, word, ~out[reg]);
+        cpuid_offer(cpuid, word, out[reg]);
     }
 }
 
@@ -205,6 +226,7 @@ static void set_member(struct engine_partition *partition, uint32_t index, struc
 enum status soft_vcpu_create(struct engine_partition *partition, uint32_t index, struct engine_vcpu **out)
 {
     struct engine_vcpu *vcpu = aligned_alloc(64, (sizeof(*vcpu) + 63) & ~(size_t)63);
+    pthread_condattr_t monotonic;
 
     if (!vcpu)
         return fail(STATUS_NO_MEMORY, "no memory for processor %u", index);
@@ -214,7 +236,10 @@ enum status soft_vcpu_create(struct engine_partition *partition, uint32_t index,
     }
     *vcpu = (struct engine_vcpu){.partition = partition, .index = index};
     pthread_mutex_init(&vcpu->sleep_lock, NULL);
-    pthread_cond_init(&vcpu->wake, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&vcpu->wake, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     if (!init_parts(vcpu)) {
         soft_vcpu_destroy(vcpu);
         return fail(STATUS_NO_MEMORY, "no memory for processor %u", index);
@@ -229,6 +254,7 @@ void soft_vcpu_destroy(struct engine_vcpu *vcpu)
 {
     if (vcpu->partition->vcpus[vcpu->index] == vcpu)
         set_member(vcpu->partition, vcpu->index, NULL);
+    soft_monitor_forget(vcpu);
     lapic_destroy(vcpu->lapic);
     cpu_destroy(vcpu->cpu);
     soft_copied_forget(vcpu);
