@@ -12,7 +12,7 @@
 
 #include "util/types.h"
 
-enum { STATE_VERSION = 1 };
+enum { STATE_VERSION = 2 };
 
 struct segment_state {
     uint64_t base;
@@ -118,6 +118,9 @@ struct vcpu_state {
     uint64_t pending_event[2]; /* PendingEvent and DeliverabilityNotifications as the API has them */
     uint64_t notifications;
     uint64_t pending_debug; /* debug traps that are due: bits of DR6 */
+    /* Those that are due when the client has finished the last exit's instruction: bits of DR6; and where it is. */
+    uint64_t unfinished_hits, unfinished_rip, unfinished_next_rip, unfinished_rcx;
+    uint64_t debug_control;
     struct trailing_exit_state trailing_exit;
     struct apic_state apic; /* zero without an APIC */
     struct completion_state completion;

@@ -183,6 +183,7 @@ static void reset_msrs(struct cpu *cpu)
 {
     cpu->pat = PAT_RESET;
     cpu->misc_enable = MISC_ENABLE_RESET;
+    cpu->debug_control = 0;
     cpu->star = cpu->lstar = cpu->cstar = cpu->sfmask = cpu->kernel_gs_base = 0;
     cpu->sysenter_cs = cpu->sysenter_esp = cpu->sysenter_eip = 0;
     cpu->tsc_aux = cpu->spec_ctrl = cpu->xss = 0;

@@ -156,7 +156,7 @@ struct cpu {
     uint64_t dr[4], dr6, dr7;
     uint64_t efer, star, lstar, cstar, sfmask, kernel_gs_base;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
-    uint64_t pat, tsc_aux, misc_enable, spec_ctrl, xss;
+    uint64_t pat, tsc_aux, misc_enable, spec_ctrl, xss, debug_control;
     uint64_t mtrr_def_type, mtrr_base[16], mtrr_mask[16], mtrr_fixed[11];
     uint64_t pdpte[4];  /* PAE: loaded with CR3 */
     uint32_t mxcsr;

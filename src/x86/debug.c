@@ -75,7 +75,7 @@ static void collect(struct cpu *cpu, uint64_t hit)
     atomic_fetch_or_explicit(&cpu->request, REQUEST_ATTENTION, memory_order_relaxed);
 }
 
-void debug_match_data(struct cpu *cpu, gva_t linear, size_t size, enum access_type type)
+uint64_t debug_hits_data(const struct cpu *cpu, gva_t linear, size_t size, enum access_type type)
 {
     uint64_t hit = 0;
 
@@ -84,17 +84,27 @@ void debug_match_data(struct cpu *cpu, gva_t linear, size_t size, enum access_ty
         if (is_enabled(cpu, n) && (on == ON_ACCESS || (on == ON_WRITE && type == ACCESS_WRITE)) && touches(cpu, n, linear, size))
             hit |= BIT64(n);
     }
-    collect(cpu, hit);
+    return hit;
 }
 
-void debug_match_io(struct cpu *cpu, uint16_t port, unsigned size)
+uint64_t debug_hits_io(const struct cpu *cpu, uint16_t port, unsigned size)
 {
     uint64_t hit = 0;
 
     for (unsigned n = 0; n < 4; n++)
         if (watches_io(cpu, n) && touches(cpu, n, port, size))
             hit |= BIT64(n);
-    collect(cpu, hit);
+    return hit;
+}
+
+void debug_match_data(struct cpu *cpu, gva_t linear, size_t size, enum access_type type)
+{
+    collect(cpu, debug_hits_data(cpu, linear, size, type));
+}
+
+void debug_match_io(struct cpu *cpu, uint16_t port, unsigned size)
+{
+    collect(cpu, debug_hits_io(cpu, port, size));
 }
 
 void debug_take(struct cpu *cpu)

@@ -18,6 +18,9 @@
 #include "x86/control.h"
 #include "x86/port.h"
 
+/* IA32_DEBUGCTL (SDM 4 table 2-2): of its bits BTF is there, single-stepping on branches; the others are 0. */
+#define DEBUG_CONTROL_BTF 2ull
+
 /* Bits of cpu->debug_watch: what kinds of breakpoints are enabled. */
 enum { DEBUG_CODE = 1, DEBUG_DATA = 2, DEBUG_IO = 4 };
 
@@ -26,6 +29,10 @@ void debug_update(struct cpu *cpu);
 
 /* Is there an instruction breakpoint at CS:RIP? Then cpu->fault is the #DB. */
 bool debug_code_fault(struct cpu *cpu);
+
+/* Which breakpoints such an access hits: bits of DR6. */
+uint64_t debug_hits_data(const struct cpu *cpu, gva_t linear, size_t size, enum access_type type);
+uint64_t debug_hits_io(const struct cpu *cpu, uint16_t port, unsigned size);
 
 /* The slow parts of debug_data and debug_io. */
 void debug_match_data(struct cpu *cpu, gva_t linear, size_t size, enum access_type type);

@@ -309,6 +309,7 @@ struct event event_from_fault(struct cpu *cpu)
     if (fault->vector == VECTOR_DB) {
         cpu->dr6 = (cpu->dr6 & ~0xfull) | fault->debug | DR6_FIXED;
         cpu->dr7 &= ~DR7_GD;
+        cpu->debug_control &= ~DEBUG_CONTROL_BTF; /* SDM 3B 17.4.3 */
     }
     return (struct event){.type = EVENT_EXCEPTION, .vector = fault->vector, .has_error = fault->has_error, .error = fault->error,
                           .is_detect = fault->vector == VECTOR_DB && (fault->debug & DR6_BD)};

@@ -1,4 +1,5 @@
 /* INT n, INT3, INTO, INT1 (SDM 2A INT). */
+#include "x86/debug.h"
 #include "x86/control.h"
 #include "x86/event.h"
 #include "x86/exec_system.h"
@@ -76,8 +77,10 @@ enum exec_result exec_int1(struct cpu *cpu, const struct insn *insn)
     const enum exec_result result = raise_trap(cpu, EVENT_ICEBP, VECTOR_DB);
 
     (void)insn;
-    /* DR6 stays as it is, but general detect ends as with every debug exception (SDM 3B 17.2.4). */
-    if (result == EXEC_END)
+    /* DR6 stays as it is, but general detect and BTF end as with every debug exception (SDM 3B 17.2.4, 17.4.3). */
+    if (result == EXEC_END) {
         cpu->dr7 &= ~DR7_GD;
+        cpu->debug_control &= ~DEBUG_CONTROL_BTF;
+    }
     return result;
 }

@@ -4,6 +4,7 @@
 #include "x86/interpret.h"
 
 #include "x86/debug.h"
+#include "x86/decode.h"
 #include "x86/event.h"
 #include "x86/exec.h"
 #include "x86/tlb.h"
@@ -206,16 +207,57 @@ static enum cpu_leave run_single(struct cpu *cpu)
     return leave;
 }
 
+/*
+ * Single-stepping on branches (SDM 3B 17.4.3): will the instruction at CS:RIP have been a taken branch? One
+ * that always branches counts even when it goes to the next instruction; a conditional one counts when RIP is not `next` then.
+ */
+enum branch_kind { NO_BRANCH, CONDITIONAL, UNCONDITIONAL, CUT_OFF /* by the end of the page: RIP alone tells */ };
+
+static enum branch_kind branch_kind(struct cpu *cpu, uint64_t *next)
+{
+    struct decoded d;
+    uint8_t bytes[16];
+
+    if (decode(cpu->mode, bytes, cpu_peek_code(cpu, bytes), &d) != DECODE_OK)
+        return CUT_OFF;
+    *next = wrap_rip(cpu, cpu->rip + d.insn.length);
+    switch (d.zydis.meta.category) {
+    case ZYDIS_CATEGORY_COND_BR: return CONDITIONAL;
+    case ZYDIS_CATEGORY_UNCOND_BR: case ZYDIS_CATEGORY_CALL: case ZYDIS_CATEGORY_RET:
+    case ZYDIS_CATEGORY_SYSCALL: case ZYDIS_CATEGORY_SYSRET: case ZYDIS_CATEGORY_INTERRUPT: return UNCONDITIONAL;
+    default: return NO_BRANCH;
+    }
+}
+
+/* Run one instruction; *steps: the single-step trap that TF asked for before it is due behind it. */
+static enum cpu_leave run_traced(struct cpu *cpu, bool *steps)
+{
+    const uint64_t rip = cpu->rip;
+    enum branch_kind kind = UNCONDITIONAL;
+    enum cpu_leave leave;
+    uint64_t next = 0;
+
+    if (unlikely(*steps && (cpu->debug_control & DEBUG_CONTROL_BTF)))
+        kind = branch_kind(cpu, &next);
+    leave = run_single(cpu);
+    if (kind == CONDITIONAL)
+        *steps = *steps && cpu->rip != next;
+    else if (kind == CUT_OFF)
+        *steps = *steps && cpu->rip - rip - 1 >= 15;
+    else
+        *steps = *steps && kind == UNCONDITIONAL;
+    return leave;
+}
+
 enum cpu_leave cpu_step(struct cpu *cpu)
 {
-    const bool trace = cpu->rflags & RFLAGS_TF;
-    enum cpu_leave leave;
-
     const uint64_t resume = cpu->rflags & RFLAGS_RF;
+    bool trace = cpu->rflags & RFLAGS_TF;
+    enum cpu_leave leave;
 
     cpu->trap_cancelled = false;
     cpu->rflags &= ~RFLAGS_RF;
-    leave = run_single(cpu);
+    leave = run_traced(cpu, &trace);
     if (leave != LEAVE_NONE)
         cpu->rflags |= resume;
     else if (trace && !cpu->trap_cancelled && !cpu->debug_shadow)
@@ -247,7 +289,8 @@ void cpu_interrupts_enabled(struct cpu *cpu)
  */
 static enum cpu_leave run_attentive(struct cpu *cpu)
 {
-    const bool trace = cpu->rflags & RFLAGS_TF, shadow = cpu->interrupt_shadow, delayed = cpu->debug_shadow;
+    const bool shadow = cpu->interrupt_shadow, delayed = cpu->debug_shadow;
+    bool trace = cpu->rflags & RFLAGS_TF;
     const uint64_t resume = cpu->rflags & RFLAGS_RF;
     enum cpu_leave leave;
 
@@ -256,7 +299,7 @@ static enum cpu_leave run_attentive(struct cpu *cpu)
     cpu->interrupt_shadow = cpu->debug_shadow = cpu->trap_cancelled = false;
     cpu->rflags &= ~RFLAGS_RF;
     cpu->debug_held = cpu->debug_pending;
-    leave = run_single(cpu);
+    leave = run_traced(cpu, &trace);
     cpu->debug_held = 0;
     if (leave == LEAVE_EXIT || leave == LEAVE_REQUEST) {
         cpu->interrupt_shadow = shadow; /* the instruction in the shadow has not happened */

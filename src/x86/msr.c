@@ -5,6 +5,7 @@
 #include <x86intrin.h>
 
 #include "x86/control.h"
+#include "x86/debug.h"
 
 struct row {
     uint32_t first, last;
@@ -113,6 +114,14 @@ static enum msr_status write_apic_base(struct cpu *cpu, uint32_t index, uint64_t
     if (value & ~(((BIT64(cpu->physical_bits) - 1) & PAGE_MASK) | 0x900))
         return MSR_REFUSED;
     cpu->apic_base = value;
+    return MSR_OK;
+}
+
+/* The bits that are not there (records of branches, performance monitoring) are ignored. */
+static enum msr_status write_debug_control(struct cpu *cpu, uint32_t index, uint64_t value)
+{
+    (void)index;
+    cpu->debug_control = value & DEBUG_CONTROL_BTF;
     return MSR_OK;
 }
 
@@ -289,7 +298,7 @@ static const struct row rows[] = {
     {MSR_MISC_ENABLE,       MSR_MISC_ENABLE,       NO_FEATURE, STORED(misc_enable), ANY, NULL, NULL},
     {MSR_PKRS,              MSR_PKRS,              FEATURE_PKS, STORED(pkrs), 0xffffffff, NULL, write_pkrs},
     {MSR_XSS,               MSR_XSS,               FEATURE_XSAVES, 0, 0, read_zero, write_only_zero}, /* no supervisor state */
-    {MSR_DEBUG_CONTROL,     MSR_DEBUG_CONTROL,     NO_FEATURE, 0, 0, read_zero, write_ignored},
+    {MSR_DEBUG_CONTROL,     MSR_DEBUG_CONTROL,     NO_FEATURE, STORED(debug_control), 0, NULL, write_debug_control},
     {MSR_MTRR_BASE_0,       MSR_MTRR_MASK_7,       FEATURE_MTRR, 0, 0, read_mtrr_range, write_mtrr_range},
     {MSR_MTRR_FIX64K_00000, MSR_MTRR_FIX64K_00000, FEATURE_MTRR, 0, 0, read_mtrr_fixed, write_mtrr_fixed},
     {MSR_MTRR_FIX16K_80000, MSR_MTRR_FIX16K_A0000, FEATURE_MTRR, 0, 0, read_mtrr_fixed, write_mtrr_fixed},

@@ -49,6 +49,7 @@ static const struct {
     {"MON-9", KVM, "KVM's MWAIT does not wait"},
     {"VENDOR-2", KVM, "what the host's processor executes itself, it does as its own vendor"},
     {"VENDOR-3", KVM, "what the host's processor executes itself, it does as its own vendor"},
+    {"DEBUG-1", SLOW_KVM, "OUT is over when it exits: running again does not execute it again"},
     {"EXIT-3", SLOW_KVM, "user mode runs with IOPL 0"},
     {"EXIT-4", SLOW_KVM, "OUT is over when it exits, and so is the shadow it was in"},
     {"EXIT-5", SLOW_KVM, "OUT is over when it exits, and so is the shadow it was in"},

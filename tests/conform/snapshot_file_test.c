@@ -437,7 +437,7 @@ static void put32(UINT8 *whole, size_t at, UINT32 value)
 static void repair(UINT8 *whole, size_t size)
 {
     UINT64 ranges = field(whole, 40), count = field(whole, 48), states = field(whole, 56), set = field(whole, 64);
-    UINT64 states_size = (UINT64)__builtin_popcountll(set) * 14328 /* sizeof(struct vcpu_state) */;
+    UINT64 states_size = (UINT64)__builtin_popcountll(set) * 14368 /* sizeof(struct vcpu_state) */;
 
     if (ranges < size && count < 100 && ranges + count * 40 <= size)
         put32(whole, 72, crc32c(whole + ranges, count * 40));
@@ -451,7 +451,7 @@ static void mutate(UINT8 *whole, size_t size)
 {
     static const UINT64 special[] = {0, 1, 0x7f, 0x80, 0xff, 0xfff, 0x1000, 0x7fffffff, 0x80000000, 0xffffffff,
                                      0x7fffffffffffffff, 0x8000000000000000, 0xffffffffffffffff, 0xfffffffffffff000};
-    const size_t parts[][2] = {{0, 160}, {4096, 80}, {8192, 2000}, {8192, 14328}, {24576, 8192}};
+    const size_t parts[][2] = {{0, 160}, {4096, 80}, {8192, 2000}, {8192, 14368}, {24576, 8192}};
     const size_t part = draw(5), at = parts[part][0] + draw(parts[part][1]);
 
     if (at + 8 > size)

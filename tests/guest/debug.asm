@@ -75,6 +75,16 @@ R_ANY   equ 3
         popfq
 %endmacro
 
+; BTF and TF on, in this order
+%macro STEP_BRANCHES 0
+        mov     ecx, 0x1d9
+        mov     eax, 2
+        xor     edx, edx
+        wrmsr
+        mov     dword [d_count], 0
+        TF_ON
+%endmacro
+
 main:   mov     rax, debug_handler
         mov     [idt + 16], ax
         shr     rax, 16
@@ -492,6 +502,70 @@ main:   mov     rax, debug_handler
         CHECK   nz
         test    dword [d_log + 2 * 16 + 12], 0x10000
         CHECK   z
+        ; on branches (IA32_DEBUGCTL.BTF): behind taken ones only, and each #DB turns that off
+        STEP_BRANCHES
+        mov     ecx, 2
+.btf:   nop
+        dec     ecx
+        test    ecx, ecx
+        jz      .btf2                           ; not taken
+        jmp     .btf3
+.btf2:  nop
+.btf3:  nop
+.btf4:  mov     eax, [d_count]
+        TF_OFF
+        STRUCK  0, 0x4000, .btf3
+        STRUCK  1, 0x4000, .btf4
+        mov     ecx, 0x1d9
+        rdmsr
+        CHECK_EQ eax, 0
+        ; what always branches does even to the next instruction; and what goes elsewhere by a condition
+        STEP_BRANCHES
+        jmp     .btf5
+.btf5:  mov     eax, [d_count]
+        TF_OFF
+        STRUCK  0, 0x4000, .btf5
+        STEP_BRANCHES
+        xor     ecx, ecx
+        jrcxz   .btf6
+        ud2
+.btf6:  mov     eax, [d_count]
+        TF_OFF
+        STRUCK  0, 0x4000, .btf6
+        STEP_BRANCHES
+        call    .btf7
+        ud2
+.btf7:  mov     eax, [d_count]
+        TF_OFF
+        pop     rcx
+        STRUCK  0, 0x4000, .btf7
+        ; a repeated string instruction is no branch, TF without BTF is as before, and so is BTF without TF
+        mov     rdi, DATA
+        STEP_BRANCHES
+        mov     ecx, 3
+        rep stosb
+        mov     eax, [d_count]
+        TF_OFF
+        CHECK_EQ eax, 0
+        STEP_BRANCHES
+        TF_OFF
+        mov     dword [d_count], 0
+        jmp     .btf8
+.btf8:  mov     ecx, 0x1d9
+        rdmsr
+        CHECK_EQ eax, 2
+        CHECK_EQ dword [d_count], 0
+        ; any other #DB turns it off as well; the bits that are not there stay 0
+        int1
+        rdmsr
+        CHECK_EQ eax, 0
+        mov     eax, -1
+        xor     edx, edx
+        wrmsr
+        rdmsr
+        CHECK_EQ eax, 2
+        xor     eax, eax
+        wrmsr
         ; an external interrupt after the trap
         mov     qword [resume], 0
         mov     qword [f_count], 0

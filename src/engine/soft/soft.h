@@ -104,6 +104,16 @@ struct monitor {
     uint8_t bytes[64]; /* of the line, when it was armed */
 };
 
+/*
+ * An exit's instruction that breakpoints would have trapped behind, had it not exited: of its port, of the memory it exits for.
+ * The client carries it out, and the processor cannot see how; but when it runs on behind the instruction (of a repeated
+ * one: there, and RCX has changed), the instruction is done, and the trap is due. Zero but between such an exit and the next run.
+ */
+struct unfinished {
+    uint64_t rip, next_rip, rcx;
+    uint64_t hits; /* bits of DR6 */
+};
+
 struct engine_vcpu {
     struct engine_partition *partition;
     struct kvm_vcpu *kvm; /* the executor's own */
@@ -122,6 +132,7 @@ struct engine_vcpu {
 
     bool halted, wait_for_sipi;
     struct monitor monitor;
+    struct unfinished unfinished;
     bool control_unchecked; /* registers were set from outside: do they fit together? */
     uint8_t segments_unchecked; /* by SEG_*: these were set from outside */
     bool exit_pending;     /* `exit` was filled by an instruction that completed */

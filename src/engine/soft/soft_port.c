@@ -6,6 +6,7 @@
 
 #include "engine/soft/soft.h"
 #include "os/guarded.h"
+#include "x86/debug.h"
 #include "x86/msr.h"
 #include "x86/aflags.h"
 
@@ -47,6 +48,15 @@ static bool port_page(struct cpu *cpu, gpa_t page, enum access_type type, struct
     return true;
 }
 
+/* The client is to finish the instruction: what traps then (soft.h, struct unfinished). */
+static void note_breakpoints(struct engine_vcpu *vcpu, uint64_t hits)
+{
+    const struct cpu *cpu = vcpu->cpu;
+
+    vcpu->unfinished = (struct unfinished){.rip = cpu->rip, .next_rip = cpu->next_rip, .rcx = cpu->gpr[REG_RCX].q,
+                                           .hits = hits | (cpu->debug_pending & ~cpu->debug_held)};
+}
+
 /* Instruction bytes come with exits of unmapped addresses, not with refused ones (whp-facts 7.4). */
 static void memory_exit(struct engine_vcpu *vcpu, const struct port_access *access)
 {
@@ -58,6 +68,8 @@ static void memory_exit(struct engine_vcpu *vcpu, const struct port_access *acce
     exit->memory.gva_valid = access->gva_valid;
     exit->memory.type = (uint8_t)access->type;
     exit->memory.gpa_unmapped = !mapped;
+    if (unlikely(vcpu->cpu->debug_watch & DEBUG_DATA) && access->gva_valid && access->type != ACCESS_EXECUTE && !vcpu->cpu->memory_event)
+        note_breakpoints(vcpu, debug_hits_data(vcpu->cpu, access->gva, access->size, access->type));
     if (!mapped && access->type != ACCESS_EXECUTE && !vcpu->cpu->memory_event)
         exit->code.count = (uint8_t)cpu_peek_code(vcpu->cpu, exit->code.bytes);
 }
@@ -136,6 +148,8 @@ static enum port_result port_io(struct cpu *cpu, const struct port_io *io)
     exit->io.ds = segment_of(cpu, io->is_string && io->is_write ? io->segment : SEG_DS);
     exit->io.es = segment_of(cpu, SEG_ES);
     exit->code.count = (uint8_t)cpu_peek_code(cpu, exit->code.bytes);
+    if (unlikely(cpu->debug_watch))
+        note_breakpoints(vcpu, debug_hits_io(cpu, io->port, io->size));
     count(&vcpu->counters.intercept[INTERCEPT_IO]);
     return PORT_EXIT;
 }

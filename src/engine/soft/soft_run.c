@@ -321,6 +321,20 @@ static enum step check_registers(struct engine_vcpu *vcpu)
  */
 enum { EXACT_RUNS = 64 };
 
+/* Has the client finished the last exit's instruction? */
+static void take_breakpoints(struct engine_vcpu *vcpu)
+{
+    const struct unfinished u = vcpu->unfinished;
+    struct cpu *cpu = vcpu->cpu;
+
+    vcpu->unfinished.hits = 0;
+    if (cpu->rip == u.rip && cpu->gpr[REG_RCX].q != u.rcx)
+        debug_set_resume(cpu, cpu->rip); /* one round of a repeated instruction */
+    else if (cpu->rip != u.next_rip)
+        return;
+    cpu->debug_pending |= u.hits;
+}
+
 enum status soft_run(struct engine_vcpu *vcpu, struct vcpu_exit *exit)
 {
     struct engine_partition *p = vcpu->partition;
@@ -328,6 +342,8 @@ enum status soft_run(struct engine_vcpu *vcpu, struct vcpu_exit *exit)
 
     runtime_start(&vcpu->counters.runtime, vcpu->runs >= EXACT_RUNS);
     vcpu->exit = exit;
+    if (unlikely(vcpu->unfinished.hits))
+        take_breakpoints(vcpu);
     completion_begin_run(vcpu);
     if (clock_run(&p->clock))
         timer_queue_clock_changed(p->timers);

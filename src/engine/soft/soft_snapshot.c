@@ -10,6 +10,7 @@
 
 #include "engine/soft/soft.h"
 #include "util/last_error.h"
+#include "x86/debug.h"
 #include "x86/control.h"
 #include "x86/msr.h"
 
@@ -42,7 +43,7 @@ static const struct member members[] = {
     SAME(cr0), SAME(cr2), SAME(cr3), SAME(cr4), SAME(cr8), SAME(xcr0), SAME(pdpte), SAME(dr), SAME(dr6), SAME(dr7),
     SAME(efer), SAME(star), SAME(lstar), SAME(cstar), SAME(sfmask), SAME(kernel_gs_base),
     SAME(sysenter_cs), SAME(sysenter_esp), SAME(sysenter_eip),
-    SAME(pat), SAME(tsc_aux), SAME(misc_enable), SAME(spec_ctrl), SAME(xss), SAME(mcg_status),
+    SAME(pat), SAME(tsc_aux), SAME(misc_enable), SAME(spec_ctrl), SAME(xss), SAME(mcg_status), SAME(debug_control),
     SAME(mtrr_def_type), SAME(mtrr_base), SAME(mtrr_mask), SAME(mtrr_fixed),
     MEMBER(x87, x87), SAME(vector), SAME(mxcsr),
 };
@@ -241,6 +242,10 @@ enum status soft_save_vcpu(struct engine_vcpu *vcpu, struct vcpu_state *s)
     memset(s, 0, offsetof(struct vcpu_state, completion.answers));
     save_members(vcpu->cpu, s);
     save_events(vcpu, s);
+    s->unfinished_hits = vcpu->unfinished.hits;
+    s->unfinished_rip = vcpu->unfinished.rip;
+    s->unfinished_next_rip = vcpu->unfinished.next_rip;
+    s->unfinished_rcx = vcpu->unfinished.rcx;
     s->tsc_offset = atomic_load(&vcpu->tsc.offset);
     s->tsc_adjust = atomic_load(&vcpu->tsc.adjust);
     s->has_apic = vcpu->lapic != NULL;
@@ -264,6 +269,8 @@ enum status soft_load_vcpu(struct engine_vcpu *vcpu, const struct vcpu_state *s)
 
     load_members(cpu, s);
     load_events(vcpu, s);
+    vcpu->unfinished = (struct unfinished){.hits = s->unfinished_hits, .rip = s->unfinished_rip, .next_rip = s->unfinished_next_rip,
+                                           .rcx = s->unfinished_rcx};
     atomic_store(&vcpu->tsc.offset, s->tsc_offset);
     atomic_store(&vcpu->tsc.adjust, s->tsc_adjust);
     if (vcpu->lapic)
@@ -304,7 +311,7 @@ static const char *event_problem(const struct vcpu_state *s)
         (e->is_pending && (e->type == EVENT_STATE_EXCEPTION ? e->vector > 31 : e->type == EVENT_STATE_NMI && e->vector != VECTOR_NMI)))
         return "a pending event that does not exist";
     if ((s->pending & ~(uint32_t)VCPU_STATE_PENDING_ALL) || s->sipi_vector > 255 || (s->notifications & ~(uint64_t)0x3f) ||
-        (s->pending_debug & ~(uint64_t)DR6_WRITABLE))
+        (s->pending_debug & ~(uint64_t)DR6_WRITABLE) || (s->unfinished_hits & ~(uint64_t)15) || (s->debug_control & ~DEBUG_CONTROL_BTF))
         return "reserved bits in pending events";
     if ((s->pending_event[0] & 1) && (s->pending_event[0] >> 1 & 7) != 0 && (s->pending_event[0] >> 1 & 7) != 5)
         return "PendingEvent of an unknown type";

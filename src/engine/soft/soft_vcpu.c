@@ -137,6 +137,7 @@ void soft_vcpu_reset(struct engine_vcpu *vcpu)
     atomic_store(&vcpu->cpu->request, REQUEST_FLUSH);
     vcpu->halted = false;
     soft_monitor_forget(vcpu);
+    vcpu->unfinished = (struct unfinished){0};
     vcpu->wait_for_sipi = vcpu->lapic && vcpu->index != 0;
     vcpu->exit_pending = false;
     vcpu->control_unchecked = false;
