@@ -260,6 +260,44 @@ static bool is_of_knights_corner(const ZydisDecodedInstruction *z)
            z->meta.isa_set == ZYDIS_ISA_SET_KNCSTREAM || z->meta.isa_set == ZYDIS_ISA_SET_KNCV;
 }
 
+static bool is_prefix_byte(uint32_t mode, uint8_t byte)
+{
+    static const uint8_t legacy[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3};
+
+    return memchr(legacy, byte, sizeof(legacy)) || ((mode & MODE_64) && (byte & 0xf0) == 0x40);
+}
+
+static bool lacks_data(ZyanStatus status)
+{
+    return status == ZYDIS_STATUS_NO_MORE_DATA || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG;
+}
+
+/*
+ * What is undefined by its prefixes alone is fetched all the same, and beyond 15 bytes it is #GP before it is #UD. Its length is
+ * that without LOCK and REP; in front of VEX without operand size and REX, too.
+ */
+static bool is_too_long(uint32_t mode, const uint8_t bytes[15])
+{
+    ZydisDecodedInstruction z;
+    unsigned prefixes = 0;
+
+    while (prefixes < 14 && is_prefix_byte(mode, bytes[prefixes]))
+        prefixes++;
+    for (unsigned pass = 0; pass < 2; pass++) {
+        uint8_t rest[15];
+        unsigned length = 0;
+        for (unsigned i = 0; i < 15; i++) {
+            const bool goes = bytes[i] == 0xf0 || (bytes[i] & 0xfe) == 0xf2 || (pass == 1 && (bytes[i] == 0x66 || (bytes[i] & 0xf0) == 0x40));
+            if (i >= prefixes || !goes)
+                rest[length++] = bytes[i];
+        }
+        const ZyanStatus status = ZydisDecoderDecodeInstruction(decoder_for(mode), NULL, rest, length, &z);
+        if (ZYAN_SUCCESS(status) || lacks_data(status))
+            return lacks_data(status);
+    }
+    return false;
+}
+
 enum decode_status decode(uint32_t mode, const uint8_t *bytes, size_t available, struct decoded *out)
 {
     size_t length = available > 15 ? 15 : available;
@@ -272,7 +310,8 @@ enum decode_status decode(uint32_t mode, const uint8_t *bytes, size_t available,
         insn_bind(&out->insn, &out->zydis, out->operands);
         return DECODE_OK;
     }
-    if (status == ZYDIS_STATUS_NO_MORE_DATA)
+    /* 15 bytes are fetched before anybody says that they are too few. */
+    if (lacks_data(status))
         return available >= 15 ? DECODE_TOO_LONG : DECODE_TRUNCATED;
-    return status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? DECODE_TOO_LONG : DECODE_INVALID;
+    return available >= 15 && is_too_long(mode, bytes) ? DECODE_TOO_LONG : DECODE_INVALID;
 }
