@@ -20,7 +20,7 @@ extern "C" {
 typedef enum OWHP_ENGINE {
     OwhpEngineAuto = 0, /* kvm where it can be used and runs guests on hardware, else soft */
     OwhpEngineSoft = 1, /* the processor in the library; needs nothing of the host */
-    OwhpEngineKvm = 2   /* the host's hardware, through /dev/kvm; takes the signal SIGRTMAX - 3 */
+    OwhpEngineKvm = 2   /* the host's hardware, through /dev/kvm; takes the signal SIGSTKFLT */
 } OWHP_ENGINE;
 
 /*

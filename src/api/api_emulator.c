@@ -28,7 +28,7 @@ struct api_emulator {
     _Atomic bool busy; /* there is one */
 };
 
-static struct handle_table emulators = HANDLE_TABLE_INIT;
+static struct handle_table emulators = HANDLE_TABLE_INIT(HANDLE_TAG_EMULATOR);
 
 _Static_assert(sizeof(WHV_REGISTER_VALUE) == sizeof(union vreg_value), "register values have one layout");
 _Static_assert(sizeof(WHV_REGISTER_NAME) == sizeof(uint32_t), "register names are 32 bits");

@@ -14,7 +14,6 @@
 
 #define REFERENCES 0x7fffffffu
 #define LIVE       0x80000000u
-#define TAG        0x58u /* tells our handles from small numbers and aligned pointers */
 
 static uint32_t generation_of(uint64_t word_or_handle)
 {
@@ -37,7 +36,7 @@ static uint32_t index_of(uint64_t handle)
 
 static struct handle_slot *slot_of(struct handle_table *table, uint64_t handle)
 {
-    return (uint8_t)handle == TAG ? slot_at(table, index_of(handle)) : NULL;
+    return (uint8_t)handle == table->tag ? slot_at(table, index_of(handle)) : NULL;
 }
 
 /* Under the lock: index + 1 of a free slot; 0 when there is none. */
@@ -73,7 +72,7 @@ uint64_t handle_open(struct handle_table *table, void *object)
         uint32_t generation = generation_of(atomic_load_explicit(&slot->word, memory_order_relaxed));
         slot->object = object;
         atomic_store_explicit(&slot->word, (uint64_t)generation << 32 | LIVE, memory_order_release);
-        handle = (uint64_t)generation << 32 | (uint64_t)(number - 1) << 8 | TAG;
+        handle = (uint64_t)generation << 32 | (uint64_t)(number - 1) << 8 | table->tag;
     }
     pthread_mutex_unlock(&table->lock);
     return handle;

@@ -22,6 +22,7 @@ struct handle_slot {
 };
 
 struct handle_table {
+    uint8_t tag; /* HANDLE_TAG_*: low byte of its handles, so that one kind is not taken for another */
     pthread_mutex_t lock;
     pthread_cond_t drained;
     _Atomic(struct handle_slot *) chunks[HANDLE_CHUNKS];
@@ -29,7 +30,10 @@ struct handle_table {
     uint32_t first_free; /* index + 1; 0: none */
 };
 
-#define HANDLE_TABLE_INIT {.lock = PTHREAD_MUTEX_INITIALIZER, .drained = PTHREAD_COND_INITIALIZER}
+/* Neither small numbers nor aligned pointers. Emulators are another library's, whose handles are met by the same client. */
+enum { HANDLE_TAG_PARTITION = 0x5a, HANDLE_TAG_SNAPSHOT = 0x6a, HANDLE_TAG_PROCESS = 0x7a, HANDLE_TAG_EMULATOR = 0x9a };
+
+#define HANDLE_TABLE_INIT(kind) {.tag = (kind), .lock = PTHREAD_MUTEX_INITIALIZER, .drained = PTHREAD_COND_INITIALIZER}
 
 /* A new live handle for the object; 0 when there is no memory, or 262144 objects exist. */
 must_check uint64_t handle_open(struct handle_table *table, void *object);

@@ -13,7 +13,7 @@
 #include "util/check.h"
 #include "util/last_error.h"
 
-static struct handle_table partitions = HANDLE_TABLE_INIT;
+static struct handle_table partitions = HANDLE_TABLE_INIT(HANDLE_TAG_PARTITION);
 
 /* ---- handles ---- */
 
@@ -39,7 +39,12 @@ static struct partition *allocate(void)
         return NULL;
     pthread_mutex_init(&partition->lock, NULL);
     pthread_mutex_init(&partition->time_lock, NULL);
-    pthread_rwlock_init(&partition->interrupts, NULL);
+    /* Whoever changes the set of processors must not wait for ever for those who send interrupts. */
+    pthread_rwlockattr_t writers_first;
+    pthread_rwlockattr_init(&writers_first);
+    pthread_rwlockattr_setkind_np(&writers_first, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(&partition->interrupts, &writers_first);
+    pthread_rwlockattr_destroy(&writers_first);
     for (uint32_t i = 0; i < PARTITION_VCPUS; i++)
         vcpu_init(&partition->vcpus[i], partition, i);
     partition->config.msr_exit_bitmap = MSR_EXIT_UNHANDLED;

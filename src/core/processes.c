@@ -5,10 +5,7 @@
 #include "core/handle_table.h"
 #include "util/last_error.h"
 
-static struct handle_table table = HANDLE_TABLE_INIT;
-
-/* Handles of the table's own kind name partitions: these differ in the tag. */
-#define TAG_DIFFERENCE 0x20u
+static struct handle_table table = HANDLE_TABLE_INIT(HANDLE_TAG_PROCESS);
 
 static enum status no_such(uint64_t handle)
 {
@@ -18,31 +15,29 @@ static enum status no_such(uint64_t handle)
 enum status process_handle_open(struct process *process, uint64_t *handle)
 {
     *handle = handle_open(&table, process);
-    if (*handle) {
-        *handle ^= TAG_DIFFERENCE;
+    if (*handle)
         return STATUS_OK;
-    }
     process_put(process);
     return fail(STATUS_NO_MEMORY, "no memory for a handle");
 }
 
 enum status process_handle_get(uint64_t handle, struct process **process)
 {
-    *process = handle_get(&table, handle ^ TAG_DIFFERENCE);
+    *process = handle_get(&table, handle);
     if (!*process)
         return no_such(handle);
     process_get(*process);
-    handle_put(&table, handle ^ TAG_DIFFERENCE);
+    handle_put(&table, handle);
     return STATUS_OK;
 }
 
 enum status process_handle_close(uint64_t handle)
 {
-    struct process *process = handle_close(&table, handle ^ TAG_DIFFERENCE);
+    struct process *process = handle_close(&table, handle);
 
     if (!process)
         return no_such(handle);
-    handle_drain(&table, handle ^ TAG_DIFFERENCE);
+    handle_drain(&table, handle);
     process_put(process);
     return STATUS_OK;
 }

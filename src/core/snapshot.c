@@ -15,7 +15,7 @@
 #include "core/handle_table.h"
 #include "util/last_error.h"
 
-static struct handle_table snapshots = HANDLE_TABLE_INIT;
+static struct handle_table snapshots = HANDLE_TABLE_INIT(HANDLE_TAG_SNAPSHOT);
 static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* ---- handles and lists ---- */
@@ -242,7 +242,8 @@ enum status snapshot_apply(struct partition *partition, struct snapshot *s, bool
     if (status != STATUS_OK)
         return status;
     status = gpa_snapshot_restore(s->memory, remap, pages);
-    if (status != STATUS_OK && status != STATUS_ACCESS_DENIED)
+    /* A restore does what it can; a load, whose snapshot nobody has yet, fails as a whole. */
+    if (status != STATUS_OK && (status != STATUS_ACCESS_DENIED || !s->partition))
         return status;
     loaded = load_states(partition, s);
     if (loaded == STATUS_OK)

@@ -174,14 +174,27 @@ static enum status read_ranges(struct loader *l)
 
     if (!fits(l, h->ranges_offset, h->range_count, size))
         return corrupt(l, h->ranges_offset, "the list of memory ranges reaches beyond the end");
-    l->file_ranges = calloc(h->range_count + 1, size);
-    if (!l->file_ranges)
-        return fail(STATUS_NO_MEMORY, "no memory for a list of ranges");
-    enum status status = get(l, l->file_ranges, h->range_count * size, h->ranges_offset);
-    if (status == STATUS_OK && crc32c(0, l->file_ranges, h->range_count * size) != h->ranges_crc)
+    /* Piece by piece, each looked at before the next one takes memory: a file of holes may claim any number. */
+    enum { PIECE = 4096 };
+    enum status status = STATUS_OK;
+    uint32_t crc = 0;
+    for (uint64_t done = 0, room = 0, n; done < h->range_count && status == STATUS_OK; done += n) {
+        n = h->range_count - done < PIECE ? h->range_count - done : PIECE;
+        if (done + n > room) {
+            room = room ? 2 * room : PIECE;
+            struct snapshot_file_range *grown = realloc(l->file_ranges, room * size);
+            if (!grown)
+                return fail(STATUS_NO_MEMORY, "no memory for a list of ranges");
+            l->file_ranges = grown;
+        }
+        status = get(l, l->file_ranges + done, n * size, h->ranges_offset + done * size);
+        if (status == STATUS_OK)
+            crc = crc32c(crc, l->file_ranges + done, n * size);
+        for (uint64_t i = done; i < done + n && status == STATUS_OK; i++)
+            status = check_range(l, i);
+    }
+    if (status == STATUS_OK && crc != h->ranges_crc)
         status = corrupt(l, h->ranges_offset, "the checksum of the list of memory ranges does not match");
-    for (size_t i = 0; i < h->range_count && status == STATUS_OK; i++)
-        status = check_range(l, i);
     return status;
 }
 

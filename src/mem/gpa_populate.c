@@ -114,15 +114,19 @@ static gpa_t populate_part(struct populate *p, gpa_t at, gpa_t end)
     if (!check_mapped(p, at, end) || !gpa_space_find(p->space, at, &view))
         return end;
     gpa_t stop = view.gpa + view.size < end ? view.gpa + view.size : end;
+    uint64_t skip = PAGE_SIZE;
     while (at < stop) {
-        at += populate_once(p, &view, at, stop - at);
+        uint64_t done = populate_once(p, &view, at, stop - at);
+        at += done;
         if (at == stop)
             break;
         if (!(p->flags & GPA_POPULATE_PREFETCH)) {
             note_failure(p, STATUS_ACCESS_DENIED, at, gpa_view_host(&view, at));
             return end;
         }
-        at += PAGE_SIZE; /* a hint: the pages behind the missing one are worth having */
+        /* A hint: the pages behind the missing one are worth having, but not to look at each of a hole's. */
+        skip = done ? PAGE_SIZE : 2 * skip;
+        at += skip < stop - at ? skip : stop - at;
     }
     return at;
 }

@@ -17,7 +17,8 @@ extern const struct guard_entry __stop_owhp_guard[] __attribute__((visibility("h
 
 static struct sigaction previous_segv, previous_bus;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-_Atomic bool guarded_installed;
+static _Atomic bool guarded_installed;
+_Thread_local bool guarded_here;
 
 static uintptr_t resolve(const int32_t *relative)
 {
@@ -72,8 +73,16 @@ static void install(void)
 
 bool guarded_init_slow(void)
 {
+    sigset_t ours;
+
     pthread_once(&once, install);
-    return atomic_load(&guarded_installed);
+    if (!atomic_load(&guarded_installed))
+        return false;
+    sigemptyset(&ours);
+    sigaddset(&ours, SIGSEGV);
+    sigaddset(&ours, SIGBUS);
+    guarded_here = pthread_sigmask(SIG_UNBLOCK, &ours, NULL) == 0;
+    return guarded_here;
 }
 
 /* ---- copies ---- */

@@ -19,12 +19,13 @@
 #include "util/compiler.h"
 #include "util/types.h"
 
-/* Install the handler; idempotent, thread safe. Returns false when the kernel refuses. */
+/* Install the handler, and see to it that its signals reach this thread: the kernel ends a process that faults with the signal
+ * blocked, and programs block all signals in threads of theirs. Idempotent, thread safe. Returns false when the kernel refuses. */
 bool guarded_init_slow(void);
-extern _Atomic bool guarded_installed;
+extern _Thread_local bool guarded_here;
 static always_inline bool guarded_init(void)
 {
-    return likely(atomic_load_explicit(&guarded_installed, memory_order_acquire)) || guarded_init_slow();
+    return likely(guarded_here) || guarded_init_slow();
 }
 
 /* The table entry for the instruction at local label 1, continuing at C label `fault`. */

@@ -1,7 +1,7 @@
 /*
  * Kicks: bringing a thread out of a system call with a signal that does nothing else.
  *
- * The signal is SIGRTMAX - 3. The library takes it over if the process has not; a process that wants it for itself has to say
+ * The signal is SIGSTKFLT. The library takes it over if the process has not; a process that wants it for itself has to say
  * so before the first partition on the kvm engine is set up, which then fails.
  */
 #ifndef OWHP_OS_KICK_H

@@ -12,6 +12,8 @@
  */
 #include "os/read_section.h"
 
+#include "os/guarded.h"
+
 #include <linux/membarrier.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
@@ -75,6 +77,7 @@ static struct read_slot *register_thread(void)
 {
     struct read_slot *slot = has_key ? reuse_slot() : NULL;
 
+    (void)guarded_init(); /* a thread's first call: it may touch memory that is missing */
     if (!slot && has_key)
         slot = new_slot();
     if (slot && pthread_setspecific(key, slot) != 0) {

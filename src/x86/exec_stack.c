@@ -47,15 +47,20 @@ static enum exec_result exec_pusha(struct cpu *cpu, const struct insn *insn)
 static enum exec_result exec_popa(struct cpu *cpu, const struct insn *insn)
 {
     const unsigned size = insn->operand_size;
-    uint64_t value;
+    uint64_t values[8];
+    unsigned left = 8;
 
-    /* What was read before a fault stays in its register, on silicon too; rSP is as it was, and POPA starts again. */
-    for (unsigned i = 8; i-- > 0;) {
-        if (!stack_read(cpu, (int64_t)((7 - i) * size), size, &value))
-            return EXEC_LEAVE;
+    while (left && stack_read(cpu, (int64_t)((8 - left) * size), size, &values[left - 1]))
+        left--;
+    /* What was read before a fault goes to its register, on silicon too; rSP is as it was, and POPA starts again. Of an exit
+     * nothing has happened. */
+    if (left && cpu->leave != LEAVE_FAULT)
+        return EXEC_LEAVE;
+    for (unsigned i = 8; i-- > left;)
         if (i != REG_RSP)
-            gpr_write(cpu, i, size, value);
-    }
+            gpr_write(cpu, i, size, values[i]);
+    if (left)
+        return EXEC_LEAVE;
     stack_adjust(cpu, (int64_t)(8 * size));
     return EXEC_NEXT;
 }

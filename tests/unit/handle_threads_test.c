@@ -8,7 +8,7 @@
 
 enum { USERS = 3, OBJECTS = 1000, DEEP = IN_USE_OBJECTS + 3 };
 
-static struct handle_table table = HANDLE_TABLE_INIT;
+static struct handle_table table = HANDLE_TABLE_INIT(HANDLE_TAG_PARTITION);
 
 struct object {
     uint64_t alive; /* plain on purpose */

@@ -6,6 +6,7 @@
  *   boot*     Linux, multiboot, ROM, flat guest_*    memory, its map, accesses that exit
  *   run_loop  exits                       report     what it did
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -105,8 +106,19 @@ static int run(int count, char **arguments)
     return status;
 }
 
+/* A descriptor from 0 to 2 that is closed would be the next file's: the guest's console would go into its disk. */
+static bool open_standard_files(void)
+{
+    for (int file = STDIN_FILENO; file <= STDERR_FILENO; file++)
+        if (fcntl(file, F_GETFD) < 0 && open("/dev/null", O_RDWR) != file)
+            return false;
+    return true;
+}
+
 int main(int count, char **arguments)
 {
+    if (!open_standard_files())
+        return EXIT_PROBLEM;
     const char *verb = count > 1 ? arguments[1] : "";
     if (strcmp(verb, "run") == 0)
         return run(count - 2, arguments + 2);

@@ -190,7 +190,7 @@ static int set_timeout(struct options *options, const char *value)
     double seconds = strtod(value, &end);
     if (end == value || *end != '\0' || !isfinite(seconds) || seconds <= 0 || seconds > 1e9)
         return problem("\"%s\" is no time; give --timeout a number of seconds", value);
-    options->timeout = (uint64_t)(seconds * (double)NANOSECONDS_PER_SECOND);
+    options->timeout = (uint64_t)ceil(seconds * (double)NANOSECONDS_PER_SECOND); /* 0 would be none */
     return 0;
 }
 

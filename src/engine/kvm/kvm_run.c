@@ -25,7 +25,9 @@ void kvm_interrupt(struct engine_vcpu *vcpu)
 
     if (!k || !atomic_load(&k->in_kvm))
         return;
-    __atomic_store_n(&k->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+    /* One signal an entry: they queue, and a flood would keep the processor in their handler. */
+    if (__atomic_exchange_n(&k->run->immediate_exit, 1, __ATOMIC_SEQ_CST))
+        return;
     kick_thread(atomic_load(&k->thread));
 }
 

@@ -172,6 +172,7 @@ static void load_events(struct engine_vcpu *vcpu, const struct vcpu_state *s)
     vcpu->halted = s->halted;
     vcpu->wait_for_sipi = s->wait_for_sipi;
     vcpu->control_unchecked = s->is_unchecked;
+    vcpu->segments_unchecked = s->is_unchecked ? 0xff : 0; /* which of them is not kept: those of a guest pass anyway */
     atomic_fetch_and(&vcpu->pending, ~(uint32_t)(PENDING_NMI | PENDING_INIT | PENDING_SIPI));
     atomic_fetch_or(&vcpu->pending, pending);
     atomic_store(&vcpu->sipi_vector, s->sipi_vector);
