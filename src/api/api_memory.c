@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/processes.h"
+#include "core/recent_access.h"
 #include "core/translate.h"
 #include "mem/gpa_access.h"
 #include "mem/gpa_advise.h"
@@ -162,31 +163,51 @@ static enum status check_access(struct vcpu *vcpu, gpa_t gpa, WHV_ACCESS_GPA_CON
     return status == STATUS_OK ? require_pointer(data, "Data") : status;
 }
 
-static enum status read_range(struct vcpu *vcpu, gpa_t gpa, WHV_ACCESS_GPA_CONTROLS controls, void *data, uint32_t size)
+/* What was found may serve the next call. */
+static enum status read_range(uint64_t handle, struct vcpu *vcpu, gpa_t gpa, WHV_ACCESS_GPA_CONTROLS controls, void *data,
+                              uint32_t size)
 {
     enum status status = check_access(vcpu, gpa, controls, data, size);
 
-    return status == STATUS_OK ? gpa_space_read(vcpu->partition->space, gpa, data, size) : status;
+    if (status != STATUS_OK)
+        return status;
+    return gpa_space_read_first(vcpu->partition->space, gpa, data, size, recent_access_begin(handle, vcpu));
+}
+
+/* Are the controls those of nearly every call? */
+static always_inline bool are_usual(WHV_ACCESS_GPA_CONTROLS controls)
+{
+    return controls.AsUINT64 == WHvCacheTypeWriteBack;
 }
 
 HRESULT WINAPI WHvReadGpaRange(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, WHV_GUEST_PHYSICAL_ADDRESS GuestAddress,
                                WHV_ACCESS_GPA_CONTROLS Controls, PVOID Data, UINT32 DataSizeInBytes)
 {
-    RETURN_ON_VCPU(Partition, VpIndex, read_range(vcpu, GuestAddress, Controls, Data, DataSizeInBytes));
+    if (likely(are_usual(Controls) && recent_access((uintptr_t)Partition, VpIndex, GuestAddress, Data, DataSizeInBytes, false)))
+        return S_OK;
+    RETURN_ON_VCPU(Partition, VpIndex,
+                   read_range((uintptr_t)Partition, vcpu, GuestAddress, Controls, Data, DataSizeInBytes));
 }
 
-static enum status write_range(struct vcpu *vcpu, gpa_t gpa, WHV_ACCESS_GPA_CONTROLS controls, const void *data,
-                               uint32_t size)
+static enum status write_range(uint64_t handle, struct vcpu *vcpu, gpa_t gpa, WHV_ACCESS_GPA_CONTROLS controls,
+                               const void *data, uint32_t size)
 {
     enum status status = check_access(vcpu, gpa, controls, data, size);
 
-    return status == STATUS_OK ? gpa_space_write(vcpu->partition->space, gpa, data, size) : status;
+    if (status != STATUS_OK)
+        return status;
+    return gpa_space_write_first(vcpu->partition->space, gpa, data, size, recent_access_begin(handle, vcpu));
 }
 
 HRESULT WINAPI WHvWriteGpaRange(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, WHV_GUEST_PHYSICAL_ADDRESS GuestAddress,
                                 WHV_ACCESS_GPA_CONTROLS Controls, const VOID *Data, UINT32 DataSizeInBytes)
 {
-    RETURN_ON_VCPU(Partition, VpIndex, write_range(vcpu, GuestAddress, Controls, Data, DataSizeInBytes));
+    /* The buffer is only read. */
+    if (likely(are_usual(Controls) && recent_access((uintptr_t)Partition, VpIndex, GuestAddress, (uint8_t *)(uintptr_t)Data,
+                                                    DataSizeInBytes, true)))
+        return S_OK;
+    RETURN_ON_VCPU(Partition, VpIndex,
+                   write_range((uintptr_t)Partition, vcpu, GuestAddress, Controls, Data, DataSizeInBytes));
 }
 
 /* ---- dirty pages ---- */

@@ -169,7 +169,7 @@ enum status vcpu_cancel(struct vcpu *vcpu)
 
 enum status vcpu_require_existing(struct vcpu *vcpu)
 {
-    return likely(__atomic_load_n(&vcpu->engine, __ATOMIC_RELAXED)) ? STATUS_OK : does_not_exist(vcpu);
+    return likely(vcpu_exists(vcpu)) ? STATUS_OK : does_not_exist(vcpu);
 }
 
 enum status vcpu_lock_existing(struct vcpu *vcpu)
@@ -249,7 +249,7 @@ enum status vcpu_create_held(struct vcpu *vcpu)
     if (status != STATUS_OK)
         return status;
     pthread_mutex_lock(&vcpu->lock);
-    __atomic_store_n(&vcpu->engine, created, __ATOMIC_RELAXED); /* vcpu_require_existing looks without the lock */
+    __atomic_store_n(&vcpu->engine, created, __ATOMIC_RELAXED); /* vcpu_exists looks without the lock */
     pthread_mutex_unlock(&vcpu->lock);
     return STATUS_OK;
 }

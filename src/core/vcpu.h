@@ -50,7 +50,13 @@ must_check enum status vcpu_cancel(struct vcpu *vcpu);
 must_check enum status vcpu_begin_access(struct vcpu *vcpu);
 void vcpu_end_access(struct vcpu *vcpu);
 
-/* The processor exists, at this moment. STATUS_VP_DOES_NOT_EXIST */
+/* The processor exists, at this moment. */
+static inline bool vcpu_exists(const struct vcpu *vcpu)
+{
+    return __atomic_load_n(&vcpu->engine, __ATOMIC_RELAXED);
+}
+
+/* The same. STATUS_VP_DOES_NOT_EXIST */
 must_check enum status vcpu_require_existing(struct vcpu *vcpu);
 
 /* The processor exists and stays until vcpu_unlock, running or not: for engine calls of any thread.

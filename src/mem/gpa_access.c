@@ -48,6 +48,7 @@ struct transfer {
     uint8_t *buffer;
     uint64_t size;
     bool write; /* into the guest */
+    struct gpa_recent *found; /* may be NULL */
 };
 
 /* The part of a transfer that lies in one mapping, and its host memory. */
@@ -178,6 +179,21 @@ static bool in_one_page(uint64_t start, uint64_t size)
     return (start & ~PAGE_MASK) + size <= PAGE_SIZE;
 }
 
+static void remember(const struct transfer *t, const struct gpa_view *view)
+{
+    const uint64_t version = read_section_version(t->space->gate);
+    const bool keeps = !view->source && !read_gate_is_closed(version);
+
+    *t->found = (struct gpa_recent){.space = t->space,
+                                    .gate = t->space->gate,
+                                    .version = version,
+                                    .gpa = view->gpa,
+                                    .readable = keeps && view->flags & GPA_READ ? view->size : 0,
+                                    .writable = keeps && view->flags & GPA_WRITE ? view->size : 0,
+                                    .host = view->host,
+                                    .dirty = view->dirty};
+}
+
 /* In one page of the guest, so in one mapping. The buffer's second page, if there is one, is tried first. */
 static enum status transfer_in_page(const struct transfer *t)
 {
@@ -190,8 +206,11 @@ static enum status transfer_in_page(const struct transfer *t)
         return status;
     if (!in_one_page((uintptr_t)t->buffer, t->size) && !probe(t->buffer + t->size - 1, !t->write))
         return bad_buffer(t);
-    if (likely(copy_part(&part, t->write) == t->size))
+    if (likely(copy_part(&part, t->write) == t->size)) {
+        if (t->found)
+            remember(t, &part.view);
         return STATUS_OK;
+    }
     return probe(t->buffer, !t->write) ? refuse(t, 0, "the host memory is missing or protected") : bad_buffer(t);
 }
 
@@ -219,13 +238,23 @@ static enum status transfer(const struct transfer *t)
 
 enum status gpa_space_read(struct gpa_space *space, gpa_t gpa, void *buffer, uint64_t size)
 {
-    return transfer(&(struct transfer){space, gpa, buffer, size, false});
+    return transfer(&(struct transfer){space, gpa, buffer, size, false, NULL});
 }
 
 enum status gpa_space_write(struct gpa_space *space, gpa_t gpa, const void *buffer, uint64_t size)
 {
     /* The buffer is only read when `write` is set. */
-    return transfer(&(struct transfer){space, gpa, (uint8_t *)(uintptr_t)buffer, size, true});
+    return transfer(&(struct transfer){space, gpa, (uint8_t *)(uintptr_t)buffer, size, true, NULL});
+}
+
+enum status gpa_space_read_first(struct gpa_space *space, gpa_t gpa, void *buffer, uint64_t size, struct gpa_recent *found)
+{
+    return transfer(&(struct transfer){space, gpa, buffer, size, false, found});
+}
+
+enum status gpa_space_write_first(struct gpa_space *space, gpa_t gpa, const void *buffer, uint64_t size, struct gpa_recent *found)
+{
+    return transfer(&(struct transfer){space, gpa, (uint8_t *)(uintptr_t)buffer, size, true, found});
 }
 
 /* ---- page-table entries ---- */

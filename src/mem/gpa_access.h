@@ -21,6 +21,26 @@ must_check enum status gpa_space_read(struct gpa_space *space, gpa_t gpa, void *
 must_check enum status gpa_space_write(struct gpa_space *space, gpa_t gpa, const void *buffer,
                                        uint64_t size);
 
+/*
+ * What a thread found when it last read or wrote within a page, for its next access near by; it may be of a space that is gone.
+ * All zero: nothing.
+ */
+struct gpa_recent {
+    struct gpa_space *space;
+    struct read_gate *gate;
+    uint64_t version;         /* of the gate; while it has that, what follows is so */
+    gpa_t gpa;                /* of a mapping of memory of ours */
+    uint64_t readable, writable; /* its size; 0: not allowed, or nothing is remembered */
+    uint8_t *host;
+    struct gpa_dirty *dirty;
+};
+
+/* gpa_space_read and gpa_space_write, which leave there what they found. */
+must_check enum status gpa_space_read_first(struct gpa_space *space, gpa_t gpa, void *buffer, uint64_t size,
+                                            struct gpa_recent *found);
+must_check enum status gpa_space_write_first(struct gpa_space *space, gpa_t gpa, const void *buffer, uint64_t size,
+                                             struct gpa_recent *found);
+
 /* What stopped a single access; a value for page walks, not an error. */
 enum gpa_result {
     GPA_RESULT_OK,

@@ -64,13 +64,14 @@ struct gpa_space *gpa_space_create(unsigned physical_address_bits)
         return NULL;
     space->limit = (gpa_t)1 << physical_address_bits;
     space->dirty = gpa_dirty_create(pages_of(space->limit));
-    if (!space->dirty || !gpa_consumers_init(space)) {
+    space->gate = read_gate_create();
+    if (!space->dirty || !space->gate || !gpa_consumers_init(space)) {
         gpa_consumers_fini(space);
         gpa_dirty_destroy(space->dirty);
+        read_gate_destroy(space->gate);
         free(space);
         return NULL;
     }
-    read_gate_init(&space->gate);
     pthread_mutex_init(&space->change, NULL);
     return space;
 }
@@ -79,13 +80,13 @@ void gpa_space_destroy(struct gpa_space *space)
 {
     if (!space)
         return;
+    read_gate_destroy(space->gate); /* first: who remembers something of this space, stops using it here */
     gpa_pins_drop(space, 0, space->limit);
     extent_tree_fini(&space->pins);
     extent_tree_fini(&space->mappings);
     gpa_sources_fini(space);
     gpa_consumers_fini(space);
     gpa_dirty_destroy(space->dirty);
-    read_gate_fini(&space->gate);
     pthread_mutex_destroy(&space->change);
     free(space);
 }
@@ -100,23 +101,23 @@ gpa_t gpa_space_limit(const struct gpa_space *space)
 void gpa_space_add_listener(struct gpa_space *space, struct gpa_listener *listener)
 {
     pthread_mutex_lock(&space->change);
-    read_gate_close(&space->gate);
+    read_gate_close(space->gate);
     listener->next = space->listeners;
     space->listeners = listener;
-    read_gate_open(&space->gate);
+    read_gate_open(space->gate);
     pthread_mutex_unlock(&space->change);
 }
 
 void gpa_space_remove_listener(struct gpa_space *space, struct gpa_listener *listener)
 {
     pthread_mutex_lock(&space->change);
-    read_gate_close(&space->gate);
+    read_gate_close(space->gate);
     struct gpa_listener **link = &space->listeners;
     while (*link && *link != listener)
         link = &(*link)->next;
     if (*link)
         *link = listener->next;
-    read_gate_open(&space->gate);
+    read_gate_open(space->gate);
     pthread_mutex_unlock(&space->change);
 }
 
@@ -124,12 +125,12 @@ void gpa_space_hold(struct gpa_space *space)
 {
     for (struct gpa_listener *l = space->listeners; l; l = l->next)
         l->hold(l->ctx);
-    read_gate_close(&space->gate);
+    read_gate_close(space->gate);
 }
 
 void gpa_space_release(struct gpa_space *space, const struct gpa_change *change)
 {
-    read_gate_open(&space->gate);
+    read_gate_open(space->gate);
     for (struct gpa_listener *l = space->listeners; l; l = l->next)
         l->release(l->ctx, change);
 }
@@ -143,12 +144,12 @@ void gpa_space_wrote(const struct gpa_space *space, gpa_t gpa, uint64_t size)
 
 void gpa_space_read_begin(struct gpa_space *space)
 {
-    read_section_begin(&space->gate);
+    read_section_begin(space->gate);
 }
 
 void gpa_space_read_end(struct gpa_space *space)
 {
-    read_section_end(&space->gate);
+    read_section_end(space->gate);
 }
 
 /* ---- argument rules ---- */

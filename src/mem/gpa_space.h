@@ -190,6 +190,9 @@ struct gpa_listener {
 void gpa_space_add_listener(struct gpa_space *space, struct gpa_listener *listener);
 void gpa_space_remove_listener(struct gpa_space *space, struct gpa_listener *listener);
 
+/* Tell the listeners of a write. In a read section, or for a sink while processors are held. */
+void gpa_space_wrote(const struct gpa_space *space, gpa_t gpa, uint64_t size);
+
 /* ---- dirty pages ---- */
 
 /*

@@ -34,7 +34,7 @@ struct gpa_space {
     pthread_mutex_t change;
 
     /* Keeps the mappings still for threads that are not processors. */
-    struct read_gate gate;
+    struct read_gate *gate;
 
     /* Written with `change` held, `gate` closed and all processors held; so holding `change`, being in
      * a read section, or being a running processor is enough to read. Extents: target is the host address, owner the
@@ -94,9 +94,6 @@ uint64_t gpa_space_covered(const struct gpa_space *space, gpa_t start, uint64_t 
 /* Between these nothing but the caller touches the space. Under `change`. */
 void gpa_space_hold(struct gpa_space *space);
 void gpa_space_release(struct gpa_space *space, const struct gpa_change *change);
-
-/* Tell the listeners of a write. In a read section. */
-void gpa_space_wrote(const struct gpa_space *space, gpa_t gpa, uint64_t size);
 
 /* gpa_access.c: how many bytes of host memory from start on can be loaded (or also stored to), at
  * most size; tried page by page, nothing changes. */

@@ -2,9 +2,9 @@
  * Read sections: registration of threads, and the changer's side.
  *
  * Why no reader is missed. A reader that the changer does not see in its walk over the words has not yet stored its word
- * when the changer's barrier ran on its processor; so its load of `closed` comes after the barrier and finds it set. A thread
- * that registers is put on the list before it stores its word, by a sequentially consistent exchange: the changer, which
- * set `closed` before it read the list, either finds it there or is seen. Without other registered threads the barrier is
+ * when the changer's barrier ran on its processor; so its load of the version comes after the barrier and finds it odd. A
+ * thread that registers is put on the list before it stores its word, by a sequentially consistent exchange: the changer, which
+ * set the version before it read the list, either finds it there or is seen. Without other registered threads the barrier is
  * spared. The same holds at the end: a reader that leaves a gate either is seen to have left, or sees the gate closed and
  * wakes whoever waits.
  *
@@ -15,7 +15,9 @@
 #include "os/guarded.h"
 
 #include <linux/membarrier.h>
+#include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -56,11 +58,12 @@ static struct read_slot *reuse_slot(void)
 static struct read_slot *new_slot(void)
 {
     /* On a cache line of its own. */
-    struct read_slot *slot = aligned_alloc(64, 64);
+    struct read_slot *slot = aligned_alloc(64, sizeof(*slot));
 
-    _Static_assert(sizeof(*slot) <= 64, "a slot is a cache line");
+    _Static_assert(offsetof(struct read_slot, room) == 64, "a word and its objects are a cache line");
     if (!slot)
         return NULL;
+    memset(slot->room, 0, sizeof(slot->room));
     atomic_init(&slot->gate, NULL);
     atomic_init(&slot->used, true);
     slot->depth = 0;
@@ -89,6 +92,11 @@ static struct read_slot *register_thread(void)
 }
 
 /* ---- readers ---- */
+
+static bool is_closed(const struct read_gate *gate)
+{
+    return read_gate_is_closed(atomic_load(&gate->version));
+}
 
 static void signal_changed(struct read_gate *gate)
 {
@@ -119,13 +127,13 @@ void read_section_begin_slow(struct read_gate *gate)
 
     for (;;) {
         announce(slot, gate);
-        if (!atomic_load(&gate->closed))
+        if (!is_closed(gate))
             return;
         withdraw(slot, gate);
         atomic_fetch_add(&gate->waiting, 1);
         pthread_mutex_lock(&gate->lock);
         pthread_cond_broadcast(&gate->changed); /* the changer may have seen the word meanwhile */
-        while (atomic_load(&gate->closed))
+        while (is_closed(gate))
             pthread_cond_wait(&gate->changed, &gate->lock);
         pthread_mutex_unlock(&gate->lock);
         atomic_fetch_sub(&gate->waiting, 1);
@@ -136,7 +144,7 @@ void read_section_end_slow(struct read_gate *gate)
 {
     if (!read_slot_mine)
         withdraw(NULL, gate);
-    if (atomic_load(&gate->closed))
+    if (is_closed(gate))
         signal_changed(gate);
 }
 
@@ -145,7 +153,7 @@ void read_section_end_slow(struct read_gate *gate)
 void read_gate_init(struct read_gate *gate)
 {
     pthread_once(&once, init);
-    atomic_init(&gate->closed, 0);
+    atomic_init(&gate->version, 0);
     atomic_init(&gate->anonymous, 0);
     atomic_init(&gate->waiting, 0);
     pthread_mutex_init(&gate->lock, NULL);
@@ -199,7 +207,7 @@ void change_side_barrier(void)
 
 void read_gate_close(struct read_gate *gate)
 {
-    atomic_exchange(&gate->closed, 1);
+    atomic_fetch_add(&gate->version, 1);
     if (has_other_threads()) {
         change_side_barrier();
         for (struct read_slot *slot = atomic_load(&slots); slot; slot = slot->next)
@@ -212,9 +220,49 @@ void read_gate_close(struct read_gate *gate)
 
 void read_gate_open(struct read_gate *gate)
 {
-    atomic_store(&gate->closed, 0);
+    atomic_fetch_add(&gate->version, 1);
     if (unlikely(atomic_load(&gate->waiting)))
         signal_changed(gate);
+}
+
+/* ---- gates that stay gates ---- */
+
+static pthread_mutex_t spare_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct read_gate *spare_gates; /* closed; under spare_lock */
+
+static struct read_gate *take_spare(void)
+{
+    pthread_mutex_lock(&spare_lock);
+    struct read_gate *gate = spare_gates;
+    if (gate)
+        spare_gates = gate->next;
+    pthread_mutex_unlock(&spare_lock);
+    return gate;
+}
+
+struct read_gate *read_gate_create(void)
+{
+    struct read_gate *gate = take_spare();
+
+    if (gate) {
+        read_gate_open(gate);
+        return gate;
+    }
+    gate = aligned_alloc(64, (sizeof(*gate) + 63) & ~(size_t)63);
+    if (gate)
+        read_gate_init(gate);
+    return gate;
+}
+
+void read_gate_destroy(struct read_gate *gate)
+{
+    if (!gate)
+        return;
+    read_gate_close(gate);
+    pthread_mutex_lock(&spare_lock);
+    gate->next = spare_gates;
+    spare_gates = gate;
+    pthread_mutex_unlock(&spare_lock);
 }
 
 /* ---- objects in use ---- */

@@ -3,17 +3,21 @@
  * word of their own thread and touch nothing that others write, so they neither wait for nor slow down each other.
  *
  *      reader                            changer
- *      my word = gate                    closed = 1
+ *      my word = gate                    version: odd, which is closed
  *      (compiler barrier)                barrier on all processors (membarrier)
  *      closed? then step back            wait until no thread's word is this gate
  *      ... read ...                      ... change ...
- *      my word = none                    closed = 0
+ *      my word = none                    version: the next even one
  *
  * The barrier between the reader's store and its load, which is what costs in other locks, is made by the changer for
  * everybody. Where the kernel does not offer that, readers make it themselves.
  *
  * Sections are short, do not nest (also not of different gates), and a thread in one must not close that gate. Changers of one
  * gate are serialized by their caller.
+ *
+ * What was learnt in a section is true as long as the gate's version is the same: a reader may keep it, and begin its next section
+ * with the question whether that is so (read_section_resume). Gates made by read_gate_create may be asked that even after their
+ * end: their memory is used for gates only.
  *
  * By the same words a thread says which objects it uses, for as long as it likes (in_use_begin): a reference count that the
  * users do not write to.
@@ -28,14 +32,18 @@
 #include <stdatomic.h>
 
 struct read_gate {
-    _Atomic uint32_t closed;
+    _Atomic uint64_t version;   /* odd: closed */
     _Atomic uint32_t anonymous; /* readers in the section whose threads have no word */
     _Atomic uint32_t waiting;   /* readers before the closed gate */
     pthread_mutex_t lock;       /* of those who sleep */
     pthread_cond_t changed;     /* a reader left a closed gate; the gate was opened */
+    struct read_gate *next;     /* of those that read_gate_destroy got */
 };
 
-enum { IN_USE_OBJECTS = 4 }; /* at a time, by one thread */
+enum {
+    IN_USE_OBJECTS = 4,    /* at a time, by one thread */
+    READ_SLOT_ROOM = 128,
+};
 
 /* A thread's word; private to the section functions. */
 struct read_slot {
@@ -44,6 +52,8 @@ struct read_slot {
     uint8_t depth;                           /* entries of `objects`; the thread's own */
     struct read_slot *next;
     _Atomic(const void *) objects[IN_USE_OBJECTS];
+    /* For what the thread learnt in its sections; zero at first, later perhaps what an earlier thread left. */
+    _Alignas(64) unsigned char room[READ_SLOT_ROOM];
 };
 
 extern _Thread_local struct read_slot *read_slot_mine;
@@ -51,6 +61,16 @@ extern bool read_barrier_is_remote; /* fixed before the first section */
 
 void read_gate_init(struct read_gate *gate);
 void read_gate_fini(struct read_gate *gate);
+
+/* A gate whose memory stays a gate's for ever; NULL: no memory. Its version never comes back: destroy leaves it closed, and
+ * returns when nobody is in a section. */
+struct read_gate *read_gate_create(void);
+void read_gate_destroy(struct read_gate *gate);
+
+static always_inline bool read_gate_is_closed(uint64_t version)
+{
+    return version & 1;
+}
 
 /* From close on nobody is in a section of the gate, and who comes waits, until open. */
 void read_gate_close(struct read_gate *gate);
@@ -73,7 +93,7 @@ static always_inline void read_section_begin(struct read_gate *gate)
         atomic_signal_fence(memory_order_seq_cst);
     else
         atomic_exchange(&slot->gate, gate);
-    if (unlikely(atomic_load_explicit(&gate->closed, memory_order_acquire)))
+    if (unlikely(read_gate_is_closed(atomic_load_explicit(&gate->version, memory_order_acquire))))
         read_section_begin_slow(gate);
 }
 
@@ -90,8 +110,40 @@ static always_inline void read_section_end(struct read_gate *gate)
         atomic_signal_fence(memory_order_seq_cst);
     else
         atomic_exchange(&slot->gate, NULL);
-    if (unlikely(atomic_load_explicit(&gate->closed, memory_order_relaxed)))
+    if (unlikely(read_gate_is_closed(atomic_load_explicit(&gate->version, memory_order_relaxed))))
         read_section_end_slow(gate);
+}
+
+/* The thread's own word; NULL: it has none (yet), and cannot resume. */
+static always_inline struct read_slot *read_slot_of_thread(void)
+{
+    return likely(read_barrier_is_remote) ? read_slot_mine : NULL;
+}
+
+/* The version that a section of the gate which has begun belongs to; odd: a changer waits, and it will not last. */
+static always_inline uint64_t read_section_version(const struct read_gate *gate)
+{
+    return atomic_load_explicit(&gate->version, memory_order_relaxed);
+}
+
+static always_inline void read_section_leave(struct read_slot *slot, struct read_gate *gate)
+{
+    atomic_store_explicit(&slot->gate, NULL, memory_order_release);
+    atomic_signal_fence(memory_order_seq_cst);
+    if (unlikely(read_gate_is_closed(atomic_load_explicit(&gate->version, memory_order_relaxed))))
+        read_section_end_slow(gate);
+}
+
+/* With the thread's slot: begin a section if the gate, made by read_gate_create, still has this even version; it ends with
+ * read_section_leave. False: nothing has begun. */
+must_check static always_inline bool read_section_resume(struct read_slot *slot, struct read_gate *gate, uint64_t version)
+{
+    atomic_store_explicit(&slot->gate, gate, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
+    if (likely(atomic_load_explicit(&gate->version, memory_order_acquire) == version))
+        return true;
+    read_section_leave(slot, gate);
+    return false;
 }
 
 /*

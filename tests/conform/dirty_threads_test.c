@@ -20,7 +20,7 @@ enum {
     SIZE = PAGES * 4096,
     STRIDE = 0x1a000,
     FAR = 0x40000000 - 0x80000, /* where other memory comes and goes */
-    ROUNDS = 1500,
+    ROUNDS = 1500,         /* times OPENWHP_TEST_ROUNDS */
 };
 
 #define FLAGS(value) ((WHV_MAP_GPA_RANGE_FLAGS)(value))
@@ -39,6 +39,13 @@ struct player {
 };
 
 static struct player players[PROCESSORS];
+
+static int rounds(void)
+{
+    const char *times = getenv("OPENWHP_TEST_ROUNDS");
+
+    return ROUNDS * (times ? atoi(times) : 1);
+}
 
 static void *play(void *context)
 {
@@ -196,7 +203,7 @@ static void no_store_is_missed(void **state)
     readers[2].consumer = consumer(&team, OwhpDirtyConsumerFlagAllPages);
     readers[2].by_list = true;
     go(&team);
-    for (int round = 0; round < ROUNDS; round++) {
+    for (int round = 0; round < rounds(); round++) {
         struct reader *reader = &readers[round % 7 % 3];
         (reader->by_list ? read_list : read_bitmap)(&team, reader);
         if (round % 16 == 0)
@@ -223,7 +230,7 @@ static void changes_under_way(void **state)
     memset(&reader, 0, sizeof(reader));
     reader.consumer = consumer(&team, OwhpDirtyConsumerFlagAllPages | OwhpDirtyConsumerFlagKeepUnmapped);
     go(&team);
-    for (int round = 0; round < ROUNDS; round++) {
+    for (int round = 0; round < rounds(); round++) {
         random = random * 1103515245 + 12345;
         UINT64 page = random >> 16 & 127, count = 1 + (random >> 24 & 15), gpa = AREA + 4096 * page;
         count = count > PAGES - page ? PAGES - page : count;
@@ -263,7 +270,7 @@ static void unmapped_memory_is_free(void **state)
     assert_true(memory != MAP_FAILED);
     start(&team, FAR);
     go(&team);
-    for (int round = 0; round < ROUNDS / 10; round++) {
+    for (int round = 0; round < rounds() / 10; round++) {
         assert_ok(WHvMapGpaRange(team.g.partition, memory, FAR, SIZE, round & 1 ? RWXT : FLAGS(7)));
         usleep(200);
         assert_ok(WHvUnmapGpaRange(team.g.partition, FAR, SIZE));

@@ -120,11 +120,11 @@ static bool has_code(const struct engine_partition *p, gpa_t gpa, uint64_t size)
     return false;
 }
 
-/* A processor counts itself in before it reads code; the fence puts our stores before our look at the counter. So either we
- * see it, or it sees our stores. */
+/* A processor counts itself in before it reads code, and our stores come before our look at the counter. So either we see it, or
+ * it sees our stores. The barrier is made by who counts (soft_code_count): a page becomes code seldom, and is written often. */
 void soft_wrote(void *context, gpa_t gpa, uint64_t size)
 {
-    atomic_thread_fence(memory_order_seq_cst);
+    read_side_barrier();
     if (has_code(context, gpa, size))
         soft_pend_all(context, NULL, PENDING_VERIFY_CODE, REQUEST_FLUSH);
     soft_monitor_wrote(context, NULL, gpa, size);
@@ -167,6 +167,7 @@ uint8_t soft_code_count(struct engine_partition *p, gpa_t page)
 
     while (users != UINT8_MAX && !atomic_compare_exchange_weak(slot, &users, (uint8_t)(users + 1)))
         continue;
+    change_side_barrier(); /* soft_wrote */
     return users;
 }
 
