@@ -3,6 +3,7 @@
 #include "mem/gpa_access.h"
 #include "os/guarded.h"
 #include "util/last_error.h"
+#include "x86/walk_common.h"
 
 static enum walk_status walk_status_of(enum gpa_result result, enum walk_status refused)
 {
@@ -24,7 +25,7 @@ struct tables {
     struct gpa_view view;
 };
 
-static enum walk_status load(void *context, gpa_t gpa, unsigned size, uint64_t *value)
+static inline enum walk_status load(void *context, gpa_t gpa, unsigned size, uint64_t *value)
 {
     struct tables *tables = context;
     const struct gpa_view *view = &tables->view;
@@ -94,16 +95,28 @@ enum status translate_begin(struct vcpu *vcpu, uint32_t flags, struct translate_
     return STATUS_OK;
 }
 
+/* Four levels and nothing out of the ordinary, with `load` compiled in; everything else asks the walk of all modes. */
+static always_inline enum walk_status walk_here(const struct walk_state *state, struct tables *tables, gva_t gva, uint32_t flags,
+                                                struct walk_result *walked)
+{
+    const struct walk_memory memory = {.context = tables, .load = load, .update = update};
+    enum walk_status end;
+
+    if (likely((state->cr0 & CR0_PG) && (state->efer & EFER_LMA) && !(state->cr4 & CR4_LA57)) &&
+        likely(walk_common(state, &memory, gva, flags, walked, &end, 48)))
+        return end;
+    return walk(state, &memory, gva, flags, walked);
+}
+
 void translate_some(const struct translate_batch *batch, struct translation *array, size_t count)
 {
     struct gpa_space *space = batch->vcpu->partition->space;
     struct tables tables = {.space = space};
-    struct walk_memory memory = {.context = &tables, .load = load, .update = update};
 
     gpa_space_read_begin(space);
     for (size_t i = 0; i < count; i++) {
-        struct walk_result walked = {0};
-        enum walk_status end = walk(&batch->state, &memory, array[i].gva, batch->flags, &walked);
+        struct walk_result walked;
+        const enum walk_status end = walk_here(&batch->state, &tables, array[i].gva, batch->flags, &walked);
         array[i].result = results[end];
         array[i].gpa = end == WALK_OK                                ? walked.gpa
                        : array[i].result >= TRANSLATE_GPA_UNMAPPED ? walked.gpa & PAGE_MASK

@@ -267,12 +267,72 @@ static unsigned records_with(const uint64_t each[RECORDS], uint64_t bit)
     return (each[0] & bit ? 1u : 0) | (each[1] & bit ? 2u : 0);
 }
 
-/* The recursion is as deep as there are levels. */
+/*
+ * A visit of one record, which is nearly every visit: nobody else marks, or nothing is cleared, so that the bits above are
+ * cleared once for all words below. Both return what remains of the word.
+ */
+static always_inline uint64_t visit_leaves(struct walk *walk, const struct place *above, const bool take)
+{
+    const struct gpa_dirty_visit *visit = walk->visit;
+    const unsigned r = above->records >> 1;
+    gpa_dirty_word *const upper = word_at(walk->window[r], 1, above->index);
+    const uint64_t all = atomic_load_explicit(upper, memory_order_relaxed);
+    uint64_t done = 0;
+
+    for (uint64_t bits = all & piece_mask(&walk->piece, 1, above->index); bits && !walk->stopped; bits &= bits - 1) {
+        const struct place place = place_below(above, bits, above->records);
+        gpa_dirty_word *word = word_at(walk->window[r], 0, place.index);
+        const uint64_t was = atomic_load_explicit(word, take ? memory_order_relaxed : memory_order_seq_cst);
+        const uint64_t found = was & piece_mask(&walk->piece, 0, place.index);
+        if (take && found)
+            atomic_store_explicit(word, was & ~found, memory_order_relaxed);
+        if (was == found)
+            done |= bits & -bits;
+        if (take && visit->tee && r == 0 && found)
+            visit->tee(visit->tee_ctx, walk->piece.base + (place.index << 6), found);
+        tell(walk, &place, found);
+    }
+    if (take)
+        atomic_store_explicit(upper, all & ~done, memory_order_relaxed);
+    return all & ~done;
+}
+
+/* From level 2 up; the recursion is as deep as there are levels. */
+static uint64_t visit_one(struct walk *walk, const struct place *place, bool take)
+{
+    gpa_dirty_word *const word = word_at(walk->window[place->records >> 1], place->level, place->index);
+    const uint64_t all = atomic_load_explicit(word, memory_order_relaxed);
+    uint64_t done = 0;
+
+    for (uint64_t bits = all & piece_mask(&walk->piece, place->level, place->index); bits && !walk->stopped; bits &= bits - 1) {
+        const struct place below = place_below(place, bits, place->records);
+        const uint64_t left = below.level > 1 ? visit_one(walk, &below, take)
+                              : take          ? visit_leaves(walk, &below, true)
+                                              : visit_leaves(walk, &below, false);
+        if (!left)
+            done |= bits & -bits;
+    }
+    if (take)
+        atomic_store_explicit(word, all & ~done, memory_order_relaxed);
+    return all & ~done;
+}
+
+static bool is_simple(const struct walk *walk, const struct place *place, bool take)
+{
+    return place->level > 1 && place->records != 3 && (walk->visit->exclusive || !take);
+}
+
+/* Of both records. */
 static void peek_word(struct walk *walk, struct place place)
 {
     uint64_t each[RECORDS];
-    uint64_t bits = load_bits(walk, &place, each);
+    uint64_t bits;
 
+    if (is_simple(walk, &place, false)) {
+        (void)visit_one(walk, &place, false);
+        return;
+    }
+    bits = load_bits(walk, &place, each);
     if (place.level == 0) {
         tell(walk, &place, bits);
         return;
@@ -326,6 +386,8 @@ static unsigned take_word(struct walk *walk, struct place place)
 {
     if (place.level == 0)
         return take_leaf(walk, &place);
+    if (is_simple(walk, &place, true))
+        return visit_one(walk, &place, true) ? place.records : 0;
 
     uint64_t each[RECORDS];
     unsigned left = 0;

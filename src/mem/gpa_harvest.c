@@ -88,35 +88,35 @@ static bool flush(struct lister *l)
     return !l->bad_array;
 }
 
-/* False: there is no room for one more; nothing has changed. */
-static bool add_run(struct lister *l, struct gpa_range run)
+/* A new run. False: there is no room for one more, and nothing has changed; or the array cannot be written. */
+static always_inline bool add_run(struct lister *l, gpa_t gpa, uint64_t size)
 {
-    if (l->run.size && range_end(l->run) == run.gpa) {
-        l->run.size += run.size;
-        return true;
-    }
-    if (!l->room) {
+    if (unlikely(!l->room)) {
         l->list->more = true;
         return false;
     }
-    if (l->run.size)
-        l->batch[l->batched++] = l->run;
-    l->run = run;
+    l->batch[l->batched] = l->run;
+    l->batched += l->run.size != 0;
+    l->run = (struct gpa_range){gpa, size};
     l->room--;
-    return l->batched < array_size(l->batch) || flush(l);
+    return likely(l->batched < array_size(l->batch)) || flush(l);
 }
 
 static bool list_bits(void *ctx, uint64_t page, uint64_t bits)
 {
+    struct lister *l = ctx;
+
     while (bits) {
-        unsigned start = (unsigned)__builtin_ctzll(bits);
-        uint64_t above = ~(bits >> start);
-        unsigned length = above ? (unsigned)__builtin_ctzll(above) : 64;
-        if (!add_run(ctx, (struct gpa_range){(page + start) << PAGE_SHIFT, (uint64_t)length << PAGE_SHIFT}))
+        const unsigned start = (unsigned)__builtin_ctzll(bits);
+        const uint64_t carried = bits + (bits & -bits); /* the lowest run of ones has become zeros, and a one behind them */
+        const unsigned end = carried ? (unsigned)__builtin_ctzll(carried) : 64;
+        const gpa_t gpa = (page + start) << PAGE_SHIFT;
+        const uint64_t size = (uint64_t)(end - start) << PAGE_SHIFT;
+        if (start == 0 && l->run.size && range_end(l->run) == gpa)
+            l->run.size += size;
+        else if (!add_run(l, gpa, size))
             return false;
-        if (start + length >= 64)
-            break;
-        bits &= ~(uint64_t)0 << (start + length);
+        bits &= carried;
     }
     return true;
 }
