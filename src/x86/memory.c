@@ -161,16 +161,26 @@ static bool port_serves(struct cpu *cpu, const struct piece *piece, enum access_
     return type == ACCESS_WRITE && cpu->port->serves && cpu->port->serves(cpu, piece->target.gpa & PAGE_MASK, type);
 }
 
+/* Of a store that crosses pages no half may happen alone: is the memory there? A locked exchange of a byte by itself tells. */
+static bool has_host(const struct piece *piece, enum access_type type)
+{
+    uint8_t byte = 0;
+    bool equal;
+
+    return piece->target.host && (type != ACCESS_WRITE || guarded_cas8(piece->target.host, &byte, 0, &equal));
+}
+
 static bool transfer(struct cpu *cpu, const struct split *split, uint8_t *data, enum access_type type)
 {
     uint8_t *at[2] = {data, data + split->piece[0].size};
-    bool late[2] = {false, false};
+    bool late[2] = {false, false}, host[2];
 
     if (likely(split->count == 1))
         return split->piece[0].target.host ? transfer_host(cpu, &split->piece[0], data, type)
                                            : transfer_device(cpu, &split->piece[0], data, type);
     for (unsigned i = 0; i < split->count; i++) {
-        if (split->piece[i].target.host)
+        host[i] = has_host(&split->piece[i], type);
+        if (host[i])
             continue;
         late[i] = port_serves(cpu, &split->piece[i], type);
         if (!late[i] && !transfer_device(cpu, &split->piece[i], at[i], type))
@@ -180,7 +190,7 @@ static bool transfer(struct cpu *cpu, const struct split *split, uint8_t *data, 
         if (late[i] && !transfer_device(cpu, &split->piece[i], at[i], type))
             return false;
     for (unsigned i = 0; i < split->count; i++)
-        if (split->piece[i].target.host && !transfer_host(cpu, &split->piece[i], at[i], type))
+        if (host[i] && !transfer_host(cpu, &split->piece[i], at[i], type))
             return false;
     return true;
 }
