@@ -332,6 +332,54 @@ static void partitions_that_end(void **state)
     munmap(memory, AREA);
 }
 
+/*
+ * Accessed and dirty bits are set by compare-exchange: what another thread does with the entry meanwhile (counts in the bits that
+ * the processor ignores, takes accessed and dirty away) is never lost, and neither are the bits.
+ */
+enum { COUNTS = 20000 };
+#define COUNT_UNIT ((UINT64)1 << 52) /* bits 58:52 are the software's */
+
+static void *count_in_entry(void *context)
+{
+    _Atomic UINT64 *entry = context;
+
+    for (unsigned i = 0; i < COUNTS; i++) {
+        atomic_fetch_xor(entry, COUNT_UNIT * ((i + 1) ^ i) & (127 * COUNT_UNIT));
+        atomic_fetch_and(entry, ~(UINT64)0x60);
+    }
+    atomic_store(&shared.stop, true);
+    return NULL;
+}
+
+static void bits_by_exchange(void **state)
+{
+    const WHV_TRANSLATE_GVA_FLAGS flags = (WHV_TRANSLATE_GVA_FLAGS)(WHvTranslateGvaFlagValidateWrite | WHvTranslateGvaFlagSetPageTableBits);
+    const UINT64 gva = 0x60000;
+    UINT64 gvas[4] = {gva, 0x61000, gva, gva}, gpas[4], last = 0;
+    WHV_TRANSLATE_GVA_RESULT results[4];
+    pthread_t thread;
+    struct guest g;
+
+    (void)state;
+    guest_begin(&g, &(struct guest_options){0});
+    guest_long_mode(&g, 0);
+    _Atomic UINT64 *entry = (_Atomic UINT64 *)(void *)guest_pte(&g, gva);
+    atomic_store(&shared.stop, false);
+    assert_int_equal(pthread_create(&thread, NULL, count_in_entry, (void *)entry), 0);
+    while (!atomic_load(&shared.stop)) {
+        assert_ok(WHvTranslateGva(g.partition, 0, gva, flags, results, gpas));
+        assert_true(results[0].ResultCode == WHvTranslateGvaResultSuccess && gpas[0] == gva);
+        assert_ok(OwhpTranslateGvas(g.partition, 0, flags, gvas, 4, results, gpas));
+        assert_true(results[3].ResultCode == WHvTranslateGvaResultSuccess && gpas[3] == gva);
+    }
+    pthread_join(thread, NULL);
+    last = atomic_load(entry);
+    assert_int_equal(last / COUNT_UNIT & 127, COUNTS & 127); /* not one count was undone */
+    assert_ok(WHvTranslateGva(g.partition, 0, gva, flags, results, gpas));
+    assert_int_equal(atomic_load(entry) & 0x60, 0x60);
+    guest_end(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -341,6 +389,7 @@ int main(void)
         CASE("GPA-7", "F 5: processors and partitions that go", processors_and_partitions_that_go),
         CASE("GPA-8", "F 2.3: the caller may free", memory_that_is_freed),
         CASE("GPA-9", "H WHvDeletePartition", partitions_that_end),
+        CASE("GVA-13", "F 4.7: accessed and dirty by compare-exchange", bits_by_exchange),
     };
 
     return cmocka_run_group_tests_name("access threads", tests, NULL, NULL);

@@ -214,7 +214,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE("GT-1", "S", halted_processors_cost_nothing),
-        CASE("GT-2", "F 4", running_processors_stop),
+        CASE("GT-2", "F 9.4: all of 64", running_processors_stop),
         CASE("GT-3", "S", memory_changes_under_runs),
     };
 

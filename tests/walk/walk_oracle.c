@@ -90,6 +90,8 @@ static bool is_reserved(enum kind kind, uint64_t entry, const struct walk_state 
     /* "If IA32_EFER.NXE = 0, bit 63 is reserved" */
     if (f->bytes == 8 && bit(entry, 63) && !bit(state->efer, 11))
         return true;
+    if (kind == PDPTE && large && state->no_1g_pages)
+        return true; /* "If the processor does not support 1-GByte pages, bit 7 is reserved" (4.5) */
     return hits(large ? f->reserved_large : f->reserved, entry, state->physical_bits);
 }
 

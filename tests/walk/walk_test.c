@@ -133,6 +133,7 @@ static const struct mode modes[] = {
     {"4-level 2M", CR4_PAE, EFER_LME | EFER_LMA, 4, 2, 8, {39, 30, 21, 12}, 0},
     {"4-level 1G", CR4_PAE, EFER_LME | EFER_LMA, 4, 1, 8, {39, 30, 21, 12}, 0},
     {"5-level 4K", CR4_PAE | CR4_LA57, EFER_LME | EFER_LMA, 5, 4, 8, {48, 39, 30, 21, 12}, 0},
+    {"5-level 2M", CR4_PAE | CR4_LA57, EFER_LME | EFER_LMA, 5, 3, 8, {48, 39, 30, 21, 12}, 0},
     {"5-level 1G", CR4_PAE | CR4_LA57, EFER_LME | EFER_LMA, 5, 2, 8, {48, 39, 30, 21, 12}, 0},
 };
 
@@ -219,6 +220,38 @@ static void test_every_combination_of_rights(void **unused)
         all_rights(&modes[m]);
 }
 
+/* Every key with every value of its two bits, for user and supervisor pages, where keys exist and where they do not. */
+static void keys_of(const struct mode *mode, unsigned key, unsigned bits)
+{
+    struct tables t;
+
+    build(mode, &t, test_gva, 0x123400000000);
+    for (unsigned rights = 0; rights < 8; rights++) {
+        set_entry(mode, &t, mode->leaf, test_gva,
+                  leaf_base(mode) | PTE_P | (rights & 1 ? PTE_W : 0) | (rights & 2 ? PTE_U : 0) | (rights & 4 ? PTE_NX : 0) |
+                      (mode->levels > 3 ? (uint64_t)key << 59 : 0));
+        for (unsigned controls = 0; controls < 32; controls++) {
+            const uint32_t other = controls & 16 ? ~(3u << 2 * key) : 0; /* what the other keys may must not matter */
+            struct walk_state state = {
+                .cr0 = CR0_PE | CR0_PG | (controls & 1 ? CR0_WP : 0), .cr3 = t.base[0],
+                .cr4 = mode->cr4 | (controls & 2 ? CR4_PKE : 0) | (controls & 4 ? CR4_PKS : 0) | (controls & 8 ? CR4_SMAP : 0),
+                .efer = mode->efer | EFER_NXE, .physical_bits = 48, .pkru = (bits & 3) << 2 * key | other,
+                .pkrs = (bits >> 2) << 2 * key | other};
+            for (size_t a = 0; a < array_size(accesses); a++)
+                compare(&state, &t, test_gva, accesses[a]);
+        }
+    }
+}
+
+static void test_every_key(void **unused)
+{
+    (void)unused;
+    for (size_t m = 0; m < array_size(modes); m++)
+        for (unsigned key = 0; key < 16 && modes[m].levels > 2; key += modes[m].levels > 3 && modes[m].leaf + 1 == modes[m].levels ? 1 : 5)
+            for (unsigned bits = 0; bits < 16; bits++)
+                keys_of(&modes[m], key, bits);
+}
+
 /* Each single bit of each entry, for all physical widths: finds every reserved bit. */
 static void test_every_single_bit(void **unused)
 {
@@ -230,16 +263,17 @@ static void test_every_single_bit(void **unused)
         for (size_t w = 0; w < array_size(widths); w++)
             for (unsigned nxe = 0; nxe < 2; nxe++)
                 for (unsigned level = 0; level <= modes[m].leaf; level++)
-                    for (unsigned n = 0; n < 8 * modes[m].entry_size; n++) {
+                    for (unsigned n = 0; n < 16 * modes[m].entry_size; n += modes[m].shift[modes[m].leaf] == 30 ? 1 : 2) {
                         const struct mode *mode = &modes[m];
+                        const unsigned bit = n / 2;
                         struct walk_state state = {.cr0 = CR0_PE | CR0_PG | CR0_WP, .cr4 = mode->cr4,
-                                                   .efer = mode->efer | (nxe ? EFER_NXE : 0), .physical_bits = widths[w]};
+                                                   .efer = mode->efer | (nxe ? EFER_NXE : 0), .physical_bits = widths[w], .no_1g_pages = n & 1};
                         build(mode, &t, test_gva, 0);
                         state.cr3 = t.base[0];
                         set_entry(mode, &t, mode->leaf, test_gva, leaf_base(mode) | PTE_P | PTE_W | PTE_U);
                         uint64_t entry = 0;
                         memcpy(&entry, t.bytes[level] + index_of(mode, level, test_gva) * mode->entry_size, mode->entry_size);
-                        set_entry(mode, &t, level, test_gva, entry ^ (1ull << n));
+                        set_entry(mode, &t, level, test_gva, entry ^ (1ull << bit));
                         for (size_t a = 0; a < array_size(accesses); a++)
                             compare(&state, &t, test_gva, accesses[a]);
                     }
@@ -297,7 +331,7 @@ static void random_case(void)
         .cr4 = mode->cr4 | (random_u64() & (CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PGE | (1ull << 24) | (one_in(4) ? CR4_PSE : 0))),
         .efer = mode->efer | (random_u64() & EFER_NXE),
         .pkru = (uint32_t)random_u64(), .pkrs = (uint32_t)random_u64(),
-        .physical_bits = widths[random_u64() % array_size(widths)], .ac = one_in(2)};
+        .physical_bits = widths[random_u64() % array_size(widths)], .ac = one_in(2), .no_1g_pages = one_in(4)};
     uint64_t cached[4];
 
     build(mode, &t, gva, 0x800000000);
@@ -326,6 +360,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_combination_of_rights),
+        cmocka_unit_test(test_every_key),
         cmocka_unit_test(test_every_single_bit),
         cmocka_unit_test(test_random_entries),
     };
