@@ -659,26 +659,40 @@ WHvGetInterruptTargetVpSet(WHV_PARTITION_HANDLE Partition, UINT64 Destination,
 /* ========================================================================================== */
 
 /*
- * Lets a guest write that matches MatchData signal an event instead of exiting. The page it is
- * in is unmapped meanwhile: writes that do not match exit. The caller keeps owning EventHandle
- * and must not close it before the doorbell is gone.
+ * Lets guest writes that match MatchData signal an event instead of exiting. EventHandle is a
+ * descriptor of eventfd(2) (OwhpEventHandle in openwhp.h); it stays the caller's, who may close it
+ * at once.
  *
- * E_INVALIDARG                malformed MatchData: length not 1, 2, 4 or 8, reserved bits set
+ * GuestAddress   where the write begins; it must not cross a page, and needs no alignment
+ * MatchOnLength  only writes of Length bytes; else of any length, and Length is 0
+ * MatchOnValue   only writes of Value (needs MatchOnLength); else of any value, and Value is 0
+ *
+ * While a page has a doorbell it counts as unmapped, whatever is mapped there: other accesses exit
+ * with GpaUnmapped = 1. What rings are stores by MOV, MOVNTI and MOVBE; all other instructions exit,
+ * as on Windows, whose list may differ: a client has to handle the exit as well. Doorbells end with
+ * the partition.
+ *
+ * E_INVALIDARG                malformed MatchData: Length not 1, 2, 4 or 8 with MatchOnLength; reserved
+ *                             bits; a Length, Value or MatchOnValue that has to be 0; an address beyond
+ *                             the address space or a write across pages; a value too large
  * E_HANDLE                    EventHandle is not an event
- * ERROR_HV_INVALID_PARAMETER  in conflict with another doorbell
+ * ERROR_HV_INVALID_PARAMETER  in conflict with another doorbell at GuestAddress: the same one, one
+ *                             of another Length, or one of the two matches any value
  * E_POINTER                   MatchData is NULL
+ * E_OUTOFMEMORY
  *
- * API page WHvRegisterPartitionDoorbellEvent.
+ * API pages WHvRegisterPartitionDoorbellEvent, WHvDoorbellDataTypes.
  */
 OWHP_EXPORT HRESULT WINAPI
 WHvRegisterPartitionDoorbellEvent(WHV_PARTITION_HANDLE Partition,
                                   const WHV_DOORBELL_MATCH_DATA *MatchData, HANDLE EventHandle);
 
 /*
- * Takes a doorbell away; MatchData as at its registration.
+ * Takes a doorbell away; MatchData as at its registration. When it returns the event is not
+ * signaled any more, and what is mapped at the page serves again unless it has other doorbells.
  *
  * HRESULT_FROM_WIN32(ERROR_NOT_FOUND)  there is no such doorbell
- * E_POINTER                            MatchData is NULL
+ * E_INVALIDARG, E_POINTER              as at the registration
  *
  * API page WHvUnregisterPartitionDoorbellEvent.
  */
@@ -835,21 +849,36 @@ OWHP_EXPORT HRESULT WINAPI WHvUpdateTriggerParameters(WHV_PARTITION_HANDLE Parti
 OWHP_EXPORT HRESULT WINAPI WHvDeleteTrigger(WHV_PARTITION_HANDLE Partition,
                                             WHV_TRIGGER_HANDLE TriggerHandle);
 
-/* Signals EventHandle whenever the guest rings the doorbell or signals the event of Parameters.
-   The caller keeps owning EventHandle. */
+/*
+ * Signals EventHandle, a descriptor as for WHvRegisterPartitionDoorbellEvent, whenever the guest rings the doorbell of
+ * Parameters. There are no ports of events that the guest signals by hypercall.
+ *
+ * E_INVALIDARG         unknown type, ConnectionVtl or reserved fields not 0
+ * ERROR_NOT_SUPPORTED  type Event
+ * E_POINTER            Parameters or PortHandle is NULL
+ * and as WHvRegisterPartitionDoorbellEvent
+ *
+ * API page WHvCreateNotificationPort.
+ */
 OWHP_EXPORT HRESULT WINAPI
 WHvCreateNotificationPort(WHV_PARTITION_HANDLE Partition,
                           const WHV_NOTIFICATION_PORT_PARAMETERS *Parameters, HANDLE EventHandle,
                           WHV_NOTIFICATION_PORT_HANDLE *PortHandle);
 
-/* Changes a property of the port. */
+/*
+ * Changes a property of the port. Those there are say which processor to tell first; a doorbell tells
+ * none, so they change nothing.
+ *
+ * E_HANDLE      no such port
+ * E_INVALIDARG  unknown property; a processor index beyond 32 bits
+ */
 OWHP_EXPORT HRESULT WINAPI
 WHvSetNotificationPortProperty(WHV_PARTITION_HANDLE Partition,
                                WHV_NOTIFICATION_PORT_HANDLE PortHandle,
                                WHV_NOTIFICATION_PORT_PROPERTY_CODE PropertyCode,
                                WHV_NOTIFICATION_PORT_PROPERTY PropertyValue);
 
-/* Ends the port. */
+/* Ends the port. E_HANDLE: no such port. */
 OWHP_EXPORT HRESULT WINAPI WHvDeleteNotificationPort(WHV_PARTITION_HANDLE Partition,
                                                      WHV_NOTIFICATION_PORT_HANDLE PortHandle);
 

@@ -1879,7 +1879,7 @@ C_ASSERT(sizeof(WHV_INTERRUPT_CONTROL) == 16);
 typedef struct WHV_DOORBELL_MATCH_DATA {
     WHV_GUEST_PHYSICAL_ADDRESS GuestAddress;
     UINT64 Value;
-    UINT32 Length;                         /* bytes: 1, 2, 4 or 8 */
+    UINT32 Length;                         /* bytes: 1, 2, 4 or 8; 0: any */
     UINT32 MatchOnValue : 1;               /* bit 0: only a write of Value */
     UINT32 MatchOnLength : 1;              /* bit 1: only a write of Length bytes */
     UINT32 Reserved : 30;

@@ -47,6 +47,17 @@ OWHP_EXPORT HRESULT WINAPI OwhpQueryEngine(OWHP_ENGINE Engine, char *Reason,
                                            UINT32 ReasonSizeInBytes);
 
 /* ========================================================================================== */
+/* Events                                                                                     */
+/* ========================================================================================== */
+
+/*
+ * The HANDLE of an event, for doorbells and notification ports: on Linux an event is a descriptor of
+ * eventfd(2). Signaling adds 1 to its counter; it never blocks. The library keeps a descriptor of its
+ * own while it needs the event.
+ */
+#define OwhpEventHandle(Descriptor) ((HANDLE)(UINT_PTR)(UINT32)(Descriptor))
+
+/* ========================================================================================== */
 /* Errors                                                                                     */
 /* ========================================================================================== */
 

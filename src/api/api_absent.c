@@ -1,57 +1,11 @@
 /*
- * What this platform does not have: device assignment, triggers, notification ports, the synthetic interrupt controller,
- * migration, doorbells. Bad handles, pointers and fields are told first; the rest is ERROR_NOT_SUPPORTED.
+ * What this platform does not have: device assignment, triggers, the synthetic interrupt controller, migration. Bad handles, pointers and fields are told first; the rest is ERROR_NOT_SUPPORTED.
  */
 #include "api/api.h"
 
 static enum status absent(const char *what)
 {
     return fail(STATUS_NOT_SUPPORTED, "this platform has no %s", what);
-}
-
-/* ---- doorbells ---- */
-
-static enum status check_doorbell(const WHV_DOORBELL_MATCH_DATA *data)
-{
-    WHV_DOORBELL_MATCH_DATA match;
-
-    enum status status = require_pointer(data, "MatchData");
-    if (status == STATUS_OK)
-        status = caller_read(&match, data, sizeof(match), "MatchData");
-    if (status != STATUS_OK)
-        return status;
-    if (match.Reserved)
-        return fail(STATUS_INVALID_ARGUMENT, "MatchData: reserved bits are set");
-    if (match.MatchOnLength && match.Length != 1 && match.Length != 2 && match.Length != 4 && match.Length != 8)
-        return fail(STATUS_INVALID_ARGUMENT, "MatchData: Length %u is not 1, 2, 4 or 8", match.Length);
-    return STATUS_OK;
-}
-
-static enum status register_doorbell(const WHV_DOORBELL_MATCH_DATA *data)
-{
-    enum status status = check_doorbell(data);
-
-    return status == STATUS_OK ? absent("doorbells yet") : status;
-}
-
-HRESULT WINAPI WHvRegisterPartitionDoorbellEvent(WHV_PARTITION_HANDLE Partition,
-                                                 const WHV_DOORBELL_MATCH_DATA *MatchData, HANDLE EventHandle)
-{
-    (void)EventHandle;
-    RETURN_ON_PARTITION(Partition, register_doorbell(MatchData));
-}
-
-static enum status unregister_doorbell(const WHV_DOORBELL_MATCH_DATA *data)
-{
-    enum status status = check_doorbell(data);
-
-    return status == STATUS_OK ? fail(STATUS_NOT_FOUND, "there is no such doorbell") : status;
-}
-
-HRESULT WINAPI WHvUnregisterPartitionDoorbellEvent(WHV_PARTITION_HANDLE Partition,
-                                                   const WHV_DOORBELL_MATCH_DATA *MatchData)
-{
-    RETURN_ON_PARTITION(Partition, unregister_doorbell(MatchData));
 }
 
 /* ---- synthetic interrupt controller ---- */
@@ -152,12 +106,6 @@ ABSENT("triggers", WHvCreateTrigger, const WHV_TRIGGER_PARAMETERS *Parameters, W
 ABSENT("triggers", WHvUpdateTriggerParameters, const WHV_TRIGGER_PARAMETERS *Parameters,
        WHV_TRIGGER_HANDLE TriggerHandle)
 ABSENT("triggers", WHvDeleteTrigger, WHV_TRIGGER_HANDLE TriggerHandle)
-
-ABSENT("notification ports", WHvCreateNotificationPort, const WHV_NOTIFICATION_PORT_PARAMETERS *Parameters,
-       HANDLE EventHandle, WHV_NOTIFICATION_PORT_HANDLE *PortHandle)
-ABSENT("notification ports", WHvSetNotificationPortProperty, WHV_NOTIFICATION_PORT_HANDLE PortHandle,
-       WHV_NOTIFICATION_PORT_PROPERTY_CODE PropertyCode, WHV_NOTIFICATION_PORT_PROPERTY PropertyValue)
-ABSENT("notification ports", WHvDeleteNotificationPort, WHV_NOTIFICATION_PORT_HANDLE PortHandle)
 
 ABSENT("migration", WHvStartPartitionMigration, HANDLE *MigrationHandle)
 ABSENT("migration", WHvCancelPartitionMigration)

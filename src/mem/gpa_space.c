@@ -85,6 +85,7 @@ void gpa_space_destroy(struct gpa_space *space)
     extent_tree_fini(&space->pins);
     extent_tree_fini(&space->mappings);
     gpa_sources_fini(space);
+    gpa_doorbells_fini(space);
     gpa_consumers_fini(space);
     gpa_dirty_destroy(space->dirty);
     pthread_mutex_destroy(&space->change);
@@ -318,7 +319,10 @@ bool gpa_space_find(const struct gpa_space *space, gpa_t gpa, struct gpa_view *v
         *view = (struct gpa_view){.gpa = space->limit, .size = 0 - space->limit};
     else if (!found && view->size > space->limit - view->gpa)
         view->size = space->limit - view->gpa;
-    return found;
+    if (likely(!space->doorbells.count))
+        return found;
+    gpa_doorbells_hide(space, gpa, view);
+    return view->host;
 }
 
 uint64_t gpa_space_covered(const struct gpa_space *space, gpa_t start, uint64_t size,

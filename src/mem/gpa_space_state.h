@@ -5,6 +5,7 @@
 #define OWHP_MEM_GPA_SPACE_STATE_H
 
 #include "mem/extent_tree.h"
+#include "mem/gpa_doorbell.h"
 #include "mem/gpa_space.h"
 #include "os/read_section.h"
 
@@ -26,6 +27,18 @@ struct gpa_consumer {
     struct gpa_dirty *pending; /* dirty for this one, and no longer marked in space->dirty */
 };
 
+/* gpa_doorbell.c. Written like the mappings; in the order of their addresses. */
+struct gpa_doorbell_entry {
+    struct gpa_doorbell match;
+    uint64_t id;
+    int event; /* our descriptor */
+};
+struct gpa_doorbells {
+    struct gpa_doorbell_entry *array;
+    size_t count;
+    uint64_t last_id;
+};
+
 struct gpa_space {
     gpa_t limit; /* fixed after create */
 
@@ -43,6 +56,7 @@ struct gpa_space {
     uint64_t map_changes;    /* how often the mappings were changed */
     struct gpa_dirty *dirty; /* what processors mark */
     struct gpa_sources sources;
+    struct gpa_doorbells doorbells;
 
     /* Written like the mappings. The first is always there. */
     struct gpa_consumer *consumers;
@@ -102,6 +116,10 @@ uint64_t gpa_probe_host(uint8_t *start, uint64_t size, bool write);
 /* gpa_advise.c: get the memory to drop the pins of a range; drop them. Under `change`. */
 must_check bool gpa_pins_reserve_drop(struct gpa_space *space);
 void gpa_pins_drop(struct gpa_space *space, gpa_t gpa, uint64_t size);
+
+/* gpa_doorbell.c: what the doorbells leave of the view that contains gpa, where there are any. */
+void gpa_doorbells_hide(const struct gpa_space *space, gpa_t gpa, struct gpa_view *view);
+void gpa_doorbells_fini(struct gpa_space *space);
 
 /* ---- gpa_consumer.c ---- */
 

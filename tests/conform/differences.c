@@ -58,6 +58,7 @@ static const struct {
     {"EXIT-3", SLOW_KVM, "user mode runs with IOPL 0"},
     {"EXIT-4", SLOW_KVM, "OUT is over when it exits, and so is the shadow it was in"},
     {"EXIT-5", SLOW_KVM, "OUT is over when it exits, and so is the shadow it was in"},
+    {"BELL-10", SLOW_KVM, "MOVBE is an invalid opcode at privilege 0"},
     {"EVENT-9", SLOW_KVM, "interpreted instructions up to HLT pass without a look at the window"},
 };
 

@@ -259,6 +259,33 @@ static void arguments(void **state)
     guest_end(&g);
 }
 
+/* Far more stores than an engine may have room to record, to a few pages; what comes after them is seen too. */
+static void many_stores(void **state)
+{
+    static const UINT8 code[] = {
+        0xb9, 0x20, 0x4e, 0x00, 0x00,             /* mov ecx, 20000 */
+        0x89, 0x0f,                               /* 1: mov [rdi], ecx */
+        0x89, 0x8f, 0x00, 0x50, 0x00, 0x00,       /* mov [rdi+5000h], ecx */
+        0xff, 0xc9,                               /* dec ecx */
+        0x75, 0xf4,                               /* jnz 1b */
+        0x89, 0x8f, 0x00, 0x70, 0x00, 0x00,       /* mov [rdi+7000h], ecx */
+        0xf4,
+    };
+    struct guest g;
+
+    (void)state;
+    begin(&g);
+    guest_load(&g, CODE, code, sizeof(code));
+    guest_set(&g, WHvX64RegisterRdi, PAGE);
+    run_to(&g, WHvRunVpExitReasonX64Halt);
+    assert_int_equal(bits(&g, WHV, NONE), 0xa1);
+    guest_set(&g, WHvX64RegisterRip, CODE);
+    guest_set(&g, WHvX64RegisterRdi, PAGE + 0x1000);
+    run_to(&g, WHvRunVpExitReasonX64Halt);
+    assert_int_equal(bits(&g, WHV, NONE), 0x142);
+    guest_end(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -266,6 +293,7 @@ int main(void)
         CASE("OWHP-DIRTY-2", "H AllPages, KeepUnmapped", all_pages),
         CASE("OWHP-DIRTY-3", "H OwhpQueryDirtyRanges", list),
         CASE("OWHP-DIRTY-4", "H OwhpSetDirtyTracking", switched),
+        CASE("OWHP-DIRTY-6", "F 6, many stores", many_stores),
         CASE("OWHP-DIRTY-5", "H arguments", arguments),
     };
     return cmocka_run_group_tests_name("dirty", tests, NULL, NULL);

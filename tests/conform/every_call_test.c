@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "fake_engine.h"
@@ -222,8 +223,20 @@ static HRESULT delete_vcpu(P p, UINT32 v) { return WHvDeleteVirtualProcessor(p, 
 static HRESULT doorbell(P p, UINT32 v)
 {
     const WHV_DOORBELL_MATCH_DATA match = {.GuestAddress = 0x5000};
+    const int event = eventfd(0, EFD_CLOEXEC);
     (void)v;
-    return WHvRegisterPartitionDoorbellEvent(p, &match, NULL);
+    HRESULT result = WHvRegisterPartitionDoorbellEvent(p, &match, OwhpEventHandle(event));
+    if (SUCCEEDED(result))
+        assert_ok(WHvUnregisterPartitionDoorbellEvent(p, &match));
+    close(event);
+    return result;
+}
+static HRESULT no_doorbell(P p, UINT32 v)
+{
+    const WHV_DOORBELL_MATCH_DATA match = {.GuestAddress = 0x5000};
+    (void)v;
+    HRESULT result = WHvUnregisterPartitionDoorbellEvent(p, &match);
+    return result == HRESULT_FROM_WIN32(ERROR_NOT_FOUND) ? S_OK : result;
 }
 static HRESULT synic_event(P p, UINT32 v)
 {
@@ -252,13 +265,31 @@ static HRESULT vpci_target(P p, UINT32 v)
 static HRESULT trigger_create(P p, UINT32 v) { (void)v; return WHvCreateTrigger(p, NULL, NULL, NULL); }
 static HRESULT trigger_update(P p, UINT32 v) { (void)v; return WHvUpdateTriggerParameters(p, NULL, NULL); }
 static HRESULT trigger_delete(P p, UINT32 v) { (void)v; return WHvDeleteTrigger(p, NULL); }
-static HRESULT port_create(P p, UINT32 v) { (void)v; return WHvCreateNotificationPort(p, NULL, NULL, NULL); }
+static HRESULT port_create(P p, UINT32 v)
+{
+    const WHV_NOTIFICATION_PORT_PARAMETERS port = {.NotificationPortType = WHvNotificationPortTypeDoorbell,
+                                                   .Doorbell.GuestAddress = 0x6000};
+    const int event = eventfd(0, EFD_CLOEXEC);
+    WHV_NOTIFICATION_PORT_HANDLE handle;
+    (void)v;
+    HRESULT result = WHvCreateNotificationPort(p, &port, OwhpEventHandle(event), &handle);
+    if (SUCCEEDED(result))
+        assert_ok(WHvDeleteNotificationPort(p, handle));
+    close(event);
+    return result;
+}
 static HRESULT port_set(P p, UINT32 v)
 {
     (void)v;
-    return WHvSetNotificationPortProperty(p, NULL, WHvNotificationPortPropertyPreferredTargetVp, 0);
+    HRESULT result = WHvSetNotificationPortProperty(p, &scratch, WHvNotificationPortPropertyPreferredTargetVp, 0);
+    return result == E_HANDLE && OwhpGetLastErrorText()[0] && strstr(OwhpGetLastErrorText(), "PortHandle") ? S_OK : result;
 }
-static HRESULT port_delete(P p, UINT32 v) { (void)v; return WHvDeleteNotificationPort(p, NULL); }
+static HRESULT port_delete(P p, UINT32 v)
+{
+    (void)v;
+    HRESULT result = WHvDeleteNotificationPort(p, &scratch);
+    return result == E_HANDLE && strstr(OwhpGetLastErrorText(), "PortHandle") ? S_OK : result;
+}
 static HRESULT migration_start(P p, UINT32 v) { (void)v; return WHvStartPartitionMigration(p, NULL); }
 static HRESULT migration_cancel(P p, UINT32 v) { (void)v; return WHvCancelPartitionMigration(p); }
 static HRESULT migration_complete(P p, UINT32 v) { (void)v; return WHvCompletePartitionMigration(p); }
@@ -316,7 +347,8 @@ static const struct call {
     ROW(delete_vcpu, NEEDS_SETUP | NEEDS_VP | REFUSES_RUNNING),
     ROW(synic_event, NEEDS_SETUP | NEEDS_VP | ABSENT),
     ROW(synic_message, NEEDS_SETUP | NEEDS_VP | ABSENT),
-    ROW(doorbell, ABSENT),
+    ROW(doorbell, NEEDS_SETUP),
+    ROW(no_doorbell, NEEDS_SETUP),
     ROW(vpci_create, ABSENT),
     ROW(vpci_delete, ABSENT),
     ROW(vpci_property, ABSENT),
@@ -334,9 +366,9 @@ static const struct call {
     ROW(trigger_create, ABSENT),
     ROW(trigger_update, ABSENT),
     ROW(trigger_delete, ABSENT),
-    ROW(port_create, ABSENT),
-    ROW(port_set, ABSENT),
-    ROW(port_delete, ABSENT),
+    ROW(port_create, NEEDS_SETUP),
+    ROW(port_set, NEEDS_SETUP),
+    ROW(port_delete, NEEDS_SETUP),
     ROW(migration_start, ABSENT),
     ROW(migration_cancel, ABSENT),
     ROW(migration_complete, ABSENT),

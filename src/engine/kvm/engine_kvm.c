@@ -56,6 +56,7 @@ static bool enable(const struct kvm_partition *kvm, uint32_t capability, uint64_
 static const char *machine_settings(struct kvm_partition *kvm)
 {
     uint64_t identity = IDENTITY_MAP_GPA;
+    char why[128];
     int size = ioctl(kvm->device, KVM_GET_VCPU_MMAP_SIZE, 0);
 
     if (size <= 0)
@@ -66,9 +67,8 @@ static const char *machine_settings(struct kvm_partition *kvm)
         return "KVM_SET_IDENTITY_MAP_ADDR";
     if (ioctl(kvm->device, KVM_CHECK_EXTENSION, KVM_CAP_SET_TSS_ADDR) > 0 && ioctl(kvm->vm, KVM_SET_TSS_ADDR, TSS_GPA) < 0)
         return "KVM_SET_TSS_ADDR";
-    kvm->ring_size = RING_ENTRIES * sizeof(struct kvm_dirty_gfn);
-    if (!enable(kvm, KVM_CAP_DIRTY_LOG_RING, kvm->ring_size))
-        return "KVM_CAP_DIRTY_LOG_RING";
+    if (kvm_is_fast(why, sizeof(why)) && enable(kvm, KVM_CAP_DIRTY_LOG_RING, RING_ENTRIES * sizeof(struct kvm_dirty_gfn)))
+        kvm->ring_size = RING_ENTRIES * sizeof(struct kvm_dirty_gfn);
     if (!enable(kvm, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER))
         return "KVM_CAP_X86_USER_SPACE_MSR";
     (void)enable(kvm, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1);
@@ -164,9 +164,10 @@ static bool half_create(struct engine_partition *p, uint32_t index, struct kvm_v
     if (k->fd < 0)
         return false;
     k->run = map_part(k, p->kvm->run_size, 0);
-    k->ring = map_part(k, p->kvm->ring_size, RING_OFFSET_PAGES);
+    if (p->kvm->ring_size)
+        k->ring = map_part(k, p->kvm->ring_size, RING_OFFSET_PAGES);
     k->ring_entries = RING_ENTRIES;
-    return k->run && k->ring;
+    return k->run && (k->ring || !p->kvm->ring_size);
 }
 
 static enum status vcpu_create(struct engine_partition *p, uint32_t index, struct engine_vcpu **out)

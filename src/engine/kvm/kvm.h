@@ -7,7 +7,8 @@
  *
  *   engine_kvm.c     the engine table: partitions and processors are the machine's, with a virtual machine beside them
  *   kvm_host.c       /dev/kvm: is it usable, and is it fast
- *   kvm_slots.c      memory slots mirror the guest memory space; dirty rings
+ *   kvm_slots.c      memory slots mirror the guest memory space
+ *   kvm_dirty.c      which pages KVM saw written
  *   kvm_state.c      registers between the processor and KVM
  *   kvm_run.c        running, and what each of KVM's exits means
  *   kvm_half_done.c  accesses that KVM began and has not finished
@@ -41,7 +42,7 @@ struct kvm_slot {
 struct kvm_partition {
     int device, vm;
     size_t run_size;
-    uint32_t ring_size;          /* bytes of a dirty ring */
+    uint32_t ring_size;          /* bytes of a dirty ring; 0: no rings (kvm_dirty.c) */
     struct kvm_slot *slots;      /* by address */
     size_t slot_count, slot_room;
     uint32_t *free_ids;          /* ids below next_id that are not in use */
@@ -69,8 +70,8 @@ struct kvm_mirror {
 struct kvm_vcpu {
     int fd;
     struct kvm_run *run;
-    struct kvm_dirty_gfn *ring;
-    uint32_t ring_entries, ring_next;
+    struct kvm_dirty_gfn *ring; /* NULL: none */
+    uint32_t ring_entries, ring_next, ring_given_back;
     struct kvm_mirror mirror;
     bool whole;             /* the processor's registers are complete: nothing newer is in KVM */
     _Atomic bool in_kvm;
@@ -82,9 +83,15 @@ struct kvm_vcpu {
 void kvm_slots_init(struct kvm_partition *kvm);
 void kvm_slots_fini(struct kvm_partition *kvm);
 void kvm_memory_changed(struct engine_partition *partition, const struct gpa_change *change);
-/* On the processor's thread, inside: mark what KVM has recorded. */
+
+/* ---- kvm_dirty.c ---- */
+
+/* On the processor's thread, inside: mark what KVM has recorded in its ring. */
 void kvm_ring_drain(struct engine_vcpu *vcpu);
-void kvm_ring_reset(struct engine_partition *partition);
+/* The same of the log, which is that of all processors. */
+void kvm_log_collect(struct engine_vcpu *vcpu);
+/* All processors are held, or it is for room: stores to pages that were marked are to be recorded again. */
+void kvm_dirty_cleared(struct engine_partition *partition);
 
 /* ---- kvm_state.c ---- */
 

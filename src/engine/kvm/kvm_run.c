@@ -117,7 +117,7 @@ static enum cpu_leave answer(struct engine_vcpu *vcpu, struct event *event)
     case KVM_EXIT_INTR:
         return LEAVE_NONE;
     case KVM_EXIT_DIRTY_RING_FULL:
-        kvm_ring_reset(vcpu->partition);
+        kvm_dirty_cleared(vcpu->partition);
         return LEAVE_NONE;
     case KVM_EXIT_FAIL_ENTRY:
         soft_exit_begin(vcpu, EXIT_INVALID_REGISTER_VALUE, false);
@@ -146,11 +146,10 @@ static enum cpu_leave after_run(struct engine_vcpu *vcpu, int result, struct eve
     return result == 0 ? answer(vcpu, event) : step(vcpu, event); /* EFAULT: host memory that is missing or protected */
 }
 
-enum cpu_leave kvm_execute(struct engine_vcpu *vcpu, struct event *event)
+static enum cpu_leave execute(struct engine_vcpu *vcpu, struct event *event)
 {
     enum cpu_leave leave = LEAVE_NONE;
 
-    atomic_store(&vcpu->kvm->thread, kick_this_thread());
     while (leave == LEAVE_NONE) {
         if (has_request(vcpu->cpu))
             return LEAVE_REQUEST;
@@ -162,5 +161,13 @@ enum cpu_leave kvm_execute(struct engine_vcpu *vcpu, struct event *event)
         if (result != NOT_ENTERED)
             leave = after_run(vcpu, result, event);
     }
+    return leave;
+}
+
+enum cpu_leave kvm_execute(struct engine_vcpu *vcpu, struct event *event)
+{
+    atomic_store(&vcpu->kvm->thread, kick_this_thread());
+    enum cpu_leave leave = execute(vcpu, event);
+    kvm_log_collect(vcpu);
     return leave;
 }

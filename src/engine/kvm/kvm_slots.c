@@ -7,10 +7,7 @@
  *
  * Slots cannot be changed in place. A change replaces the slots that it touches; the processors are out of the guest, and what
  * of those slots lies outside the changed range is put back as it was.
- *
- * Stores are recorded in each processor's dirty ring. The ring is drained whenever its processor comes out of the guest, before
- * it counts as being at a safe point: so when all are held, the record is complete. A page that was drained stays writable
- * until the rings are reset, which happens before the processors go on after a harvest; that is invariant W.
+ * Slots of tracked memory have their stores recorded: kvm_dirty.c.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -164,42 +161,7 @@ static void replace(struct engine_partition *p, gpa_t from, gpa_t to)
 void kvm_memory_changed(struct engine_partition *p, const struct gpa_change *change)
 {
     if (change->kind == GPA_CHANGE_DIRTY_CLEAR)
-        kvm_ring_reset(p);
+        kvm_dirty_cleared(p);
     else
         replace(p, change->range.gpa, change->range.gpa + change->range.size);
-}
-
-/* ---- dirty rings ---- */
-
-static void mark(struct engine_vcpu *vcpu, const struct kvm_dirty_gfn *entry)
-{
-    const struct kvm_partition *kvm = vcpu->partition->kvm;
-
-    for (size_t i = 0; i < kvm->slot_count; i++) {
-        if (kvm->slots[i].id != (entry->slot & 0xffff))
-            continue;
-        gpa_t gpa = kvm->slots[i].gpa + (entry->offset << PAGE_SHIFT);
-        if (entry->offset < kvm->slots[i].size >> PAGE_SHIFT && soft_find_view(vcpu, gpa))
-            gpa_view_mark_dirty(&vcpu->view, gpa);
-        return;
-    }
-}
-
-void kvm_ring_drain(struct engine_vcpu *vcpu)
-{
-    struct kvm_vcpu *k = vcpu->kvm;
-
-    for (;;) {
-        struct kvm_dirty_gfn *entry = &k->ring[k->ring_next & (k->ring_entries - 1)];
-        if (!(__atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) & KVM_DIRTY_GFN_F_DIRTY))
-            return;
-        mark(vcpu, entry);
-        __atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
-        k->ring_next++;
-    }
-}
-
-void kvm_ring_reset(struct engine_partition *p)
-{
-    (void)kvm_call(p->kvm->vm, KVM_RESET_DIRTY_RINGS, NULL);
 }

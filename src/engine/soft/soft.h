@@ -7,6 +7,7 @@
  *   soft_run.c       the run loop: requests, events, leaving
  *   soft_copied.c    memory of another process, which is reached by copying
  *   soft_monitor.c   MONITOR and MWAIT
+ *   soft_doorbell.c  stores that signal an event
  *   soft_port.c      the processor's port: memory, I/O, MSRs, CPUID
  *   soft_exit.c      filling exits
  *   soft_completion.c finishing the instruction of a memory exit, access by access
@@ -207,6 +208,9 @@ void soft_monitor_wrote(struct engine_partition *partition, const struct engine_
 
 /* soft_port.c: look the address up in vcpu->view; false: nothing is mapped there. */
 bool soft_find_view(struct engine_vcpu *vcpu, gpa_t gpa);
+
+/* soft_doorbell.c: does this access, which no memory serves, ring one? Then it is done. */
+bool soft_rings_doorbell(struct engine_vcpu *vcpu, const struct port_access *access);
 
 /* soft_copied.c: of pages whose view has a source. On the processor's thread, inside. */
 bool soft_copied_code(struct engine_vcpu *vcpu, gpa_t page, struct port_page *out);

@@ -109,7 +109,7 @@ static enum port_result port_access(struct cpu *cpu, const struct port_access *a
         return apic_access(vcpu, access);
     if (soft_find_view(vcpu, access->gpa) && unlikely(vcpu->view.source) && soft_copied_access(vcpu, access))
         return PORT_DONE;
-    if (read_directly(vcpu, access) || completion_access(vcpu, access) == PORT_DONE)
+    if (read_directly(vcpu, access) || soft_rings_doorbell(vcpu, access) || completion_access(vcpu, access) == PORT_DONE)
         return PORT_DONE;
     memory_exit(vcpu, access);
     count(&vcpu->counters.intercept[INTERCEPT_NESTED_PAGE_FAULT]);
