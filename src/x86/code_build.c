@@ -61,9 +61,11 @@ static enum exec_result exec_raise_gp(struct cpu *cpu, const struct insn *insn)
     return EXEC_LEAVE;
 }
 
-static bool add_raising(struct builder *b, exec_fn *exec)
+/* `size` bytes of code (at most 15) were looked at to find that out: a store to any of them may make it another one. */
+static bool add_raising(struct builder *b, exec_fn *exec, const uint8_t *code, size_t size)
 {
-    struct decoded d = {.insn = {.exec = exec, .length = 1, .ends_block = true}};
+    const uint8_t length = (uint8_t)(size < 15 ? size : 15);
+    struct decoded d = {.insn = {.exec = exec, .length = length, .ends_block = true}};
     struct insn *kept = code_allocate(b->cpu, sizeof(*kept));
 
     if (!kept)
@@ -71,11 +73,12 @@ static bool add_raising(struct builder *b, exec_fn *exec)
     *kept = d.insn;
     b->ops[b->count] = (struct op){.run = interpret_generic,
                                    .insn = kept,
-                                   .length = 1,
+                                   .length = length,
                                    .offset = (uint16_t)b->size,
                                    .index_in_block = (uint8_t)b->count};
+    memcpy(b->bytes + b->size, code, length);
     b->count++;
-    b->size++;
+    b->size += length;
     return true;
 }
 
@@ -113,7 +116,7 @@ static bool add_crossing(struct builder *b, uint64_t rip, const uint8_t *head, s
     gva_t next = code_linear(b->cpu, rip) + head_size;
 
     if (limited)
-        return add_raising(b, exec_raise_gp);
+        return add_raising(b, exec_raise_gp, head, head_size);
     if (!(b->cpu->mode & MODE_64))
         next = (uint32_t)next;
     if (!tlb_translate_fetch(b->cpu, next, &host, second_page) ||
@@ -124,11 +127,11 @@ static bool add_crossing(struct builder *b, uint64_t rip, const uint8_t *head, s
         return false;
     switch (decode(b->cpu->mode, bytes, sizeof(bytes), &d)) {
     case DECODE_OK:
-        return exceeds_limit(b->cpu, rip, d.insn.length) ? add_raising(b, exec_raise_gp) : add_op(b, &d, &ends);
+        return exceeds_limit(b->cpu, rip, d.insn.length) ? add_raising(b, exec_raise_gp, bytes, sizeof(bytes)) : add_op(b, &d, &ends);
     case DECODE_INVALID:
-        return add_raising(b, exec_raise_ud);
+        return add_raising(b, exec_raise_ud, bytes, sizeof(bytes));
     default:
-        return add_raising(b, exec_raise_gp);
+        return add_raising(b, exec_raise_gp, bytes, sizeof(bytes));
     }
 }
 
@@ -153,13 +156,13 @@ static bool build(struct builder *b, uint64_t rip, const uint8_t *code, size_t a
             *crosses = !limited;
             return add_crossing(b, rip, code, available, limited, second_page);
         } else {
-            return add_raising(b, status == DECODE_INVALID ? exec_raise_ud : exec_raise_gp);
+            return add_raising(b, status == DECODE_INVALID ? exec_raise_ud : exec_raise_gp, code, available);
         }
     }
     return true;
 }
 
-static struct block *finish(struct builder *b, gpa_t gpa, bool crosses, gpa_t second_page)
+static struct block *finish(struct builder *b, gpa_t gpa, bool crosses, gpa_t second_page, uint64_t epoch)
 {
     struct cpu *cpu = b->cpu;
     struct block *block = code_allocate(cpu, sizeof(*block));
@@ -177,7 +180,7 @@ static struct block *finish(struct builder *b, gpa_t gpa, bool crosses, gpa_t se
                             .mode = cpu->mode,
                             .size = (uint16_t)b->size,
                             .count = (uint16_t)(b->count + 1),
-                            .verified = cpu->verify_epoch,
+                            .verified = epoch,
                             .crosses = crosses,
                             .second_page = second_page,
                             .ops = (struct op *)(owner + 2),
@@ -214,10 +217,13 @@ struct block *code_build(struct cpu *cpu, gpa_t gpa)
         limited = false;
     }
     /* Registered before the bytes are read: a store after this is noticed. */
-    if (!code_page_get(cpu, gpa & PAGE_MASK) ||
-        !read_code(cpu, gpa, code_linear(cpu, cpu->rip), code, available))
+    if (!code_page_get(cpu, gpa & PAGE_MASK))
+        return NULL;
+    /* What is stored from here on is for the next look: registering the second page may wait, and take up news. */
+    const uint64_t epoch = cpu->verify_epoch;
+    if (!read_code(cpu, gpa, code_linear(cpu, cpu->rip), code, available))
         return NULL;
     if (!build(&b, cpu->rip, code, available, limited, &crosses, &second_page))
         return NULL;
-    return finish(&b, gpa, crosses, second_page);
+    return finish(&b, gpa, crosses, second_page, epoch);
 }

@@ -73,15 +73,13 @@ void code_kill_block(struct block *b)
         b->ops[i].run = interpret_resync;
 }
 
-static bool block_overlaps(const struct block *b, gpa_t page, gpa_t first, uint64_t size)
+/* The part of the block in its first or in its second page; they may be the same page. */
+static bool block_overlaps(const struct block *b, bool second, gpa_t first, uint64_t size)
 {
-    uint64_t in_first = PAGE_SIZE - (b->gpa & ~PAGE_MASK);
-    gpa_t start = b->gpa, end = b->gpa + b->size;
+    const uint64_t in_first = PAGE_SIZE - (b->gpa & ~PAGE_MASK);
+    const gpa_t start = second ? b->second_page : b->gpa;
+    const gpa_t end = start + (second ? b->size - in_first : b->crosses ? in_first : b->size);
 
-    if (b->crosses && page == b->second_page) {
-        start = b->second_page;
-        end = start + b->size - in_first;
-    }
     return first < end && start < first + size;
 }
 
@@ -96,7 +94,7 @@ static void kill_in_page(struct code_page *p, gpa_t first, uint64_t size)
             struct block *b = *at;
             struct block **next = second ? &b->next_in_second_page : &b->next_in_page;
 
-            if (b->dead || block_overlaps(b, p->page, first, size)) {
+            if (b->dead || block_overlaps(b, second, first, size)) {
                 if (!b->dead)
                     code_kill_block(b);
                 *at = *next;

@@ -48,22 +48,18 @@ bool descriptor_read_system(struct cpu *cpu, uint16_t selector, uint8_t vector, 
 
 /* ---- accessed and busy bits: locked updates of the second doubleword (SDM 3A 8.1.2.1) ---- */
 
+static uint64_t set_bits(uint64_t old, void *bits) { return old | *(const uint64_t *)bits; }
+static uint64_t clear_bits(uint64_t old, void *bits) { return old & ~*(const uint64_t *)bits; }
+
 static bool change_bit(struct cpu *cpu, uint16_t selector, uint64_t bit, bool set, struct descriptor *d)
 {
+    uint64_t bits = bit >> 32;
     gva_t linear;
-    uint64_t old = d->low >> 32, wanted;
-    bool equal = false;
 
     if (!descriptor_address(cpu, selector, 8, &linear))
         return raise_gp(cpu, SELECTOR_ERROR(selector, 0));
-    for (;;) {
-        uint64_t expected = old;
-        wanted = set ? expected | (bit >> 32) : expected & ~(bit >> 32);
-        if (!mem_cas_system(cpu, linear + 4, 4, expected, wanted, &old, &equal))
-            return false;
-        if (equal)
-            break;
-    }
+    if (!mem_modify_system(cpu, linear + 4, 4, set ? set_bits : clear_bits, &bits))
+        return false;
     d->low = set ? d->low | bit : d->low & ~bit;
     return true;
 }

@@ -89,7 +89,7 @@ enum exec_result string_run(struct cpu *cpu, const struct insn *insn, string_ste
         .insn = insn, .size = element_size(insn), .address_size = insn->address_size,
         .backward = cpu->rflags & RFLAGS_DF, .repeat = repeat_prefix(insn), .count = 1};
     const bool one_by_one = cpu->rflags & RFLAGS_TF;
-    bool is_watched;
+    bool is_watched, asked;
 
     if (s.repeat) {
         clear_upper_halves(cpu, insn);
@@ -108,7 +108,9 @@ enum exec_result string_run(struct cpu *cpu, const struct insn *insn, string_ste
             return EXEC_LEAVE;
         commit(cpu, &s, moves, done);
         is_watched = cpu->debug_pending != cpu->debug_held;
-    } while (s.count && !s.stop && s.cost < COST_LIMIT && !one_by_one && !is_watched);
+        /* A store to a local APIC may have an exit that follows it: one of the next element's would take its place. */
+        asked = atomic_load_explicit(&cpu->request, memory_order_relaxed) & REQUEST_SERVICE;
+    } while (s.count && !s.stop && s.cost < COST_LIMIT && !one_by_one && !is_watched && !asked);
     if (s.count == 0 || s.stop || one_by_one || is_watched)
         commit_flags(cpu, &s);
     if (s.count == 0 || s.stop)
@@ -148,13 +150,12 @@ uint64_t string_room(const struct cpu *cpu, const struct string *s, const struct
 
     if (in_page + s->size > PAGE_SIZE)
         return 0;
+    if (!cpu_is_64(cpu) && is_expand_down(segment))
+        return 1;
     if (s->backward)
         return min(in_page, end->offset) / s->size + 1;
-    if (!cpu_is_64(cpu)) {
-        if (is_expand_down(segment))
-            return 1;
+    if (!cpu_is_64(cpu))
         last = min(last, segment->limit);
-    }
     left = min(last - end->offset, PAGE_SIZE) + 1;
     return min(PAGE_SIZE - in_page, left) / s->size;
 }

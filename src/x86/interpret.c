@@ -3,6 +3,7 @@
  */
 #include "x86/interpret.h"
 
+#include "x86/code_cache.h"
 #include "x86/debug.h"
 #include "x86/decode.h"
 #include "x86/event.h"
@@ -73,7 +74,7 @@ const struct op *interpret_branch(struct cpu *cpu, const struct op *op)
     if (unlikely(!b))
         return NULL;
     /* The look-up may have started over with an empty arena: then this operation is no more. */
-    if (!((from ^ target) & PAGE_MASK) && drops == code_drops(cpu) && can_link(owner(op), b))
+    if (!((code_linear(cpu, from) ^ code_linear(cpu, target)) & PAGE_MASK) && drops == code_drops(cpu) && can_link(owner(op), b))
         ((struct op *)(uintptr_t)op)->link = b;
     INTERPRET_GO(cpu, b->ops);
 }

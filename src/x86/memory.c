@@ -383,11 +383,6 @@ bool mem_cas(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, ui
     return cas_slow(cpu, linear, size, expected, desired, old, equal, MEM_CURRENT) && seen(cpu, linear, size, ACCESS_WRITE);
 }
 
-bool mem_cas_system(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, uint64_t desired, uint64_t *old, bool *equal)
-{
-    return cas_slow(cpu, linear, size, expected, desired, old, equal, MEM_SYSTEM);
-}
-
 /* Across a line or on a device: read, compute, write while the other processors are held. */
 static bool modify_exclusive(struct cpu *cpu, const struct split *split, mem_compute *compute, void *context)
 {
@@ -433,6 +428,21 @@ bool mem_modify_locked(struct cpu *cpu, gva_t linear, unsigned size, mem_compute
     if (likely(host) && is_within_line(linear, size) && modify_host(host, size, compute, context))
         return true;
     if (!split_access(cpu, linear, size, ACCESS_WRITE, MEM_CURRENT, &split))
+        return false;
+    const struct tlb_target *target = &split.piece[0].target;
+    if (target->host && is_within_line(linear, size) && modify_host(target->host, size, compute, context)) {
+        if (target->is_code)
+            code_stored(cpu, target->gpa, size);
+        return seen(cpu, linear, size, ACCESS_WRITE);
+    }
+    return modify_exclusive(cpu, &split, compute, context) && seen(cpu, linear, size, ACCESS_WRITE);
+}
+
+bool mem_modify_system(struct cpu *cpu, gva_t linear, unsigned size, mem_compute *compute, void *context)
+{
+    struct split split;
+
+    if (!split_access(cpu, linear, size, ACCESS_WRITE, MEM_SYSTEM, &split))
         return false;
     const struct tlb_target *target = &split.piece[0].target;
     if (target->host && is_within_line(linear, size) && modify_host(target->host, size, compute, context)) {

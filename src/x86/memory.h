@@ -47,8 +47,8 @@ must_check bool mem_cas(struct cpu *cpu, gva_t linear, unsigned size, uint64_t e
  */
 typedef uint64_t mem_compute(uint64_t old, void *context);
 must_check bool mem_modify_locked(struct cpu *cpu, gva_t linear, unsigned size, mem_compute *compute, void *context);
-/* mem_cas for the processor's own structures (accessed and busy bits of descriptors): MEM_SYSTEM. */
-must_check bool mem_cas_system(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, uint64_t desired, uint64_t *old, bool *equal);
+/* The same for the processor's own structures (accessed and busy bits of descriptors): MEM_SYSTEM. */
+must_check bool mem_modify_system(struct cpu *cpu, gva_t linear, unsigned size, mem_compute *compute, void *context);
 must_check bool mem_cas128(struct cpu *cpu, gva_t linear, uint64_t expected[2], const uint64_t desired[2], bool *equal);
 
 /* Does alignment checking (SDM 3A 6.15, #AC) object to a data access of the current privilege? */

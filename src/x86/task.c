@@ -361,7 +361,7 @@ bool task_switch(struct cpu *cpu, const struct task_request *request)
     const bool loaded = load_task(cpu, request, &new, &state, nests);
     const uint32_t leave = cpu->leave;
     const struct cpu_fault fault = cpu->fault;
-    if ((!loaded && leave == LEAVE_EXIT) || !set_busy_bits(cpu, request, &old, &new, nests)) {
+    if ((!loaded && leave != LEAVE_FAULT) || !set_busy_bits(cpu, request, &old, &new, nests)) {
         take_back(cpu, &before);
         return false;
     }

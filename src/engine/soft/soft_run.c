@@ -34,7 +34,8 @@ static enum step inject(struct engine_vcpu *vcpu, struct event event)
     vcpu->halted = vcpu->monitor.is_waiting = false;
     cpu->interrupt_shadow = cpu->debug_shadow = false;
     cpu->memory_event = true;
-    switch (event_dispatch(cpu, &event)) {
+    const enum cpu_leave leave = event_dispatch(cpu, &event);
+    switch (leave) {
     case LEAVE_NONE:
         cpu->memory_event = false;
         count_event(vcpu, &event);
@@ -46,7 +47,7 @@ static enum step inject(struct engine_vcpu *vcpu, struct event event)
     default:
         cpu->memory_event = false;
         vcpu->interruption = (struct pending_interruption){.is_pending = true, .event = event};
-        return STEP_EXIT;
+        return leave == LEAVE_REQUEST ? STEP_AGAIN : STEP_EXIT; /* REQUEST: another processor is to be let in first */
     }
 }
 
@@ -163,7 +164,9 @@ static enum step events(struct engine_vcpu *vcpu)
 
 static void take_init(struct engine_vcpu *vcpu)
 {
+    completion_drop(vcpu);
     cpu_reset(vcpu->cpu, true);
+    vcpu->interruption = (struct pending_interruption){0};
     lapic_init_signal(vcpu->lapic);
     soft_monitor_forget(vcpu);
     vcpu->halted = false;
@@ -294,6 +297,7 @@ static enum step execute(struct engine_vcpu *vcpu)
         soft_exit_begin(vcpu, EXIT_UNRECOVERABLE_EXCEPTION, false);
         return STEP_EXIT;
     default:
+        keep_event(vcpu, &event); /* another processor had to be let in before it could be delivered */
         return STEP_AGAIN;
     }
 }
