@@ -19,6 +19,7 @@ struct builder {
     struct op ops[BLOCK_MAX_OPS + 1];
     unsigned count, size;
     uint8_t bytes[BLOCK_MAX_BYTES + 32];
+    bool is_cut; /* by the segment's limit, of which the bytes know nothing: for one execution */
 };
 
 static bool add_op(struct builder *b, const struct decoded *d, bool *ends)
@@ -115,8 +116,10 @@ static bool add_crossing(struct builder *b, uint64_t rip, const uint8_t *head, s
     bool ends;
     gva_t next = code_linear(b->cpu, rip) + head_size;
 
-    if (limited)
+    if (limited) {
+        b->is_cut = true;
         return add_raising(b, exec_raise_gp, head, head_size);
+    }
     if (!(b->cpu->mode & MODE_64))
         next = (uint32_t)next;
     if (!tlb_translate_fetch(b->cpu, next, &host, second_page) ||
@@ -182,6 +185,7 @@ static struct block *finish(struct builder *b, gpa_t gpa, bool crosses, gpa_t se
                             .count = (uint16_t)(b->count + 1),
                             .verified = epoch,
                             .crosses = crosses,
+                            .dead = b->is_cut,
                             .second_page = second_page,
                             .ops = (struct op *)(owner + 2),
                             .bytes = bytes};
@@ -206,6 +210,7 @@ struct block *code_build(struct cpu *cpu, gpa_t gpa)
 
     b.cpu = cpu;
     b.count = b.size = 0;
+    b.is_cut = false;
     if (!(cpu->mode & MODE_64)) {
         uint64_t left = (uint64_t)cpu->segment[SEG_CS].limit + 1 - cpu->rip;
         limited = exceeds_limit(cpu, cpu->rip, available + 1);

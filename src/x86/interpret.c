@@ -55,7 +55,7 @@ static struct block *owner(const struct op *op)
 /* Links hold within a page only: the translation of the page is the one that the running block was found by. */
 static bool can_link(const struct block *from, const struct block *to)
 {
-    return !from->crosses && !to->crosses && (from->gpa & PAGE_MASK) == (to->gpa & PAGE_MASK) && from->mode == to->mode;
+    return !from->crosses && !to->crosses && !to->dead && (from->gpa & PAGE_MASK) == (to->gpa & PAGE_MASK) && from->mode == to->mode;
 }
 
 const struct op *interpret_branch(struct cpu *cpu, const struct op *op)
