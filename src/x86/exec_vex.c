@@ -168,11 +168,25 @@ static enum exec_result exec_registers_half(struct cpu *cpu, const struct insn *
     return exec_done(may_run(cpu, insn) && run_to_half(cpu, insn));
 }
 
+/* Memory with half precision is not checked for alignment, whatever its size (as on silicon). */
+static enum mem_privilege half_privilege(const struct cpu *cpu) { return cpu->cpl == 3 ? MEM_USER : MEM_CURRENT; }
+
 /* Flags are in MXCSR also when the store then faults, as processors do it. */
 static enum exec_result exec_store_half(struct cpu *cpu, const struct insn *insn)
 {
-    return exec_done(may_run(cpu, insn) && run_to_half(cpu, insn) &&
-                     vex_store(cpu, insn, &cpu->scratch, insn->operand[0].size, false));
+    const size_t size = insn->operand[0].size;
+    gva_t linear;
+
+    return exec_done(may_run(cpu, insn) && run_to_half(cpu, insn) && vex_linear(cpu, insn, size, false, ACCESS_WRITE, &linear) &&
+                     mem_write(cpu, linear, &cpu->scratch, size, half_privilege(cpu)));
+}
+
+static enum exec_result exec_load_half(struct cpu *cpu, const struct insn *insn)
+{
+    gva_t linear;
+
+    return exec_done(may_run(cpu, insn) && vex_linear(cpu, insn, LOAD_SIZE(insn), false, ACCESS_READ, &linear) &&
+                     mem_read(cpu, linear, &cpu->scratch, LOAD_SIZE(insn), half_privilege(cpu)) && run_float(cpu, insn));
 }
 
 /* ---- binding ---- */
@@ -252,7 +266,7 @@ bool exec_vex_bind(struct insn *insn, const ZydisDecodedInstruction *decoded,
         insn->exec = exec_store;
     } else if (memory > 0) {
         insn->operand[4].size = insn->operand[memory].size;
-        insn->exec = is_float ? exec_load_float : exec_load;
+        insn->exec = decoded->mnemonic == ZYDIS_MNEMONIC_VCVTPH2PS ? exec_load_half : is_float ? exec_load_float : exec_load;
     } else {
         insn->exec = is_float ? exec_registers_float : exec_registers;
     }

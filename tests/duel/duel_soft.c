@@ -284,9 +284,6 @@ bool duel_soft_trace(const struct duel_state *state, uint64_t *undefined)
         /* FIP and FDP have as many bits as its linear addresses: 48 or 57. */
         if (known && z.meta.isa_set == ZYDIS_ISA_SET_SSE && (cpu->x87.instruction_pointer >> 47 || cpu->x87.data_pointer >> 47))
             return false;
-        /* The host makes no alignment checks for the operands of F16C. */
-        if (known && (cpu->rflags & RFLAGS_AC) && (z.mnemonic == ZYDIS_MNEMONIC_VCVTPH2PS || z.mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH))
-            return false;
         if (known && (!is_ours || !code_is_comparable(&z) || (flags && (flags->tested & *undefined)) || is_split_lock(cpu, &z, o)))
             return false;
         is_last = cpu->rflags & RFLAGS_TF;
