@@ -40,7 +40,8 @@
 
 /*
  * The same for counts that are known not to be 0 when masked: shifts then define all flags (but AF), so nothing goes in; rotates
- * change CF and OF only (OF as for a count of 1, which is what processors do).
+ * change CF and OF only. OF is undefined for rotates by more than 1; as on Intel's silicon, it is what a rotate by 1 makes of it,
+ * but a register rotated by an immediate (_imm) leaves it as it is.
  */
 #define ALU_SHIFT_SOME(name, bits, suffix)                                                         \
     static always_inline uint##bits##_t alu_##name##_some##bits(uint##bits##_t a, uint8_t count,   \
@@ -55,14 +56,29 @@
         return a;                                                                                  \
     }
 
-#define ALU_ROTATE_SOME(bits, suffix)                                                              \
+/* Shifts do not mind whether it is a register. */
+#define alu_shl_imm8  alu_shl_some8
+#define alu_shl_imm16 alu_shl_some16
+#define alu_shl_imm32 alu_shl_some32
+#define alu_shl_imm64 alu_shl_some64
+#define alu_shr_imm8  alu_shr_some8
+#define alu_shr_imm16 alu_shr_some16
+#define alu_shr_imm32 alu_shr_some32
+#define alu_shr_imm64 alu_shr_some64
+#define alu_sar_imm8  alu_sar_some8
+#define alu_sar_imm16 alu_sar_some16
+#define alu_sar_imm32 alu_sar_some32
+#define alu_sar_imm64 alu_sar_some64
+
+#define ALU_ROTATE_MASK(bits) ((bits) == 64 ? 63u : 31u)
+#define ALU_ROTATE_SOME(bits)                                                                      \
     static always_inline uint##bits##_t alu_rol_some##bits(uint##bits##_t a, uint8_t count,        \
                                                            uint32_t *aflags)                       \
     {                                                                                              \
         unsigned n = count & (bits - 1);                                                           \
         uint##bits##_t r = (uint##bits##_t)(a << n | a >> (-n & (bits - 1)));                      \
-        uint32_t carry = r & 1, top = (uint32_t)(r >> (bits - 1));                                 \
-        *aflags = (*aflags & ~(AFLAG_CF | AFLAG_OF)) | carry << 8 | (carry ^ top);                 \
+        uint32_t over = (uint32_t)(a >> (bits - 1) ^ a >> (bits - 2)) & 1;                         \
+        *aflags = (*aflags & ~(AFLAG_CF | AFLAG_OF)) | (uint32_t)(r & 1) << 8 | over;              \
         return r;                                                                                  \
     }                                                                                              \
     static always_inline uint##bits##_t alu_ror_some##bits(uint##bits##_t a, uint8_t count,        \
@@ -70,8 +86,28 @@
     {                                                                                              \
         unsigned n = count & (bits - 1);                                                           \
         uint##bits##_t r = (uint##bits##_t)(a >> n | a << (-n & (bits - 1)));                      \
-        uint32_t top = (uint32_t)(r >> (bits - 1)), next = (uint32_t)(r >> (bits - 2)) & 1;        \
-        *aflags = (*aflags & ~(AFLAG_CF | AFLAG_OF)) | top << 8 | (top ^ next);                    \
+        uint32_t top = (uint32_t)(r >> (bits - 1)), over = (uint32_t)(a >> (bits - 1) ^ a) & 1;    \
+        *aflags = (*aflags & ~(AFLAG_CF | AFLAG_OF)) | top << 8 | over;                            \
+        return r;                                                                                  \
+    }                                                                                              \
+    static always_inline uint##bits##_t alu_rol_imm##bits(uint##bits##_t a, uint8_t count,         \
+                                                          uint32_t *aflags)                        \
+    {                                                                                              \
+        unsigned n = count & (bits - 1);                                                           \
+        if (unlikely((count & ALU_ROTATE_MASK(bits)) == 1))                                        \
+            return alu_rol_some##bits(a, count, aflags);                                           \
+        uint##bits##_t r = (uint##bits##_t)(a << n | a >> (-n & (bits - 1)));                      \
+        *aflags = (*aflags & ~AFLAG_CF) | (uint32_t)(r & 1) << 8;                               \
+        return r;                                                                                  \
+    }                                                                                              \
+    static always_inline uint##bits##_t alu_ror_imm##bits(uint##bits##_t a, uint8_t count,         \
+                                                          uint32_t *aflags)                        \
+    {                                                                                              \
+        unsigned n = count & (bits - 1);                                                           \
+        if (unlikely((count & ALU_ROTATE_MASK(bits)) == 1))                                        \
+            return alu_ror_some##bits(a, count, aflags);                                           \
+        uint##bits##_t r = (uint##bits##_t)(a >> n | a << (-n & (bits - 1)));                      \
+        *aflags = (*aflags & ~AFLAG_CF) | (uint32_t)(r >> (bits - 1)) << 8;                     \
         return r;                                                                                  \
     }
 
@@ -79,7 +115,7 @@
 ALU_ALL_SIZES(ALU_SHIFT_SOME, shl)
 ALU_ALL_SIZES(ALU_SHIFT_SOME, shr)
 ALU_ALL_SIZES(ALU_SHIFT_SOME, sar)
-ALU_ROTATE_SOME(8, "b") ALU_ROTATE_SOME(16, "w") ALU_ROTATE_SOME(32, "l") ALU_ROTATE_SOME(64, "q")
+ALU_ROTATE_SOME(8) ALU_ROTATE_SOME(16) ALU_ROTATE_SOME(32) ALU_ROTATE_SOME(64)
 ALU_ALL_SIZES(ALU_SHIFT, shl)
 ALU_ALL_SIZES(ALU_SHIFT, shr)
 ALU_ALL_SIZES(ALU_SHIFT, sar)

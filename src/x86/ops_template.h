@@ -185,7 +185,7 @@ COMPARE(cmp) COMPARE(test)
 UNARY(inc) UNARY(dec) UNARY(neg) UNARY(not)
 
 #define SHIFT_SIZED(name, bits)                                                                     \
-    HANDLER(name##bits##_ri) { SET_##bits(op->destination, alu_##name##_some##bits(REG(bits, op->destination), (uint8_t)op->immediate, FLAGS)); NEXT(); } \
+    HANDLER(name##bits##_ri) { SET_##bits(op->destination, alu_##name##_imm##bits(REG(bits, op->destination), (uint8_t)op->immediate, FLAGS)); NEXT(); } \
     HANDLER(name##bits##_rc) { SET_##bits(op->destination, alu_##name##bits(REG(bits, op->destination), cpu->gpr[REG_RCX].b[0], FLAGS)); NEXT(); }
 #define SHIFT_MEMORY(name, kernel, bits, form, count)                                               \
     HANDLER(name##bits##_##form)                                                                    \

@@ -74,9 +74,6 @@ static void normalize(struct duel_state *s, const struct duel_case *c)
         if (s->selector[i] < 4)
             s->selector[i] = 0;
     s->rflags &= COMPARED_FLAGS & ~c->ignored_flags;
-    /* The trap after one element of a repeated string has RF set (SDM 3B 17.3.1.1). Not here. */
-    if (s->vector == VECTOR_DB)
-        s->rflags &= ~RFLAGS_RF;
     s->fxsave[5] = 0;
     /* FIP and FDP have as many bits as the processor's linear addresses: 48 or 57. */
     memcpy(s->fxsave + 14, s->fxsave[13] & 0x80 ? "\xff\xff" : "\0\0", 2);

@@ -292,7 +292,7 @@ static bool prepare(const struct form_row *row, struct silicon_input *in)
     if ((row->flags & FORM_BIT_STRING) && !bit_offset(in))
         return false;
     if (uses_stack())
-        in->gpr[REG_RSP] = row->flags & FORM_WHOLE_STACK ? ARENA_STACK + 0x800 : choose_stack();
+        in->gpr[REG_RSP] = choose_stack();
     if (row->flags & FORM_FRAME)
         in->gpr[REG_RBP] = choose_stack();
     if (decoded.meta.category == ZYDIS_CATEGORY_STRINGOP)
@@ -331,7 +331,7 @@ static void run_encoding(const struct form_row *row, unsigned sets)
     unsigned memory;
 
     decode_built();
-    code.ignored_flags = row->undefined;
+    code.ignored_flags = row->undefined | ((row->flags & FORM_INTEL_OF) && !__builtin_cpu_is("intel") ? RFLAGS_OF : 0);
     if (is_valid && (row->flags & FORM_BRANCH))
         patch_branch();
     if (is_valid && has_explicit_memory(&memory) && !is_gpr(operands[memory].mem.base)) {

@@ -18,7 +18,7 @@ enum {
     FORM_SELECTING = 128,  /* 66, F2 and F3 select the instruction */
     FORM_VEX = 256,
     FORM_MEMORY_ONLY = 1024,
-    FORM_WHOLE_STACK = 512, /* no faults in the middle of the stack's elements */
+    FORM_INTEL_OF = 512,    /* OF is undefined, and as Intel's processors have it */
 };
 
 struct form_row {

@@ -38,8 +38,7 @@ static const struct form_row alu_rows[] = {
 };
 
 static const struct form_row shift_rows[] = {
-    /* OF after a rotation by more than 1 is undefined, and on silicon differs between imm8 and CL. */
-    {0, 0xc0, 0xc1, FORM_MODRM, 0x0f, FORM_BOTH, F(OF)}, {0, 0xc0, 0xc1, FORM_MODRM, 0xf0, FORM_BOTH}, /* by imm8 */
+    {0, 0xc0, 0xc1, FORM_MODRM | FORM_INTEL_OF, 0x0f, FORM_BOTH}, {0, 0xc0, 0xc1, FORM_MODRM, 0xf0, FORM_BOTH}, /* by imm8 */
     {0, 0xd0, 0xd3, FORM_MODRM, 0, FORM_BOTH}, /* by 1 and CL */
     {1, 0xa4, 0xa5, FORM_MODRM, 0, FORM_BOTH}, /* SHLD */
     {1, 0xac, 0xad, FORM_MODRM, 0, FORM_BOTH}, /* SHRD */
@@ -106,8 +105,7 @@ static const struct form_row stack_rows[] = {
     {0, 0x06, 0x06, 0, 0, FORM_32}, {0, 0x0e, 0x0e, 0, 0, FORM_32}, {0, 0x16, 0x16, 0, 0, FORM_32},  /* PUSH ES CS SS */
     {0, 0x1e, 0x1e, 0, 0, FORM_32},                                                                  /* PUSH DS */
     {0, 0x50, 0x5f, 0, 0, FORM_BOTH}, {0, 0x60, 0x60, 0, 0, FORM_32}, {0, 0x62, 0x62, FORM_MODRM | FORM_MEMORY_ONLY, 0, FORM_32},
-    /* POPA: silicon keeps the registers loaded before a fault, we do not. */
-    {0, 0x61, 0x61, FORM_WHOLE_STACK, 0, FORM_32},
+    {0, 0x61, 0x61, 0, 0, FORM_32},                                                                  /* POPA */
     {0, 0x68, 0x68, 0, 0, FORM_BOTH}, {0, 0x6a, 0x6a, 0, 0, FORM_BOTH},                              /* PUSH */
     {0, 0x8f, 0x8f, FORM_MODRM, 0x01, FORM_BOTH}, {0, 0xff, 0xff, FORM_MODRM, 0x40, FORM_BOTH},      /* POP PUSH */
     {0, 0xc8, 0xc8, FORM_FRAME, 0, FORM_BOTH}, {0, 0xc9, 0xc9, FORM_FRAME, 0, FORM_BOTH},            /* ENTER LEAVE */

@@ -179,20 +179,6 @@ static void prepare_loads(const struct simd_case *c, uint64_t address)
 
 /* ---- comparison ---- */
 
-/*
- * An MMX store that faults on memory leaves TOP zero on some processors, though the instruction
- * starts again. The soft processor changes nothing.
- */
-static bool may_differ_in_top(const struct simd_case *c, int fault)
-{
-    const struct operand *first = &c->decoded.insn.operand[0],
-                         *second = &c->decoded.insn.operand[1];
-    bool stores =
-        first->kind == OPERAND_MEMORY || c->decoded.insn.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
-    return stores && second->kind == OPERAND_REGISTER && second->reg_class == CLASS_MMX &&
-           (fault == VECTOR_PF || fault == VECTOR_GP);
-}
-
 static void print_bytes(const char *what, const uint8_t *bytes, size_t size)
 {
     fprintf(stderr, "  %s", what);
@@ -307,8 +293,6 @@ static bool run_one(struct simd_case *c)
     native_run(&host, c->code, c->size);
     normalize(&soft);
     normalize(&host);
-    if (soft.fault == host.fault && may_differ_in_top(c, host.fault))
-        memcpy(host.fxsave, soft.fxsave, 160);
     if (soft.fault == VECTOR_PF && host.fault == VECTOR_PF)
         memcpy(arena, before_memory,
                ARENA); /* FBSTP writes its first 8 bytes; the soft processor nothing */
