@@ -52,6 +52,7 @@ static const struct {
     {"MON-3", KVM, "KVM's MWAIT does not wait"}, {"MON-4", KVM, "KVM's MWAIT does not wait"}, {"MON-5", KVM, "KVM's MWAIT does not wait"},
     {"MON-6", KVM, "KVM's MWAIT does not wait"}, {"MON-7", KVM, "KVM's MWAIT does not wait"}, {"MON-8", KVM, "KVM's MWAIT does not wait"},
     {"MON-9", KVM, "KVM's MWAIT does not wait"},
+    {"CPUID-5", KVM, "asks for exits of CPUID, which WHvGetCapability does not offer"},
     {"VENDOR-2", KVM, "what the host's processor executes itself, it does as its own vendor"},
     {"VENDOR-3", KVM, "what the host's processor executes itself, it does as its own vendor"},
     {"DEBUG-1", SLOW_KVM, "OUT is over when it exits: running again does not execute it again"},
@@ -59,6 +60,7 @@ static const struct {
     {"EXIT-4", SLOW_KVM, "OUT is over when it exits, and so is the shadow it was in"},
     {"EXIT-5", SLOW_KVM, "OUT is over when it exits, and so is the shadow it was in"},
     {"BELL-10", SLOW_KVM, "MOVBE is an invalid opcode at privilege 0"},
+    {"APIC-9", SLOW_KVM, "RDTSC reads the host's time stamp"},
     {"EVENT-9", SLOW_KVM, "interpreted instructions up to HLT pass without a look at the window"},
 };
 

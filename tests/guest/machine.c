@@ -202,10 +202,24 @@ struct outcome machine_step(struct machine *machine, uint32_t offset)
     }
 }
 
+/* A processor of Intel: far pointers of 80 bits, and what else vendor.h lists. */
+static void set_vendor(struct machine *machine)
+{
+    uint32_t leaf_0[4] = {0};
+
+    memcpy(&leaf_0[1], "Genu", 4);
+    memcpy(&leaf_0[3], "ineI", 4);
+    memcpy(&leaf_0[2], "ntel", 4);
+    cpuid_set_vendor(&machine->guest.cpu->cpuid, leaf_0);
+}
+
 bool machine_create(struct machine *machine)
 {
     *machine = (struct machine){0};
-    return guest_create(&machine->guest, NULL, true);
+    if (!guest_create(&machine->guest, NULL, true))
+        return false;
+    set_vendor(machine);
+    return true;
 }
 
 void machine_destroy(struct machine *machine)

@@ -342,6 +342,14 @@ static uint8_t shadow_of(const struct cpu *cpu)
     return !cpu->interrupt_shadow ? 0 : cpu->debug_shadow ? KVM_X86_SHADOW_INT_MOV_SS : KVM_X86_SHADOW_INT_STI;
 }
 
+/* KVM has no APIC here, but shows one in CPUID where this says so. */
+#define APIC_BASE_ENABLE BIT64(11)
+
+static bool shows_apic(const struct engine_vcpu *vcpu)
+{
+    return vcpu->lapic && lapic_is_shown(vcpu->lapic);
+}
+
 bool kvm_state_push(struct engine_vcpu *vcpu)
 {
     struct kvm_vcpu *k = vcpu->kvm;
@@ -356,6 +364,7 @@ bool kvm_state_push(struct engine_vcpu *vcpu)
     push_tsc(vcpu);
     regs_to_kvm(cpu, &regs);
     sregs_to_kvm(cpu, &sregs);
+    sregs.apic_base = shows_apic(vcpu) ? sregs.apic_base | APIC_BASE_ENABLE : sregs.apic_base & ~APIC_BASE_ENABLE;
     memset(sregs.interrupt_bitmap, 0, sizeof(sregs.interrupt_bitmap));
     if (!m->valid || memcmp(&regs, &m->regs, sizeof(regs)) != 0) {
         s->regs = m->regs = regs;
@@ -412,13 +421,48 @@ static void add_leaves(struct engine_vcpu *vcpu, struct cpuid_list *list, uint32
     }
 }
 
+/* Is there an entry for whatever sub-leaf has none of its own? */
+static bool is_general(const struct cpuid_list *list, uint32_t leaf)
+{
+    for (uint32_t i = 0; i < list->head.nent; i++)
+        if (list->entry[i].function == leaf && !(list->entry[i].flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX))
+            return true;
+    return false;
+}
+
+/* Sub-leaves that the client's results single out: KVM takes the first entry that fits, so they come before the others. */
+static void add_singled_out(struct engine_vcpu *vcpu, struct cpuid_list *list)
+{
+    const struct partition_config *config = vcpu->partition->config;
+
+    for (size_t i = 0; i < config->cpuid_override_count; i++)
+        if (config->cpuid_overrides[i].subleaf_specific)
+            add_leaf(vcpu, list, config->cpuid_overrides[i].function, config->cpuid_overrides[i].index, true);
+}
+
+/* All other sub-leaves of what the client has results for: that which is behind all that are singled out stands for them. */
+static void add_others(struct engine_vcpu *vcpu, struct cpuid_list *list)
+{
+    const struct partition_config *config = vcpu->partition->config;
+    uint32_t other = 32; /* behind those of add_leaves, too */
+
+    for (size_t i = 0; i < config->cpuid_override_count; i++)
+        if (config->cpuid_overrides[i].subleaf_specific && config->cpuid_overrides[i].index >= other)
+            other = config->cpuid_overrides[i].index + 1;
+    for (size_t i = 0; i < config->cpuid_override_count; i++)
+        if (!is_general(list, config->cpuid_overrides[i].function))
+            add_leaf(vcpu, list, config->cpuid_overrides[i].function, other, false);
+}
+
 bool kvm_state_set_cpuid(struct engine_vcpu *vcpu)
 {
     struct cpuid_list list = {.head = {.nent = 0}};
 
+    add_singled_out(vcpu, &list);
     add_leaves(vcpu, &list, 0);
     add_leaves(vcpu, &list, 0x40000000);
     add_leaves(vcpu, &list, 0x80000000);
+    add_others(vcpu, &list);
     return !kvm_call(vcpu->kvm->fd, KVM_SET_CPUID2, &list);
 }
 
