@@ -61,6 +61,8 @@ static const struct {
     {"EXIT-5", SLOW_KVM, "OUT is over when it exits, and so is the shadow it was in"},
     {"BELL-10", SLOW_KVM, "MOVBE is an invalid opcode at privilege 0"},
     {"APIC-9", SLOW_KVM, "RDTSC reads the host's time stamp"},
+    {"CPUID-1", SLOW_KVM, "CPUID of leaves with sub-leaves is answered by KVM itself"},
+    {"CPUID-3", SLOW_KVM, "CPUID of leaves with sub-leaves is answered by KVM itself"},
     {"EVENT-9", SLOW_KVM, "interpreted instructions up to HLT pass without a look at the window"},
 };
 
