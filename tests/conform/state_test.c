@@ -131,6 +131,44 @@ static void image_is_registers(void **state)
     guest_end(&g);
 }
 
+/* PKRU: what the guest writes is in the image, what is set by either call the guest reads, and its accesses go by it. */
+static void image_has_keys(void **state)
+{
+    /* xor ecx, ecx; rdpkru; mov ebx, eax; mov eax, esi; xor edx, edx; wrpkru; out */
+    static const UINT8 code[] = {0x31, 0xc9, 0x0f, 0x01, 0xee, 0x89, 0xc3, 0x89, 0xf0, 0x31, 0xd2, 0x0f, 0x01, 0xef, END_CODE};
+    struct guest g;
+    struct image image;
+
+    (void)state;
+    guest_begin(&g, NULL);
+    guest_long_mode(&g, 0);
+    get_image(&g, &image);
+    if (!(get64(&image, XCOMP_BV) & 1 << 9)) {
+        guest_end(&g);
+        print_message("SKIPPED: this processor has no protection keys\n");
+        skip();
+    }
+    guest_set(&g, R(Cr4), 0x440620); /* PKE, OSXSAVE */
+    guest_set(&g, R(XCr0), has_avx() ? 0x207 : 0x203);
+    guest_load(&g, CODE, code, sizeof(code));
+    const size_t at = image.size - 8;
+    UINT64 last = 0;
+    for (unsigned i = 0; i < 8; i++) {
+        const UINT64 given = 0x01234567u * (i + 1) & 0xfffffffc, wanted = 0x89abcdefu / (i + 1) & 0xfffffffc; /* key 0 may do all */
+        get_image(&g, &image);
+        assert_int_equal(get64(&image, XSTATE_BV) >> 9 & 1 ? get64(&image, at) : 0, last);
+        put64(&image, at, given);
+        put64(&image, XSTATE_BV, get64(&image, XSTATE_BV) | 1 << 9);
+        assert_ok(i % 2 ? set_new(&g, &image, image.size) : set_old(&g, &image, image.size));
+        guest_set(&g, R(Rip), CODE);
+        guest_set(&g, R(Rsi), wanted);
+        run_to(&g, WHvRunVpExitReasonX64IoPortAccess);
+        assert_int_equal(guest_get(&g, R(Rbx)), given);
+        last = wanted;
+    }
+    guest_end(&g);
+}
+
 /* A component that XSTATE_BV does not name gets its initial configuration. */
 static void absent_components(void **state)
 {
@@ -814,6 +852,7 @@ int main(void)
         CASE("STATE-11", "F 1.1 WHvResetPartition, WHvDeleteVirtualProcessor", reset_is_power_on),
         CASE("STATE-12", "F 1.1 WHvResetPartition: what stays", reset_keeps_memory),
         CASE("STATE-13", "F 1.1 WHvResetPartition: ERROR_INVALID_STATE", reset_while_running),
+        CASE("STATE-15", "F 1.1 Xsave: PKRU", image_has_keys),
         CASE("STATE-14", "F 9.7 ExceptionExitBitmap: #DF and nested faults", double_fault_exit),
     };
     return cmocka_run_group_tests_name("state", tests, NULL, NULL);
