@@ -106,8 +106,9 @@ static bool read_target(struct cpu *cpu, const struct insn *insn, struct target 
            mem_read(cpu, linear, &target->offset, size, MEM_CURRENT) && mem_read16(cpu, linear + size, &target->selector);
 }
 
-/* A code segment as direct target (CPL does not change); `d` was read from its selector. */
-static bool check_direct(struct cpu *cpu, const struct target *target, struct descriptor *d, struct segment *cs)
+/* A code segment as direct target (CPL does not change); `d` was read from its selector. The offset of a call is not looked at
+ * here. */
+static bool check_direct(struct cpu *cpu, const struct target *target, struct descriptor *d, bool is_call, struct segment *cs)
 {
     const uint32_t error = SELECTOR_ERROR(target->selector, 0);
     const unsigned dpl = descriptor_dpl(d);
@@ -119,7 +120,7 @@ static bool check_direct(struct cpu *cpu, const struct target *target, struct de
     if (!descriptor_is_present(d))
         return raise_np(cpu, error);
     descriptor_to_segment(d, (uint16_t)((target->selector & ~SELECTOR_RPL) | cpu->cpl), cs);
-    return far_check_rip(cpu, cs, target->offset) && descriptor_set_accessed(cpu, target->selector, d);
+    return (is_call || far_check_rip(cpu, cs, target->offset)) && descriptor_set_accessed(cpu, target->selector, d);
 }
 
 /* ---- call gates ---- */
@@ -323,10 +324,12 @@ static enum exec_result transfer(struct cpu *cpu, const struct insn *insn, bool 
         return transfer_system(cpu, &target, is_call);
     if (!descriptor_is_code(&d))
         return exec_done(raise_gp(cpu, SELECTOR_ERROR(target.selector, 0)));
-    if (!check_direct(cpu, &target, &d, &cs))
+    if (!check_direct(cpu, &target, &d, is_call, &cs))
         return EXEC_LEAVE;
     if (is_call) {
-        if (!push_return(cpu, insn, &cs, &stack))
+        /* Processors find that the offset is beyond the limit when the return address is pushed; in SDM 2A CALL it is the other
+         * way round. */
+        if (!push_return(cpu, insn, &cs, &stack) || !far_check_rip(cpu, &cs, target.offset))
             return EXEC_LEAVE;
         stack_commit(cpu, &stack);
     }

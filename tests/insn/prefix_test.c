@@ -236,6 +236,31 @@ static void all_lengths(void)
         }
 }
 
+/* ---- what was different once ---- */
+
+static void known_finds(void)
+{
+    static const struct {
+        uint8_t bits, size, code[15];
+    } finds[] = {
+        {32, 7, {0x9a, 0x0a, 0x04, 0x00, 0x30, 0x07, 0x00}}, /* a far call beyond the limit: what is on the stack */
+        {32, 9, {0x67, 0x2e, 0x9a, 0x0a, 0x04, 0x00, 0x30, 0x3f, 0x00}},
+        {64, 15, {0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x05, 0x13, 0xe4, 0xf8}}, /* and one byte more */
+        {64, 15, {0xf0, 0xf2, 0x66, 0x67, 0x36, 0x36, 0x48, 0x40, 0xc4, 0xe1, 0x79, 0x91, 0x14, 0xfd, 0xeb}}, /* undefined, too long */
+    };
+    static const struct skeleton none = {.length = 1, .bytes = {0x90}};
+
+    for (unsigned i = 0; i < array_size(finds); i++)
+        for (unsigned n = 0; n < 32 && finds[i].bits == bits; n++) {
+            struct duel_case c = {.code = finds[i].code, .size = finds[i].size, .direct = n & 1};
+            simd_restart(n);
+            make_state(&c.state, &none);
+            if (n & 2 && finds[i].size == LONGEST)
+                c.state.rip = CODE_END - 1 - n % LONGEST;
+            duel(&c, &none, 0);
+        }
+}
+
 /* ---- */
 
 int main(int argc, char **argv)
@@ -257,6 +282,7 @@ int main(int argc, char **argv)
     skeleton_count = skeletons(list);
     all_prefixes();
     all_lengths();
+    known_finds();
     printf("%u-bit code: %u opcodes, %u combinations of prefixes; %lu compared with silicon, %lu of them of 16 bytes; %lu skipped, %lu of sets "
            "that are absent, %lu not for the host, %lu undefined and of unknown length, %lu failures;", bits, skeleton_count, form_count, compared, too_long, skipped, absent,
            left_out, unknown, failures);
