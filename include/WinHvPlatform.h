@@ -26,6 +26,16 @@
  *              by one thread at a time, and while it runs its registers and state cannot be read
  *              or written by others; both give WHV_E_INVALID_VP_STATE. A handle must not be used
  *              while or after another thread deletes it; the library detects that and fails.
+ *              A thread that is cancelled (pthread_cancel) ends after the call it is in; cancels of
+ *              the asynchronous kind are not for threads that call the library.
+ *   Signals    The library has handlers for SIGSEGV and SIGBUS from a process's first call on, for
+ *              pointers and guest memory that are not there; what is not its own goes to the handlers
+ *              that were there before. A client that installs its own later must pass on what is not
+ *              its own in the same way. A thread's first call unblocks both signals in that thread;
+ *              they must stay so as long as it calls the library. The kvm engine uses SIGSTKFLT too.
+ *   Processes  The child of a fork() must not use partitions and other objects that it has inherited;
+ *              they stay the parent's. To have its own it is forked before the parent's first call,
+ *              or executes a program.
  *   Memory     Host memory ran out: E_OUTOFMEMORY, from any function that needs some.
  *   Absent     What this platform does not have answers HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED);
  *              docs/api-coverage.md is the list.
@@ -73,7 +83,6 @@ OWHP_EXPORT HRESULT WINAPI WHvGetCapability(WHV_CAPABILITY_CODE CapabilityCode,
  * number of them. The caller owns it and ends it with WHvDeletePartition.
  *
  * WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG  the engine asked for by OPENWHP_ENGINE cannot be used
- * WHV_E_UNSUPPORTED_PROCESSOR_CONFIG   the host processor lacks something every engine needs
  * E_ACCESSDENIED                       the user may not use the engine asked for
  * E_POINTER                            Partition is NULL
  *
@@ -88,6 +97,7 @@ OWHP_EXPORT HRESULT WINAPI WHvCreatePartition(WHV_PARTITION_HANDLE *Partition);
  * WHV_E_INVALID_PARTITION_CONFIG       ProcessorCount is not set, or properties contradict
  *                                      each other
  * WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG  the engine chosen by property cannot be used here
+ * E_ACCESSDENIED                       the user may not use the engine chosen by property
  *
  * API page WHvSetupPartition.
  */
@@ -582,9 +592,9 @@ WHvGetVirtualProcessorInterruptControllerState2(WHV_PARTITION_HANDLE Partition, 
 
 /*
  * Writes the local APIC from such a page: every register, also those that a guest cannot write.
+ * Bits that an APIC does not have, or that follow from others, are ignored: any bytes will do.
  *
  * E_POINTER               State is NULL or StateSize is below 4096
- * E_INVALIDARG            the bytes are no possible state of an APIC
  * WHV_E_INVALID_VP_STATE  the processor is running, or the partition has no emulated APIC
  *
  * API page WHvSetVirtualProcessorInterruptControllerState2.
@@ -611,8 +621,9 @@ WHvGetVirtualProcessorState(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex,
 /*
  * Writes a kind of state in bulk.
  *
- * E_INVALIDARG            no such type, a size that is not exactly right, bytes that are no
- *                         possible state
+ * E_INVALIDARG            no such type, a size that is not exactly right, an XSAVE image that XRSTOR
+ *                         would refuse (of the APIC any bytes will do, see
+ *                         WHvSetVirtualProcessorInterruptControllerState2)
  * WHV_E_INVALID_VP_STATE  the processor is running, or it has no state of this type
  * E_POINTER               Buffer is NULL
  *

@@ -28,7 +28,7 @@ typedef enum OWHP_ENGINE {
  * WHvSetupPartition. Without it, OPENWHP_ENGINE in the environment (auto, soft or kvm) decides,
  * and without that Auto. Read before WHvSetupPartition it is what was asked for, afterwards the
  * engine that is used, never Auto. An engine asked for by name that cannot be used makes
- * WHvSetupPartition fail with WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG: none takes its place.
+ * WHvSetupPartition fail as OwhpQueryEngine says: none takes its place.
  */
 #define OwhpPartitionPropertyCodeEngine ((WHV_PARTITION_PROPERTY_CODE)0x4F570001)
 

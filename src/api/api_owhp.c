@@ -27,11 +27,8 @@ VOID WINAPI OwhpSetLastErrorText(const char *Text)
 static enum status query_engine(UINT32 kind, char *reason, size_t size)
 {
     const struct engine *engine;
-    enum status status = engine_query(kind, &engine, reason, size);
 
-    if (status != STATUS_OK || engine)
-        return status;
-    return fail(STATUS_UNSUPPORTED_HYPERVISOR_CONFIG, "%s", reason);
+    return engine_query(kind, &engine, reason, size);
 }
 
 static enum status query_auto(char *reason, size_t size)

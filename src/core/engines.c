@@ -30,7 +30,7 @@ enum engine_choice engine_kind(const struct engine *engine)
 
 enum status engine_query(uint32_t kind, const struct engine **engine, char *why, size_t size)
 {
-    char ignored[64];
+    char ignored[128];
 
     *engine = NULL;
     if (kind != ENGINE_SOFT && kind != ENGINE_KVM)
@@ -41,8 +41,10 @@ enum status engine_query(uint32_t kind, const struct engine **engine, char *why,
     }
     why[0] = 0;
     const struct engine *candidate = engine_of(kind);
-    if (candidate->usable(why, size))
-        *engine = candidate;
+    enum status status = candidate->usable(why, size);
+    if (status != STATUS_OK)
+        return fail(status, "engine %s cannot be used here: %s", names[kind], why);
+    *engine = candidate;
     return STATUS_OK;
 }
 
@@ -64,16 +66,6 @@ static enum status choice_from_environment(uint32_t *choice)
                 "OPENWHP_ENGINE=%.40s: no such engine (auto, soft and kvm are known)", name);
 }
 
-static enum status select_named(uint32_t kind, const struct engine **engine)
-{
-    char why[128];
-    enum status status = engine_query(kind, engine, why, sizeof(why));
-
-    if (status == STATUS_OK && !*engine)
-        return fail(STATUS_UNSUPPORTED_HYPERVISOR_CONFIG, "engine %s cannot be used here: %s", names[kind], why);
-    return status;
-}
-
 enum status engine_select(uint32_t choice, const struct engine **engine)
 {
     *engine = NULL;
@@ -85,10 +77,10 @@ enum status engine_select(uint32_t choice, const struct engine **engine)
             return status;
     }
     if (choice != ENGINE_AUTO)
-        return select_named(choice, engine);
+        return engine_query(choice, engine, NULL, 0);
     /* Automatically: the fast one where it works. */
     char why[128];
-    if (engine_query(ENGINE_KVM, engine, NULL, 0) == STATUS_OK && *engine && (*engine)->is_fast(why, sizeof(why)))
+    if (engine_query(ENGINE_KVM, engine, NULL, 0) == STATUS_OK && (*engine)->is_fast(why, sizeof(why)))
         return STATUS_OK;
-    return select_named(ENGINE_SOFT, engine);
+    return engine_query(ENGINE_SOFT, engine, NULL, 0);
 }

@@ -14,6 +14,7 @@ enum engine_choice { ENGINE_AUTO = 0, ENGINE_SOFT = 1, ENGINE_KVM = 2 };
  * The engine for a choice; ENGINE_AUTO looks at the environment first.
  * STATUS_INVALID_ARGUMENT                   not a choice
  * STATUS_UNSUPPORTED_HYPERVISOR_CONFIG      unknown name in the environment, or the engine cannot be used here
+ * STATUS_ACCESS_DENIED                      it cannot be used by this user
  */
 must_check enum status engine_select(uint32_t choice, const struct engine **engine);
 
@@ -21,8 +22,10 @@ must_check enum status engine_select(uint32_t choice, const struct engine **engi
 enum engine_choice engine_kind(const struct engine *engine);
 
 /*
- * Is the engine usable here? When not, `why` (may be NULL with size 0) says what is missing.
- * STATUS_INVALID_ARGUMENT   not ENGINE_SOFT or ENGINE_KVM
+ * The engine, if it is usable here. When not, `why` (may be NULL with size 0) says what is missing.
+ * STATUS_INVALID_ARGUMENT               not ENGINE_SOFT or ENGINE_KVM
+ * STATUS_ACCESS_DENIED                  not usable by this user
+ * STATUS_UNSUPPORTED_HYPERVISOR_CONFIG  not usable
  */
 must_check enum status engine_query(uint32_t kind, const struct engine **engine, char *why, size_t size);
 

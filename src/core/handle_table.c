@@ -10,6 +10,7 @@
 
 #include <stdlib.h>
 
+#include "os/cancel.h"
 #include "os/read_section.h"
 
 #define REFERENCES 0x7fffffffu
@@ -154,7 +155,7 @@ void handle_drain(struct handle_table *table, uint64_t handle)
     change_side_barrier(); /* after handle_close has cleared the live bit */
     pthread_mutex_lock(&table->lock);
     while ((atomic_load_explicit(&slot->word, memory_order_acquire) & REFERENCES) || in_use_anywhere(slot))
-        pthread_cond_wait(&table->drained, &table->lock);
+        cond_wait(&table->drained, &table->lock);
     uint32_t generation = generation_of(handle) + 1;
     if (generation == 0 || generation == UINT32_MAX)
         generation = 1;

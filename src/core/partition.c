@@ -10,6 +10,7 @@
 #include "core/engines.h"
 #include "core/handle_table.h"
 #include "core/snapshot.h"
+#include "os/cancel.h"
 #include "util/check.h"
 #include "util/last_error.h"
 
@@ -146,6 +147,7 @@ static enum status setup_locked(struct partition *partition)
 
 enum status partition_setup(struct partition *partition)
 {
+    NO_CANCEL;
     pthread_mutex_lock(&partition->lock);
     enum status status = setup_locked(partition);
     pthread_mutex_unlock(&partition->lock);

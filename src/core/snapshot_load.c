@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "core/snapshot_file.h"
+#include "os/cancel.h"
 #include "os/guarded.h"
 #include "util/crc32c.h"
 #include "util/last_error.h"
@@ -473,6 +474,7 @@ enum status snapshot_load(struct partition *partition, const char *path, uint32_
 {
     struct loader l = {.partition = partition, .path = path, .flags = flags};
     enum status status;
+    NO_CANCEL;
 
     if (flags & ~(uint32_t)SNAPSHOT_LOAD_ALL_FLAGS)
         return fail(STATUS_INVALID_ARGUMENT, "unknown flags 0x%x", flags);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "core/snapshot_file.h"
+#include "os/cancel.h"
 #include "os/guarded.h"
 #include "util/crc32c.h"
 #include "util/last_error.h"
@@ -198,6 +199,16 @@ static enum status write_all(struct writer *w)
     return status;
 }
 
+/* A file of a short name beside the one to be: that one's own name may be as long as names can be. */
+static int open_beside(const char *path, char *name, size_t size)
+{
+    const char *slash = strrchr(path, '/');
+    int folder = slash ? (int)(slash - path) + 1 : 0;
+
+    snprintf(name, size, "%.*s.snapshot-XXXXXX", folder, path);
+    return mkostemp(name, O_CLOEXEC);
+}
+
 /* The new name is on the disk, too; where the file system does not do that, it did what it can. */
 static void sync_folder(const char *path)
 {
@@ -216,11 +227,10 @@ static void sync_folder(const char *path)
 
 static enum status write_file(struct writer *w)
 {
-    char name[PATH_MAX + 8];
+    char name[PATH_MAX + 24];
     enum status status;
 
-    snprintf(name, sizeof(name), "%s.XXXXXX", w->path);
-    w->fd = mkostemp(name, O_CLOEXEC);
+    w->fd = open_beside(w->path, name, sizeof(name));
     if (w->fd < 0)
         return cannot(w, "create a file beside it", 0);
     status = write_all(w);
@@ -237,6 +247,7 @@ static enum status write_file(struct writer *w)
 
 enum status snapshot_save(uint64_t handle, const char *path)
 {
+    NO_CANCEL;
     struct snapshot *s = snapshot_get(handle);
     struct writer w = {.snapshot = s, .path = path};
 

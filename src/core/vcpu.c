@@ -4,11 +4,13 @@
  *     IDLE -- run --> RUNNING -- exit --> IDLE
  *     IDLE -- registers, state, translation --> ACCESS --> IDLE
  *     IDLE -- a holder takes it --> HELD -- release --> IDLE
+ *     IDLE -- a call completes an access --> USING --> IDLE
  *     RUNNING -- a holder wants it --> RUNNING|WANTED -- out of the engine --> PAUSED -- release --> RUNNING
  *
- * IDLE -> RUNNING and back are single atomic operations, for an exit costs little more than a function call. All
- * other transitions happen under the lock. Whoever is in ACCESS keeps the lock meanwhile; a holder does not, whoever
- * finds HELD waits for `changed`. A run or an access that finds RUNNING or PAUSED is refused.
+ * IDLE -> RUNNING and IDLE -> USING and back are single atomic operations, for an exit costs little more than a function call.
+ * All other transitions happen under the lock. Whoever is in ACCESS keeps the lock meanwhile; a holder does not, whoever
+ * finds HELD waits for `changed`. A run or an access that finds RUNNING or PAUSED is refused. USING is over soon and nobody's
+ * run: whoever finds it adds WANTED, which makes the user signal when it ends, and waits.
  *
  * Cancel: the flag is set first, then the engine is kicked, both under the lock. The runner clears the kick first,
  * then takes the flag. So a kick that is cleared always has its flag seen, and the worst case is a kick without a
@@ -18,10 +20,11 @@
 #include "core/vcpu.h"
 
 #include "core/partition.h"
+#include "os/cancel.h"
 #include "util/check.h"
 #include "util/last_error.h"
 
-enum { IDLE, ACCESS, HELD, RUNNING, PAUSED, WANTED = 0x10 };
+enum { IDLE, ACCESS, HELD, USING, RUNNING, PAUSED, WANTED = 0x10 };
 
 void vcpu_init(struct vcpu *vcpu, struct partition *partition, uint32_t index)
 {
@@ -66,27 +69,42 @@ static bool swap_state(struct vcpu *vcpu, uint32_t from, uint32_t to)
 static void wait_while(struct vcpu *vcpu, uint32_t state)
 {
     while (atomic_load(&vcpu->state) == state)
-        pthread_cond_wait(&vcpu->changed, &vcpu->lock);
+        cond_wait(&vcpu->changed, &vcpu->lock);
 }
 
-static enum status begin_run(struct vcpu *vcpu)
+/* Under the lock: until nobody is in USING. */
+static void wait_for_user(struct vcpu *vcpu)
 {
-    while (unlikely(!swap_state(vcpu, IDLE, RUNNING))) {
-        uint32_t state = atomic_load(&vcpu->state);
-        if (state != ACCESS && state != HELD && state != IDLE)
+    if (swap_state(vcpu, USING, USING | WANTED) || atomic_load(&vcpu->state) == (USING | WANTED))
+        wait_while(vcpu, USING | WANTED);
+}
+
+static bool is_within_run(const struct vcpu *vcpu)
+{
+    uint32_t state = atomic_load(&vcpu->state) & ~(uint32_t)WANTED;
+
+    return state == RUNNING || state == PAUSED;
+}
+
+/* IDLE -> RUNNING or USING. */
+static enum status begin(struct vcpu *vcpu, uint32_t state)
+{
+    while (unlikely(!swap_state(vcpu, IDLE, state))) {
+        if (is_within_run(vcpu))
             return is_running(vcpu);
         pthread_mutex_lock(&vcpu->lock); /* whoever is in ACCESS has it */
         wait_while(vcpu, HELD);
+        wait_for_user(vcpu);
         pthread_mutex_unlock(&vcpu->lock);
     }
     return STATUS_OK;
 }
 
-static void end_run(struct vcpu *vcpu)
+static void end(struct vcpu *vcpu, uint32_t state)
 {
-    if (likely(swap_state(vcpu, RUNNING, IDLE)))
+    if (likely(swap_state(vcpu, state, IDLE)))
         return;
-    /* A holder waits for this processor. */
+    /* Somebody waits for this processor. */
     pthread_mutex_lock(&vcpu->lock);
     atomic_store(&vcpu->state, IDLE);
     pthread_cond_broadcast(&vcpu->changed);
@@ -119,12 +137,12 @@ static bool answer_kick(struct vcpu *vcpu, enum status *status)
 
 enum status vcpu_run(struct vcpu *vcpu, struct vcpu_exit *exit)
 {
-    enum status status = begin_run(vcpu);
+    enum status status = begin(vcpu, RUNNING);
 
     if (unlikely(status != STATUS_OK))
         return status;
     if (unlikely(!vcpu->engine)) {
-        end_run(vcpu);
+        end(vcpu, RUNNING);
         return does_not_exist(vcpu);
     }
     status = partition_before_run(vcpu->partition);
@@ -133,16 +151,16 @@ enum status vcpu_run(struct vcpu *vcpu, struct vcpu_exit *exit)
         if (status != STATUS_OK || likely(exit->reason != EXIT_CANCELED) || answer_kick(vcpu, &status))
             break;
     }
-    end_run(vcpu);
+    end(vcpu, RUNNING);
     return status;
 }
 
 enum status vcpu_begin_use(struct vcpu *vcpu)
 {
-    enum status status = begin_run(vcpu);
+    enum status status = begin(vcpu, USING);
 
     if (status == STATUS_OK && unlikely(!vcpu->engine)) {
-        end_run(vcpu);
+        end(vcpu, USING);
         status = does_not_exist(vcpu);
     }
     return status;
@@ -150,7 +168,7 @@ enum status vcpu_begin_use(struct vcpu *vcpu)
 
 void vcpu_end_use(struct vcpu *vcpu)
 {
-    end_run(vcpu);
+    end(vcpu, USING);
 }
 
 enum status vcpu_cancel(struct vcpu *vcpu)
@@ -186,16 +204,25 @@ void vcpu_unlock(struct vcpu *vcpu)
     pthread_mutex_unlock(&vcpu->lock);
 }
 
+/* Under the lock: IDLE -> ACCESS. */
+static enum status begin_access_locked(struct vcpu *vcpu)
+{
+    for (;;) {
+        wait_while(vcpu, HELD);
+        if (!vcpu->engine)
+            return does_not_exist(vcpu);
+        if (likely(swap_state(vcpu, IDLE, ACCESS)))
+            return STATUS_OK;
+        if (is_within_run(vcpu))
+            return is_running(vcpu);
+        wait_for_user(vcpu);
+    }
+}
+
 enum status vcpu_begin_access(struct vcpu *vcpu)
 {
-    enum status status = STATUS_OK;
-
     pthread_mutex_lock(&vcpu->lock);
-    wait_while(vcpu, HELD);
-    if (!vcpu->engine)
-        status = does_not_exist(vcpu);
-    else if (!swap_state(vcpu, IDLE, ACCESS))
-        status = is_running(vcpu);
+    enum status status = begin_access_locked(vcpu);
     if (status != STATUS_OK)
         pthread_mutex_unlock(&vcpu->lock);
     return status;
@@ -212,8 +239,9 @@ void vcpu_end_access(struct vcpu *vcpu)
 static bool hold_locked(struct vcpu *vcpu, bool wait)
 {
     while (!swap_state(vcpu, IDLE, HELD) && atomic_load(&vcpu->state) != PAUSED) {
-        if (!wait)
+        if (!wait && is_within_run(vcpu))
             return false;
+        wait_for_user(vcpu);
         /* A run that found an empty slot is about to end by itself. */
         if (swap_state(vcpu, RUNNING, RUNNING | WANTED) && vcpu->engine)
             engine_of(vcpu)->kick(vcpu->engine);

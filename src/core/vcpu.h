@@ -36,8 +36,8 @@ void vcpu_fini(struct vcpu *vcpu);
  */
 must_check enum status vcpu_run(struct vcpu *vcpu, struct vcpu_exit *exit);
 
-/* Have the existing, not running processor for a short while in the manner of a run: holders and cancels of others come when
- * it ends. Costs less than vcpu_begin_access. STATUS_VP_DOES_NOT_EXIST, STATUS_INVALID_VP_STATE (it runs) */
+/* Have the existing, not running processor for a short while: runs, accesses and holders of others wait, cancels are for the
+ * next run. Costs less than vcpu_begin_access. STATUS_VP_DOES_NOT_EXIST, STATUS_INVALID_VP_STATE (it runs) */
 must_check enum status vcpu_begin_use(struct vcpu *vcpu);
 void vcpu_end_use(struct vcpu *vcpu);
 

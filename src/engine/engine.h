@@ -66,8 +66,9 @@ struct engine {
     const char *name; /* "soft", "kvm" */
     bool copies_memory; /* processors reach mappings whose view has a source (mem/process_source.h) */
 
-    /* Usable here? When not, `why` says what is missing (no device, no permission, capability by name). */
-    bool (*usable)(char *why, size_t size);
+    /* Usable here? When not, `why` says what is missing (no device, no permission, capability by name).
+     * STATUS_ACCESS_DENIED (not by this user), STATUS_UNSUPPORTED_HYPERVISOR_CONFIG */
+    enum status (*usable)(char *why, size_t size);
     /* Worth choosing when nobody has asked for an engine? When not, `why` says what was found. NULL: not before others. */
     bool (*is_fast)(char *why, size_t size);
     void (*capabilities)(struct engine_capabilities *out);

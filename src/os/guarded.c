@@ -40,6 +40,8 @@ static void pass_on(int number, siginfo_t *info, void *context)
 
     if (previous->sa_flags & SA_SIGINFO) {
         previous->sa_sigaction(number, info, context);
+    } else if (previous->sa_handler == SIG_IGN && info->si_code <= 0) {
+        /* Sent by somebody, and ignored. (The kernel does not let a fault be ignored.) */
     } else if (previous->sa_handler == SIG_DFL || previous->sa_handler == SIG_IGN) {
         /* Returning repeats the instruction, now with the default action. */
         struct sigaction action = {.sa_handler = SIG_DFL};

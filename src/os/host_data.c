@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "os/cancel.h"
 #include "os/process.h"
 #include "util/compiler.h"
 #include "util/last_error.h"
@@ -100,6 +101,7 @@ static bool search_area(void *context, const struct process_area *area)
 
 void host_each_data(const void *address, uint64_t size, host_data_visitor *visit, void *context)
 {
+    NO_CANCEL;
     struct search s = {.start = (uintptr_t)address, .end = (uintptr_t)address + size, .visit = visit, .context = context};
 
     if (process_open((uint32_t)getpid(), &s.self) != STATUS_OK) {

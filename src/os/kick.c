@@ -5,8 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static bool is_ours;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static int kick_signal(void)
 {
@@ -18,20 +17,34 @@ static void on_kick(int number)
     (void)number;
 }
 
-static void install(void)
+/* An ignored signal is nobody's: what a process inherits, say. */
+static bool is_free(const struct sigaction *action)
 {
-    struct sigaction action = {.sa_handler = on_kick, .sa_flags = SA_RESTART | SA_ONSTACK}, before;
+    return !(action->sa_flags & SA_SIGINFO) && (action->sa_handler == SIG_DFL || action->sa_handler == SIG_IGN);
+}
 
-    sigemptyset(&action.sa_mask);
-    if (sigaction(kick_signal(), NULL, &before) || before.sa_handler != SIG_DFL)
-        return;
-    is_ours = sigaction(kick_signal(), &action, NULL) == 0;
+static bool is_ours(const struct sigaction *action)
+{
+    return !(action->sa_flags & SA_SIGINFO) && action->sa_handler == on_kick;
+}
+
+bool kick_possible(void)
+{
+    struct sigaction now;
+
+    return sigaction(kick_signal(), NULL, &now) == 0 && (is_free(&now) || is_ours(&now));
 }
 
 bool kick_init(void)
 {
-    pthread_once(&once, install);
-    return is_ours;
+    struct sigaction action = {.sa_handler = on_kick, .sa_flags = SA_RESTART | SA_ONSTACK}, now;
+
+    sigemptyset(&action.sa_mask);
+    pthread_mutex_lock(&lock);
+    bool done = sigaction(kick_signal(), NULL, &now) == 0 &&
+                (is_ours(&now) || (is_free(&now) && sigaction(kick_signal(), &action, NULL) == 0));
+    pthread_mutex_unlock(&lock);
+    return done;
 }
 
 int kick_this_thread(void)

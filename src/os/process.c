@@ -1,5 +1,6 @@
 #include "os/process_state.h"
 
+#include "os/cancel.h"
 #include "util/last_error.h"
 
 #include <dirent.h>
@@ -23,6 +24,7 @@ static struct process *all; /* under list_lock */
 
 bool process_has_ended(const struct process *process)
 {
+    NO_CANCEL;
     struct pollfd end = {.fd = process->pidfd, .events = POLLIN};
 
     return atomic_load(&process->ended) || (poll(&end, 1, 0) == 1 && (end.revents & POLLIN));
@@ -135,6 +137,7 @@ static enum status open_with(uint32_t id, int pidfd, struct process **out)
 
 enum status process_open(uint32_t id, struct process **out)
 {
+    NO_CANCEL;
     *out = NULL;
     if (id == 0 || id > INT32_MAX)
         return id ? cannot_open(id, ESRCH) : fail(STATUS_INVALID_ARGUMENT, "process id 0");
@@ -161,6 +164,7 @@ static int64_t id_of(int pidfd)
 
 enum status process_open_pidfd(int pidfd, struct process **out)
 {
+    NO_CANCEL;
     int64_t id = pidfd < 0 ? 0 : id_of(pidfd);
 
     *out = NULL;
@@ -272,6 +276,7 @@ static FILE *open_maps(const struct process *process)
 
 bool process_each_area(struct process *process, bool (*visit)(void *, const struct process_area *), void *context)
 {
+    NO_CANCEL;
     FILE *maps = open_maps(process);
     struct process_area area;
     char *line = NULL;
@@ -315,6 +320,7 @@ uint64_t process_allows(struct process *process, uint64_t address, uint64_t size
 
 uint64_t process_resident(struct process *process, uint64_t address, uint64_t size)
 {
+    NO_CANCEL;
     uint64_t entries[512], pages = size >> PAGE_SHIFT, present = 0;
     int fd = openat(process->directory, "pagemap", O_RDONLY | O_CLOEXEC);
 
@@ -371,6 +377,7 @@ static int open_by_descriptor(const struct process *process, const struct proces
 
 int process_open_file(struct process *process, const struct process_area *area)
 {
+    NO_CANCEL;
     int flags = (area->writable ? O_RDWR : O_RDONLY) | O_CLOEXEC;
     struct stat s;
 

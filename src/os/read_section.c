@@ -12,6 +12,7 @@
  */
 #include "os/read_section.h"
 
+#include "os/cancel.h"
 #include "os/guarded.h"
 
 #include <linux/membarrier.h>
@@ -134,7 +135,7 @@ void read_section_begin_slow(struct read_gate *gate)
         pthread_mutex_lock(&gate->lock);
         pthread_cond_broadcast(&gate->changed); /* the changer may have seen the word meanwhile */
         while (is_closed(gate))
-            pthread_cond_wait(&gate->changed, &gate->lock);
+            cond_wait(&gate->changed, &gate->lock);
         pthread_mutex_unlock(&gate->lock);
         atomic_fetch_sub(&gate->waiting, 1);
     }
@@ -187,7 +188,7 @@ static void wait_for(const struct read_slot *slot, struct read_gate *gate)
         return;
     pthread_mutex_lock(&gate->lock);
     while (is_inside(slot, gate))
-        pthread_cond_wait(&gate->changed, &gate->lock);
+        cond_wait(&gate->changed, &gate->lock);
     pthread_mutex_unlock(&gate->lock);
 }
 
@@ -195,7 +196,7 @@ static void wait_for_anonymous(struct read_gate *gate)
 {
     pthread_mutex_lock(&gate->lock);
     while (atomic_load(&gate->anonymous))
-        pthread_cond_wait(&gate->changed, &gate->lock);
+        cond_wait(&gate->changed, &gate->lock);
     pthread_mutex_unlock(&gate->lock);
 }
 

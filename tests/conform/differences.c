@@ -63,6 +63,7 @@ static const struct {
     {"APIC-9", SLOW_KVM, "RDTSC reads the host's time stamp"},
     {"CPUID-1", SLOW_KVM, "CPUID of leaves with sub-leaves is answered by KVM itself"},
     {"CPUID-3", SLOW_KVM, "CPUID of leaves with sub-leaves is answered by KVM itself"},
+    {"HOST-3", SLOW_KVM, "the registers that POPA has read before the exit are written"},
     {"EVENT-9", SLOW_KVM, "interpreted instructions up to HLT pass without a look at the window"},
 };
 

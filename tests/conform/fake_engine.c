@@ -42,11 +42,12 @@ int fake_objects(void)
     return atomic_load(&objects);
 }
 
-static bool usable(char *why, size_t size)
+static enum status usable(char *why, size_t size)
 {
-    if (!fake_usable)
-        snprintf(why, size, "the test says so");
-    return fake_usable;
+    if (fake_usable)
+        return STATUS_OK;
+    snprintf(why, size, "the test says so");
+    return STATUS_UNSUPPORTED_HYPERVISOR_CONFIG;
 }
 
 static void capabilities(struct engine_capabilities *out)
@@ -351,10 +352,10 @@ const struct engine fake_engine = {
     .counters = counters,
 };
 
-static bool never_usable(char *why, size_t size)
+static enum status never_usable(char *why, size_t size)
 {
     snprintf(why, size, "the test has no kvm");
-    return false;
+    return STATUS_UNSUPPORTED_HYPERVISOR_CONFIG;
 }
 
 const struct engine missing_engine = {.name = "kvm", .usable = never_usable};

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 
+#include "os/cancel.h"
 #include "util/compiler.h"
 #include "util/last_error.h"
 
@@ -88,7 +89,7 @@ static void sleep_until_work(struct timer_queue *queue)
 {
     if (!queue->count || clock_is_suspended(queue->clock)) {
         queue->sleeping_until = FOREVER;
-        pthread_cond_wait(&queue->wake, &queue->lock);
+        cond_wait(&queue->wake, &queue->lock);
     } else {
         struct timespec until = clock_deadline(queue->clock, queue->heap[0]->deadline);
         queue->sleeping_until = queue->heap[0]->deadline;
@@ -230,7 +231,7 @@ void timer_fini(struct timer *timer)
             heap_remove(queue, timer);
         if (queue->running != timer)
             break;
-        pthread_cond_wait(&queue->returned, &queue->lock);
+        cond_wait(&queue->returned, &queue->lock);
     }
     queue->timers--;
     pthread_mutex_unlock(&queue->lock);

@@ -96,7 +96,7 @@ static enum status machine_create(struct kvm_partition **out)
         *out = kvm;
         return STATUS_OK;
     }
-    enum status status = kvm->device < 0 ? fail(STATUS_UNSUPPORTED_HYPERVISOR_CONFIG, "engine kvm: %s", why)
+    enum status status = kvm->device < 0 ? fail(kvm_open_status(), "engine kvm: %s", why)
                                          : fail(STATUS_NO_MEMORY, "engine kvm: %s failed", failed ? failed : "KVM_CREATE_VM");
     machine_destroy(kvm);
     return status;
@@ -106,7 +106,7 @@ static enum status partition_create(const struct partition_config *config, struc
 {
     struct kvm_partition *kvm = NULL;
     struct engine_partition *p = NULL;
-    enum status status = kick_init() ? machine_create(&kvm) : fail(STATUS_UNEXPECTED, "the signal for kicks is in use");
+    enum status status = kick_init() ? machine_create(&kvm) : fail(STATUS_UNSUPPORTED_HYPERVISOR_CONFIG, "the signal for kicks is in use");
 
     if (status == STATUS_OK)
         status = engine_soft.partition_create(config, space, &p);

@@ -24,7 +24,9 @@
 
 /* /dev/kvm opened and all that we need there. -1: `why` (at least 128 bytes) says what is missing. */
 int kvm_open(char *why, size_t size);
-bool kvm_usable(char *why, size_t size);
+/* After -1, at once: STATUS_ACCESS_DENIED or STATUS_UNSUPPORTED_HYPERVISOR_CONFIG. */
+enum status kvm_open_status(void);
+enum status kvm_usable(char *why, size_t size);
 /* Does guest code run on the hardware? Measured once; false: `why` says what was measured. */
 bool kvm_is_fast(char *why, size_t size);
 /* ioctl, again when a signal interrupts it. */

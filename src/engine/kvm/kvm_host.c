@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "engine/kvm/kvm.h"
+#include "os/kick.h"
 
 int kvm_call(int fd, unsigned long request, void *argument)
 {
@@ -45,14 +46,14 @@ static const char *missing_capability(int device)
     return NULL;
 }
 
-static void say_why_not_open(char *why, size_t size)
+static void say_why_not_open(int error, char *why, size_t size)
 {
-    if (errno == ENOENT)
+    if (error == ENOENT)
         snprintf(why, size, "there is no /dev/kvm: the kernel has no KVM, or this machine no virtualization");
-    else if (errno == EACCES || errno == EPERM)
+    else if (error == EACCES || error == EPERM)
         snprintf(why, size, "no permission to open /dev/kvm (members of the group kvm may)");
     else
-        snprintf(why, size, "/dev/kvm cannot be opened: %s", strerror(errno));
+        snprintf(why, size, "/dev/kvm cannot be opened: %s", strerror(error));
 }
 
 int kvm_open(char *why, size_t size)
@@ -61,7 +62,9 @@ int kvm_open(char *why, size_t size)
     const char *missing;
 
     if (device < 0) {
-        say_why_not_open(why, size);
+        int error = errno;
+        say_why_not_open(error, why, size);
+        errno = error;
         return -1;
     }
     if (ioctl(device, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
@@ -71,16 +74,26 @@ int kvm_open(char *why, size_t size)
     else
         return device;
     close(device);
+    errno = 0;
     return -1;
 }
 
-bool kvm_usable(char *why, size_t size)
+enum status kvm_open_status(void)
+{
+    return errno == EACCES || errno == EPERM ? STATUS_ACCESS_DENIED : STATUS_UNSUPPORTED_HYPERVISOR_CONFIG;
+}
+
+enum status kvm_usable(char *why, size_t size)
 {
     int device = kvm_open(why, size);
 
-    if (device >= 0)
-        close(device);
-    return device >= 0;
+    if (device < 0)
+        return kvm_open_status();
+    close(device);
+    if (kick_possible())
+        return STATUS_OK;
+    snprintf(why, size, "the process has a handler for the signal SIGSTKFLT, which this engine needs");
+    return STATUS_UNSUPPORTED_HYPERVISOR_CONFIG;
 }
 
 /* ---- speed ---- */

@@ -4,6 +4,7 @@
  */
 #include "engine/soft/soft.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -11,13 +12,12 @@
 #include "util/last_error.h"
 #include "x86/control.h"
 
-static bool usable(char *why, size_t size)
+static enum status usable(char *why, size_t size)
 {
     if (guarded_init())
-        return true;
-    if (size)
-        why[0] = 0;
-    return false;
+        return STATUS_OK;
+    snprintf(why, size, "the handlers of SIGSEGV and SIGBUS cannot be installed");
+    return STATUS_UNSUPPORTED_HYPERVISOR_CONFIG;
 }
 
 static void capabilities(struct engine_capabilities *out)

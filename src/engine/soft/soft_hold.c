@@ -22,6 +22,7 @@
  * it has synchronized with the writer (SDM 3A 8.1.3), and the request bit is set before the writer's next store.
  */
 #include "engine/soft/soft.h"
+#include "os/cancel.h"
 #include "os/read_section.h"
 
 static void signal_changed(struct engine_partition *p)
@@ -51,7 +52,7 @@ void soft_enter(struct engine_vcpu *vcpu)
         soft_leave(vcpu);
         pthread_mutex_lock(&p->lock);
         while (atomic_load(&p->holds))
-            pthread_cond_wait(&p->changed, &p->lock);
+            cond_wait(&p->changed, &p->lock);
         pthread_mutex_unlock(&p->lock);
     }
 }
@@ -72,7 +73,7 @@ static void wait_until_outside(struct engine_partition *p, const struct engine_v
             __builtin_ia32_pause();
         pthread_mutex_lock(&p->lock);
         while (atomic_load(&v->inside))
-            pthread_cond_wait(&p->changed, &p->lock);
+            cond_wait(&p->changed, &p->lock);
         pthread_mutex_unlock(&p->lock);
     }
     pthread_rwlock_unlock(&p->members);

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "engine/soft/soft.h"
+#include "os/cancel.h"
 #include "util/last_error.h"
 #include "x86/host_stub.h"
 
@@ -70,9 +71,9 @@ void soft_vcpu_sleep(struct engine_vcpu *vcpu, unsigned most_ms)
     atomic_store(&vcpu->sleeping, true);
     while (!(atomic_load(&vcpu->cpu->request) & ~REQUEST_LAZY) && !late) {
         if (most_ms)
-            late = pthread_cond_timedwait(&vcpu->wake, &vcpu->sleep_lock, &until);
+            late = cond_timedwait(&vcpu->wake, &vcpu->sleep_lock, &until);
         else
-            pthread_cond_wait(&vcpu->wake, &vcpu->sleep_lock);
+            cond_wait(&vcpu->wake, &vcpu->sleep_lock);
     }
     atomic_store(&vcpu->sleeping, false);
     pthread_mutex_unlock(&vcpu->sleep_lock);
