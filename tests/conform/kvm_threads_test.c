@@ -110,8 +110,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE("KVM-4", "H OwhpQueryEngine", signal_taken),
-        CASE("KVM-5", "H WHvCancelRunVirtualProcessor", full_queue),
-        CASE("KVM-6", "H WHvCancelRunVirtualProcessor", floods),
+        CASE("KVM-5", "H WHvCancelRunVirtualProcessor", floods),
+        CASE("KVM-6", "H WHvCancelRunVirtualProcessor", full_queue),
         CASE("KVM-7", "H OwhpQueryEngine: after use, too", signal_taken),
     };
     return cmocka_run_group_tests_name("kvm kicks", tests, NULL, NULL);
