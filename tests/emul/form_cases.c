@@ -190,6 +190,7 @@ static struct case_memory *add_memory(uint64_t at, unsigned size)
 
     m->at = at;
     m->size = (uint16_t)size;
+    m->is_stack = false;
     fill(m->bytes, size);
     return m;
 }
@@ -289,6 +290,7 @@ static void place_stack(const ZydisDecodedOperand *o, bool is_other)
     const uint64_t address = place_at(where->stack, size);
     made.place = place;
     struct case_memory *m = add_memory(address, size);
+    m->is_stack = true;
     put_pointers(m, true);
     trim(m);
     made.state.gpr[REG_RSP] = address + (is_push ? size : 0);
@@ -343,7 +345,7 @@ static void finish(unsigned count)
 
     made.memory_count = 0;
     set_registers(&made.state);
-    made.state.gpr[REG_RSP] = where->stack - 0x100;
+    made.state.gpr[REG_RSP] = where->idle_stack;
     if (made.is_valid) {
         suit_registers(&made.state);
         if (memory)

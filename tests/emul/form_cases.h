@@ -22,6 +22,7 @@
 struct case_layout {
     uint64_t code;           /* the instruction; targets of branches are behind it */
     uint64_t data, stack;    /* borders between two pages that can be written */
+    uint64_t idle_stack;     /* the stack pointer of what has no stack */
     uint64_t read_only;      /* a page that cannot be written, if there is one: else a page */
     uint64_t nothing;        /* no page; the one before it can be written */
     uint64_t short_bias;     /* to be taken from these when addresses have 16 bits in 32-bit code */
@@ -35,6 +36,7 @@ enum { CASE_VALUES = 5, CASE_MEMORY = 4, CASE_BYTES = 1088 };
 struct case_memory {
     uint64_t at;
     uint16_t size;
+    bool is_stack; /* an offset in SS */
     uint8_t bytes[CASE_BYTES];
 };
 

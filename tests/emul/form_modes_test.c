@@ -217,7 +217,7 @@ int main(int argc, char **argv)
     const unsigned bits = mode == LONG ? 64 : mode == COMPATIBILITY || mode == PROTECTED_32 ? 32 : 16;
     const uint64_t base = offset_base();
     const struct case_layout layout = {
-        .code = base + 0x800, .data = base + 0x2000, .stack = base + 0x3000, .read_only = base + 0x4000, .nothing = base + BYTES,
+        .code = base + 0x800, .data = base + 0x2000, .stack = base + 0x3000, .idle_stack = base + 0x2f00, .read_only = base + 0x4000, .nothing = base + BYTES,
         .short_bias = mode == COMPATIBILITY ? LINEAR : 0, .code_selector = mode >= REAL ? GUEST >> 4 : CODE,
         .data_selector = mode >= REAL ? GUEST >> 4 : DATA, .short_selector = SHORT, .other_selector = OTHER};
     const unsigned count = opcode_rows(rows);
