@@ -156,18 +156,6 @@ static bool execute_traced(struct emulator *e, const struct insn *insn)
     return done;
 }
 
-/* The permission to use the port was checked before the exit: not again. */
-static bool execute_port(struct emulator *e, const struct insn *insn)
-{
-    struct cpu *cpu = e->cpu;
-    uint64_t iopl = cpu->rflags & RFLAGS_IOPL;
-
-    cpu->rflags |= RFLAGS_IOPL;
-    bool done = execute_traced(e, insn);
-    cpu->rflags = (cpu->rflags & ~RFLAGS_IOPL) | iopl;
-    return done;
-}
-
 /* XSAVE and XRSTOR of what XCR0 and EDX:EAX select; beyond x87 and SSE the callbacks cannot pass it. */
 static bool selects_more_than_sse(const struct cpu *cpu)
 {
@@ -190,7 +178,7 @@ static bool load_xcr0(struct emulator *e)
 static bool load_what_it_needs(struct emulator *e, const struct emulator_insn *insn)
 {
     struct cpu *cpu = e->cpu;
-    bool asks_tss = (insn->needs & NEEDS_TSS) && (cpu_is_v86(cpu) || (!e->request->is_io && cpu->cpl > (cpu->rflags >> 12 & 3)));
+    bool asks_tss = (insn->needs & NEEDS_TSS) && !e->request->is_io && (cpu_is_v86(cpu) || cpu->cpl > (cpu->rflags >> 12 & 3));
 
     if (((insn->needs & NEEDS_SYSTEM) || asks_tss || e->request->in_shadow) && !emulator_registers_load_system(&e->registers, cpu, &e->client))
         return false;
@@ -271,6 +259,6 @@ enum emulator_outcome emulator_run(struct emulator *e, void *context, const stru
         (void)give_up(e, insn->insn.bytes, insn->insn.length, "moves state that the callbacks cannot pass");
         return e->failure;
     }
-    bool done = request->is_io ? execute_port(e, &insn->insn) : execute_traced(e, &insn->insn);
+    bool done = execute_traced(e, &insn->insn);
     return done ? store(e, NULL) : stopped(e, &insn->insn);
 }

@@ -176,4 +176,12 @@ static enum port_result port_io(struct cpu *cpu, const struct port_io *io)
     return PORT_DONE;
 }
 
-const struct cpu_port emulator_port = {.access = port_access, .translate = port_translate, .io = port_io};
+static bool io_checked(const struct cpu *cpu)
+{
+    const struct emulator *e = cpu->port_context;
+
+    return e->request->is_io;
+}
+
+const struct cpu_port emulator_port = {
+    .access = port_access, .translate = port_translate, .io = port_io, .io_checked = io_checked};

@@ -1,5 +1,6 @@
 /* May the program use an I/O port? IOPL, then the bitmap in the TSS (SDM 1 19.5.2; 3A 7.2). */
 #include "x86/exec.h"
+#include "x86/port.h"
 
 /* Offset of the bitmap's base in a 32-bit or 64-bit TSS. */
 enum { IO_MAP_BASE = 102 };
@@ -28,6 +29,8 @@ bool io_allowed(struct cpu *cpu, uint16_t port, unsigned size)
 {
     const unsigned iopl = (cpu->rflags >> 12) & 3;
 
+    if (cpu->port->io_checked && cpu->port->io_checked(cpu))
+        return true;
     if (cpu_is_real(cpu) || (!cpu_is_v86(cpu) && cpu->cpl <= iopl))
         return true;
     return bitmap_allows(cpu, port, size);

@@ -76,6 +76,8 @@ struct cpu_port {
     enum port_result (*translate)(struct cpu *cpu, gva_t gva, enum access_type type, bool user, gpa_t *gpa);
 
     enum port_result (*io)(struct cpu *cpu, const struct port_io *io);
+    /* Was the permission to use the port checked before (emulator: before the exit)? NULL: no. */
+    bool (*io_checked)(const struct cpu *cpu);
 
     /* Before the processor's own handling; PORT_DEFAULT to leave it to that. */
     enum port_result (*msr_read)(struct cpu *cpu, uint32_t index, uint64_t *value);

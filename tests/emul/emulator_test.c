@@ -63,13 +63,26 @@ static bool fails(char which)
     return ++client.calls[(int)which] == client.failing_at && client.failing == which;
 }
 
+/* The registers that a client may be asked for (F 8.3), and the events that it is told. */
+static void check_name(UINT32 name)
+{
+    const bool known = name <= WHvX64RegisterGdtr || (name >= WHvX64RegisterCr0 && name <= WHvX64RegisterCr4) ||
+                       (name >= WHvX64RegisterXmm0 && name <= WHvX64RegisterXmmControlStatus) || name == WHvX64RegisterEfer ||
+                       name == WHvX64RegisterXCr0 || name == WHvRegisterInterruptState || name == WHvRegisterPendingEvent;
+
+    if (!known)
+        print_error("register %#x is asked for\n", name);
+    assert_true(known);
+}
+
 static HRESULT CALLBACK on_get(VOID *context, const WHV_REGISTER_NAME *names, UINT32 count, WHV_REGISTER_VALUE *values)
 {
     assert_ptr_equal(context, CONTEXT);
+    assert_int_equal((uintptr_t)values % _Alignof(WHV_REGISTER_VALUE), 0);
     if (fails(GET))
         return E_FAIL;
     for (UINT32 i = 0; i < count; i++)
-        values[i] = *register_at((UINT32)names[i]);
+        values[i] = *register_at((UINT32)names[i]), check_name((UINT32)names[i]);
     note("get ", 0, 0, 0);
     return S_OK;
 }
@@ -249,6 +262,8 @@ static const struct row rows[] = {
     {"RMW", "add [rbx], eax", MODE_LONG, 0, CODE(0x01, 0x03), "get t5000/13 r105000/4 w105000/4=4030202 set ", {{A, 1}}, {{FL, 2}}},
     {"LCK", "lock add [rbx], eax", MODE_LONG, 0, CODE(0xf0, 0x01, 0x03), "get t5000/13 r105000/4 w105000/4=4030202 set ", {{A, 1}}, {{FL, 2}}},
     {"C16", "cmpxchg16b [rbx]", MODE_LONG, 0, CODE(0x48, 0x0f, 0xc7, 0x0b), "get t5000/13 r105000/8 r105008/8 w105000/8=807060504030201 w105008/8=100f0e0d0c0b0a09 set ", {{0}}, {{A, 0x0807060504030201}}},
+    {"CXE", "cmpxchg [rbx], edx: equal", MODE_LONG, 0, CODE(0x0f, 0xb1, 0x13), "get t5000/13 r105000/4 w105000/4=60 set ", {{A, 0x04030201}}, {{FL, 0x46}}},
+    {"CXN", "cmpxchg [rbx], edx: not equal, the old value is written", MODE_LONG, 0, CODE(0x0f, 0xb1, 0x13), "get t5000/13 r105000/4 w105000/4=4030201 set ", {{A, 0}}, {{A, 0x04030201}}},
     {"SSE", "movups xmm0, [rbx]: low half first", MODE_LONG, 0, CODE(0x0f, 0x10, 0x03), "get get t5000/11 r105000/8 r105008/8 set ", {{0}}, {{X0, 0x0807060504030201}}},
     {"VEX", "vmovups [rbx], xmm0", MODE_LONG, 0, CODE(0xc5, 0xf8, 0x11, 0x03), "get get t5000/13 w105000/8=5 w105008/8=0 set ", {{CR4, 0x40620}, {X0, 5}}, {{0}}},
     {"F80", "fld tbyte [rbx]", MODE_LONG, 0, CODE(0xdb, 0x2b), "get get t5000/11 r105000/8 r105008/2 set ", {{FP, 0x37f}}, {{0}}},
@@ -265,6 +280,7 @@ static const struct row rows[] = {
     {"V86", "mov ax, [bx], virtual-8086 mode", MODE_V86, 0, CODE(0x8b, 0x07), "get t5000/11 r105000/2 set ", {{0}}, {{A, 0x0201}}},
     {"P16", "mov ax, [bx], 16-bit protected mode", MODE_PROTECTED_16, 0, CODE(0x8b, 0x07), "get t5000/11 r105000/2 set ", {{0}}, {{A, 0x0201}}},
     {"P32", "mov eax, [ebx], 32-bit protected mode", MODE_PROTECTED_32, 0, CODE(0x8b, 0x03), "get t5000/11 r105000/4 set ", {{0}}, {{A, 0x04030201}}},
+    {"IV8", "in al, dx, virtual-8086 mode: permission is the exit's matter", MODE_V86, 1, CODE(0xec), "get i60/1 set ", {{A, 0x1122}}, {{A, 0x1166}}},
     {"CMP", "mov eax, [ebx], compatibility mode", MODE_COMPATIBILITY, 0, CODE(0x8b, 0x03), "get t5000/11 r105000/4 set ", {{0}}, {{A, 0x04030201}}},
 };
 /* clang-format on */
@@ -769,6 +785,80 @@ static void arguments(void **state)
     assert_string_equal(client.transcript, "");
 }
 
+/* AR-2: the table of callbacks is copied. */
+static void table_is_copied(void **state)
+{
+    WHV_EMULATOR_CALLBACKS table = callbacks;
+    struct call call = {.memory = {.InstructionByteCount = 2, .InstructionBytes = {0x8b, 0x03}}};
+    WHV_EMULATOR_HANDLE emulator;
+    WHV_EMULATOR_STATUS status;
+
+    (void)state;
+    enter(MODE_LONG);
+    assert_ok(WHvEmulatorCreateEmulator(&table, &emulator));
+    memset(&table, 0, sizeof(table));
+    assert_ok(WHvEmulatorTryMmioEmulation(emulator, CONTEXT, &call.vp, &call.memory, &status));
+    assert_int_equal(status.AsUINT32, 1);
+    assert_ok(WHvEmulatorDestroyEmulator(emulator));
+}
+
+/* AR-3: contexts of zeros are arguments like others: code is fetched, and found to be what it is. */
+static void contexts_of_zeros(void **state)
+{
+    const struct call call = {.vp.Rip = 0};
+
+    (void)state;
+    enter(MODE_LONG);
+    client.code_gpa = 0x2000 + SHIFT;
+    memset(client.code, 0x06, sizeof(client.code)); /* nothing in 64-bit mode */
+    assert_int_equal(emulate(&call, false), 1 << 1);
+    assert_string_equal(client.transcript, "get t2000/4 r102000/8 ");
+}
+
+/* AR-4: one call at a time. */
+static WHV_EMULATOR_HANDLE busy_emulator;
+static unsigned busy_calls;
+
+static HRESULT CALLBACK on_busy_memory(VOID *context, WHV_EMULATOR_MEMORY_ACCESS_INFO *access)
+{
+    const struct call call = {.memory = {.InstructionByteCount = 2, .InstructionBytes = {0x8b, 0x03}}};
+    WHV_EMULATOR_STATUS status = {.AsUINT32 = 77};
+
+    assert_refused(WHvEmulatorTryMmioEmulation(busy_emulator, context, &call.vp, &call.memory, &status), E_INVALIDARG);
+    assert_int_equal(status.AsUINT32, 77);
+    assert_refused(WHvEmulatorDestroyEmulator(busy_emulator), E_INVALIDARG);
+    busy_calls++;
+    return on_memory(context, access);
+}
+
+static void one_call_at_a_time(void **state)
+{
+    const struct call call = {.memory = {.InstructionByteCount = 2, .InstructionBytes = {0x8b, 0x03}}};
+    WHV_EMULATOR_CALLBACKS table = callbacks;
+    WHV_EMULATOR_STATUS status;
+
+    (void)state;
+    enter(MODE_LONG);
+    table.WHvEmulatorMemoryCallback = on_busy_memory;
+    assert_ok(WHvEmulatorCreateEmulator(&table, &busy_emulator));
+    assert_ok(WHvEmulatorTryMmioEmulation(busy_emulator, CONTEXT, &call.vp, &call.memory, &status));
+    assert_int_equal(status.AsUINT32, 1);
+    assert_int_equal(busy_calls, 1);
+    assert_ok(WHvEmulatorDestroyEmulator(busy_emulator));
+}
+
+/* SG-4: a linear address wraps at 4 GiB outside of 64-bit mode, in a string instruction too. */
+static void segment_base_wraps(void **state)
+{
+    (void)state;
+    enter(MODE_PROTECTED_32);
+    set_segment(WHvX64RegisterEs, 0xfffa0000, 0xffffffff, 16, 0xc093);
+    set64(WHvX64RegisterRdi, 0x100000);
+    set64(WHvX64RegisterRcx, 2);
+    assert_int_equal(MMIO(0xf3, 0xa4), 1); /* rep movsb to 0xa0000 */
+    assert_string_equal(client.transcript, "get t6000/11 r106000/1 ta0000/13 w1a0000/1=1 r106001/1 w1a0001/1=2 set ");
+}
+
 int before(void **state)
 {
     (void)state;
@@ -832,10 +922,14 @@ int main(void)
         CASE("SG-1", "F 8.3", segments_and_tables),
         CASE("SG-2", "F 8.3", descriptors),
         CASE("SG-3", "F 8.3", fault_of_a_new_task),
+        CASE("SG-4", "F 8.4", segment_base_wraps),
         CASE("ST-1", "F 8.1", single_step),
         CASE("ST-2", "F 8.1", resume_flag),
-        CASE("ST-3", "F 7.5", shadow_ends),
+        CASE("ST-3", "F 8.4", shadow_ends),
         CASE("AR-1", "F 8.2", arguments),
+        CASE("AR-2", "F 8.1", table_is_copied),
+        CASE("AR-3", "F 8.2", contexts_of_zeros),
+        CASE("AR-4", "F 8.5", one_call_at_a_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
