@@ -24,7 +24,7 @@ struct bench {
     double (*run)(const struct bench *bench, unsigned count);
 };
 
-extern const struct bench openwhp_benches[], unicorn_benches[], kvm_benches[]; /* each closed by a NULL name */
+extern const struct bench openwhp_benches[], unicorn_benches[], kvm_benches[], qemu_benches[]; /* each closed by a NULL name */
 
 double now_ns(void);
 

@@ -33,7 +33,7 @@ static double best_of(const struct bench *bench, unsigned rounds)
 
 int main(int argc, char **argv)
 {
-    const struct bench *const tables[] = {openwhp_benches, kvm_benches, unicorn_benches};
+    const struct bench *const tables[] = {openwhp_benches, kvm_benches, unicorn_benches, qemu_benches};
     unsigned rounds = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 0) : 30;
     const char *part = argc > 2 ? argv[2] : "";
     double reference = 0;
