@@ -22,6 +22,18 @@ static void stamp(struct completion *c, const struct cpu *cpu)
     c->rdi = cpu->gpr[REG_RDI].q;
 }
 
+/* Nearly always a power of two, which is one move. */
+static always_inline void copy(void *to, const void *from, unsigned size)
+{
+    switch (size) {
+    case 1: memcpy(to, from, 1); break;
+    case 2: memcpy(to, from, 2); break;
+    case 4: memcpy(to, from, 4); break;
+    case 8: memcpy(to, from, 8); break;
+    default: memcpy(to, from, size); break;
+    }
+}
+
 /* The largest of 8, 4, 2, 1 bytes that is not more. */
 static uint8_t piece_size(unsigned left)
 {
@@ -48,7 +60,7 @@ static unsigned take_answers(struct completion *c, const struct port_access *acc
             break;
         }
         if (access->type == ACCESS_READ)
-            memcpy((uint8_t *)access->data + at, &a->data, a->size);
+            copy((uint8_t *)access->data + at, &a->data, a->size);
         at += a->size;
         c->next++;
     }
@@ -113,7 +125,7 @@ static void set_due(struct completion *c, const struct cpu *cpu, const struct po
     c->gpa = access->gpa;
     c->gva = access->gva;
     if (access->type == ACCESS_WRITE)
-        memcpy(c->data, access->data, access->size);
+        copy(c->data, access->data, access->size);
     c->move.is_plain = false;
     if (!c->count) {
         stamp(c, cpu);
@@ -204,7 +216,7 @@ static void describe(const struct completion *c, struct memory_access *access)
     *access = (struct memory_access){.gpa = c->gpa + c->at, .gva = c->gva + c->at, .type = c->type, .size = c->piece,
                                      .exit_rip = c->exit_rip, .exit_gpa = c->exit_gpa};
     if (c->type == ACCESS_WRITE)
-        memcpy(&access->data, c->data + c->at, c->piece);
+        copy(&access->data, c->data + c->at, c->piece);
 }
 
 static enum status require_due(const struct engine_vcpu *vcpu)
@@ -240,7 +252,7 @@ static enum status remember(struct completion *c, const struct memory_access *ac
     if (c->count == COMPLETION_ANSWERS)
         return fail(STATUS_NOT_SUPPORTED, "an instruction with more than %u accesses", COMPLETION_ANSWERS);
     *a = (struct completion_answer){.gpa = access->gpa, .size = access->size, .type = access->type};
-    memcpy(&a->data, access->type == ACCESS_READ ? (const uint8_t *)&access->data : c->data + c->at, access->size);
+    copy(&a->data, access->type == ACCESS_READ ? (const uint8_t *)&access->data : c->data + c->at, access->size);
     c->count++;
     return STATUS_OK;
 }
