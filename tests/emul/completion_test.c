@@ -521,6 +521,34 @@ static void accesses_without_data(void **state)
     guest_end(&g);
 }
 
+/* Delivery of an event, its table or its stack on a device: no data either, and the exit says that an interruption is pending. */
+static void delivery_without_data(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 2; i++) {
+        struct guest g;
+        OWHP_MEMORY_ACCESS a;
+
+        begin_long(&g, NULL);
+        guest_code(&g, 0x0f, 0x0b); /* ud2 */
+        if (i == 0) {
+            WHV_REGISTER_VALUE idtr = guest_get_value(&g, WHvX64RegisterIdtr);
+            const WHV_REGISTER_NAME name = WHvX64RegisterIdtr;
+            idtr.Table.Base = DEVICE;
+            assert_ok(WHvSetVirtualProcessorRegisters(g.partition, 0, &name, 1, &idtr));
+        } else {
+            guest_set(&g, WHvX64RegisterRsp, DEVICE + 0x800);
+        }
+        run_to(&g, WHvRunVpExitReasonMemoryAccess);
+        assert_field(&g, VpContext.ExecutionState.InterruptionPending, 1);
+        assert_field(&g, MemoryAccess.AccessInfo.AccessType, i ? WHvMemoryAccessWrite : WHvMemoryAccessRead);
+        assert_refused(OwhpGetMemoryAccess(g.partition, 0, &g.exit, &a), E_NOT_SUPPORTED);
+        memset(&a, 0, sizeof(a));
+        assert_refused(OwhpCompleteMemoryAccess(g.partition, 0, &a), E_NOT_SUPPORTED);
+        guest_end(&g);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -538,6 +566,7 @@ int main(void)
         CASE("CM-13", "H", resume_flag),
         CASE("CM-14", "H", one_run_an_exit),
         CASE("CM-12", "H", accesses_without_data),
+        CASE("CM-15", "H", delivery_without_data),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
