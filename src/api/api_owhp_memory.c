@@ -32,34 +32,25 @@ static enum status put_handle(struct process *process, HANDLE *out)
     return status == STATUS_OK ? status : process_handle_close(handle) == STATUS_OK ? status : STATUS_UNEXPECTED;
 }
 
-static enum status open_process(UINT32 id, HANDLE *out)
+/* By its id, or by a descriptor that holds it. */
+static enum status open_process(UINT32 id, const INT32 *pidfd, HANDLE *out)
 {
     struct process *process = NULL;
     enum status status = caller_writable(out, sizeof(*out), "Process");
 
     if (status == STATUS_OK)
-        status = process_open(id, &process);
+        status = pidfd ? process_open_pidfd(*pidfd, &process) : process_open(id, &process);
     return status == STATUS_OK ? put_handle(process, out) : status;
 }
 
 HRESULT WINAPI OwhpOpenProcess(UINT32 ProcessId, HANDLE *Process)
 {
-    return api_result(__func__, open_process(ProcessId, Process));
-}
-
-static enum status open_pidfd(INT32 pidfd, HANDLE *out)
-{
-    struct process *process = NULL;
-    enum status status = caller_writable(out, sizeof(*out), "Process");
-
-    if (status == STATUS_OK)
-        status = process_open_pidfd(pidfd, &process);
-    return status == STATUS_OK ? put_handle(process, out) : status;
+    return api_result(__func__, open_process(ProcessId, NULL, Process));
 }
 
 HRESULT WINAPI OwhpOpenProcessFromPidfd(INT32 Pidfd, HANDLE *Process)
 {
-    return api_result(__func__, open_pidfd(Pidfd, Process));
+    return api_result(__func__, open_process(0, &Pidfd, Process));
 }
 
 HRESULT WINAPI OwhpCloseProcess(HANDLE Process)

@@ -418,26 +418,26 @@ static unsigned next_window(struct walk *walk, uint64_t page, uint64_t end)
     return (walk->window[0] ? 1u : 0) | (walk->window[1] ? 2u : 0);
 }
 
-void gpa_dirty_visit_peek(const struct gpa_dirty_visit *visit)
+static void visit_windows(const struct gpa_dirty_visit *visit, bool take)
 {
     struct walk walk = {.visit = visit};
     uint64_t page = visit->page, end = page + visit->count;
     while (page < end && !walk.stopped) {
-        unsigned records = next_window(&walk, page, end);
-        if (records)
-            peek_word(&walk, (struct place){TOP_LEVEL, 0, records});
+        const struct place top = {TOP_LEVEL, 0, next_window(&walk, page, end)};
+        if (top.records && take)
+            take_word(&walk, top);
+        else if (top.records)
+            peek_word(&walk, top);
         page = walk.piece.base + walk.piece.end;
     }
 }
 
+void gpa_dirty_visit_peek(const struct gpa_dirty_visit *visit)
+{
+    visit_windows(visit, false);
+}
+
 void gpa_dirty_visit_take(const struct gpa_dirty_visit *visit)
 {
-    struct walk walk = {.visit = visit};
-    uint64_t page = visit->page, end = page + visit->count;
-    while (page < end && !walk.stopped) {
-        unsigned records = next_window(&walk, page, end);
-        if (records)
-            take_word(&walk, (struct place){TOP_LEVEL, 0, records});
-        page = walk.piece.base + walk.piece.end;
-    }
+    visit_windows(visit, true);
 }

@@ -273,6 +273,17 @@ static UINT8 *read_whole(size_t *size)
     return bytes;
 }
 
+/* A good file, and what is in it. */
+static UINT8 *write_and_read(size_t *size)
+{
+    struct guest g;
+
+    begin_counting(&g);
+    save(&g);
+    guest_end(&g);
+    return read_whole(size);
+}
+
 static void put_bytes(const UINT8 *bytes, size_t size, size_t offset)
 {
     int fd = open(path, O_WRONLY | O_CREAT, 0600);
@@ -284,14 +295,11 @@ static void put_bytes(const UINT8 *bytes, size_t size, size_t offset)
 
 static void truncated(void **state)
 {
-    struct guest g, h;
+    struct guest h;
     size_t size;
 
     (void)state;
-    begin_counting(&g);
-    save(&g);
-    guest_end(&g);
-    UINT8 *whole = read_whole(&size);
+    UINT8 *whole = write_and_read(&size);
     begin_empty(&h, NULL);
     const size_t sizes[] = {size - 1, size - PAGE, size / 2, 3 * PAGE + 7, 2 * PAGE, PAGE, 200, 100, 16, 1, 0};
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
@@ -314,14 +322,11 @@ static void truncated(void **state)
 
 static void foreign(void **state)
 {
-    struct guest g, h;
+    struct guest h;
     size_t size;
 
     (void)state;
-    begin_counting(&g);
-    save(&g);
-    guest_end(&g);
-    UINT8 *whole = read_whole(&size), other[PAGE];
+    UINT8 *whole = write_and_read(&size), other[PAGE];
     begin_empty(&h, NULL);
     static const struct {
         size_t at;
@@ -351,15 +356,12 @@ static void foreign(void **state)
 /* Pages are compared when that is asked for. */
 static void damaged_pages(void **state)
 {
-    struct guest g, h;
+    struct guest h;
     OWHP_SNAPSHOT_HANDLE s;
     size_t size;
 
     (void)state;
-    begin_counting(&g);
-    save(&g);
-    guest_end(&g);
-    UINT8 *whole = read_whole(&size);
+    UINT8 *whole = write_and_read(&size);
     put_bytes((const UINT8 *)"\x34", 1, size - OTHER_SIZE + 3 * PAGE + 5);
     begin_empty(&h, NULL);
     assert_refused(OwhpLoadSnapshot(h.partition, path, OwhpLoadFlagVerify, &s), E_CORRUPT);

@@ -10,33 +10,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "../walk/paging_modes.h"
 #include "../walk/walk_oracle.h"
 
-enum { FIRST_TABLE = 0x100000, LEVELS = 5, EPOCHS = 100, CASES = 400 };
+enum { FIRST_TABLE = 0x100000, EPOCHS = 100, CASES = 400 };
 enum { SET_BITS = WHvTranslateGvaFlagSetPageTableBits };
-
-struct mode {
-    const char *name;
-    UINT64 cr4, efer;
-    unsigned levels, leaf, entry_size;
-    unsigned shift[LEVELS];
-    unsigned first_with_rights;
-};
-
-#define LONG (EFER_LME | EFER_LMA)
-static const struct mode modes[] = {
-    {"32-bit 4K", 0, 0, 2, 1, 4, {22, 12}, 0},
-    {"32-bit 4M", CR4_PSE, 0, 2, 0, 4, {22, 12}, 0},
-    {"PAE 4K", CR4_PAE, 0, 3, 2, 8, {30, 21, 12}, 1},
-    {"PAE 2M", CR4_PAE, 0, 3, 1, 8, {30, 21, 12}, 1},
-    {"4-level 4K", CR4_PAE, LONG, 4, 3, 8, {39, 30, 21, 12}, 0},
-    {"4-level 2M", CR4_PAE, LONG, 4, 2, 8, {39, 30, 21, 12}, 0},
-    {"4-level 1G", CR4_PAE, LONG, 4, 1, 8, {39, 30, 21, 12}, 0},
-    {"5-level 4K", CR4_PAE | CR4_LA57, LONG, 5, 4, 8, {48, 39, 30, 21, 12}, 0},
-    {"5-level 2M", CR4_PAE | CR4_LA57, LONG, 5, 3, 8, {48, 39, 30, 21, 12}, 0},
-    {"5-level 1G", CR4_PAE | CR4_LA57, LONG, 5, 2, 8, {48, 39, 30, 21, 12}, 0},
-};
-enum { MODES = sizeof(modes) / sizeof(modes[0]) };
 
 /* What the processor under test has. */
 static struct {
@@ -142,13 +120,6 @@ static void set_state(struct guest *g, const struct walk_state *state, unsigned 
 }
 
 /* ---- tables ---- */
-
-static unsigned index_of(const struct mode *mode, unsigned level, gva_t gva)
-{
-    const unsigned bits = mode->entry_size == 4 ? 10 : (mode->levels == 3 && level == 0) ? 2 : 9;
-
-    return (unsigned)(gva >> mode->shift[level]) & ((1u << bits) - 1);
-}
 
 static void put_entry(struct guest *g, const struct mode *mode, struct tables *t, unsigned level, gva_t gva, UINT64 entry)
 {
@@ -273,8 +244,7 @@ static gva_t random_gva(const struct mode *mode)
 
     if (mode->levels < 4 || one_in(16))
         return gva;
-    const unsigned shift = mode->levels == 5 ? 7 : 16;
-    return (gva_t)((int64_t)(gva << shift) >> shift);
+    return canonical_in(mode, gva);
 }
 
 static UINT32 random_flags(void)

@@ -17,6 +17,7 @@
 
 #include <cmocka.h>
 
+#include "../walk/paging_modes.h"
 #include "../walk/walk_oracle.h"
 #include "os/guarded.h"
 #include "util/compiler.h"
@@ -76,34 +77,7 @@ static enum port_result port_access(struct cpu *cpu, const struct port_access *a
 
 static const struct cpu_port port = {.page = port_page, .access = port_access};
 
-/* ---- modes: as in tests/walk, and where the code is ---- */
-
-struct mode {
-    const char *name;
-    uint64_t cr4, efer;
-    unsigned levels, leaf, entry_size;
-    unsigned shift[5];
-    unsigned first_with_rights;
-};
-
-static const struct mode modes[] = {
-    {"32-bit 4K", 0, 0, 2, 1, 4, {22, 12}, 0},
-    {"32-bit 4M", CR4_PSE, 0, 2, 0, 4, {22, 12}, 0},
-    {"PAE 4K", CR4_PAE, 0, 3, 2, 8, {30, 21, 12}, 1},
-    {"PAE 2M", CR4_PAE, 0, 3, 1, 8, {30, 21, 12}, 1},
-    {"4-level 4K", CR4_PAE, EFER_LME | EFER_LMA, 4, 3, 8, {39, 30, 21, 12}, 0},
-    {"4-level 2M", CR4_PAE, EFER_LME | EFER_LMA, 4, 2, 8, {39, 30, 21, 12}, 0},
-    {"4-level 1G", CR4_PAE, EFER_LME | EFER_LMA, 4, 1, 8, {39, 30, 21, 12}, 0},
-    {"5-level 4K", CR4_PAE | CR4_LA57, EFER_LME | EFER_LMA, 5, 4, 8, {48, 39, 30, 21, 12}, 0},
-    {"5-level 2M", CR4_PAE | CR4_LA57, EFER_LME | EFER_LMA, 5, 3, 8, {48, 39, 30, 21, 12}, 0},
-    {"5-level 1G", CR4_PAE | CR4_LA57, EFER_LME | EFER_LMA, 5, 2, 8, {48, 39, 30, 21, 12}, 0},
-};
-
-static unsigned index_of(const struct mode *mode, unsigned level, gva_t gva)
-{
-    const unsigned bits = mode->entry_size == 4 ? 10 : (mode->levels == 3 && level == 0) ? 2 : 9;
-    return (unsigned)(gva >> mode->shift[level]) & ((1u << bits) - 1);
-}
+/* ---- spaces: modes of tests/walk, and where the code is ---- */
 
 /* One address space: tables for the tested page, and for the code beside it. */
 struct space {

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "util/compiler.h"
+#include "paging_modes.h"
 #include "walk_oracle.h"
 
 /* ---- the walk's memory over struct tables ---- */
@@ -112,36 +113,7 @@ static void compare(const struct walk_state *state, struct tables *tables, gva_t
     fail_msg("the walk differs from the oracle");
 }
 
-/* ---- modes: a chain of tables with one entry each ---- */
-
-struct mode {
-    const char *name;
-    uint64_t cr4, efer;
-    unsigned levels;     /* tables on the way to a 4K page */
-    unsigned leaf;       /* level of the leaf from the top, levels - 1: a 4K page */
-    unsigned entry_size;
-    unsigned shift[5];   /* of each level's index */
-    unsigned first_with_rights;
-};
-
-static const struct mode modes[] = {
-    {"32-bit 4K", 0, 0, 2, 1, 4, {22, 12}, 0},
-    {"32-bit 4M", CR4_PSE, 0, 2, 0, 4, {22, 12}, 0},
-    {"PAE 4K", CR4_PAE, 0, 3, 2, 8, {30, 21, 12}, 1},
-    {"PAE 2M", CR4_PAE, 0, 3, 1, 8, {30, 21, 12}, 1},
-    {"4-level 4K", CR4_PAE, EFER_LME | EFER_LMA, 4, 3, 8, {39, 30, 21, 12}, 0},
-    {"4-level 2M", CR4_PAE, EFER_LME | EFER_LMA, 4, 2, 8, {39, 30, 21, 12}, 0},
-    {"4-level 1G", CR4_PAE, EFER_LME | EFER_LMA, 4, 1, 8, {39, 30, 21, 12}, 0},
-    {"5-level 4K", CR4_PAE | CR4_LA57, EFER_LME | EFER_LMA, 5, 4, 8, {48, 39, 30, 21, 12}, 0},
-    {"5-level 2M", CR4_PAE | CR4_LA57, EFER_LME | EFER_LMA, 5, 3, 8, {48, 39, 30, 21, 12}, 0},
-    {"5-level 1G", CR4_PAE | CR4_LA57, EFER_LME | EFER_LMA, 5, 2, 8, {48, 39, 30, 21, 12}, 0},
-};
-
-static unsigned index_of(const struct mode *mode, unsigned level, gva_t gva)
-{
-    const unsigned bits = mode->entry_size == 4 ? 10 : (mode->levels == 3 && level == 0) ? 2 : 9;
-    return (unsigned)(gva >> mode->shift[level]) & ((1u << bits) - 1);
-}
+/* ---- tables ---- */
 
 static void set_entry(const struct mode *mode, struct tables *t, unsigned level, gva_t gva, uint64_t entry)
 {
@@ -302,8 +274,7 @@ static gva_t random_gva(const struct mode *mode)
 
     if (mode->levels < 4 || one_in(16))
         return gva;
-    const unsigned shift = mode->levels == 5 ? 7 : 16;
-    return (gva_t)((int64_t)(gva << shift) >> shift);
+    return canonical_in(mode, gva);
 }
 
 /* A likely good entry with some bits thrown. */
