@@ -125,31 +125,51 @@ static size_t filter_keys(struct console *console, uint8_t *bytes, size_t count)
     return kept;
 }
 
-/* Reads what the guest has room for; false at the end of the input. A terminal is always read: Ctrl-A x. */
-static bool read_input(struct console *console, unsigned room)
+/*
+ * Reads what the guest has room for; false at the end of the input. A terminal is always read, without a look at the machine,
+ * for Ctrl-A x must work whatever the machine is at; keys that nobody takes are lost.
+ */
+static bool read_input(struct console *console, size_t room)
 {
-    uint8_t bytes[256];
+    uint8_t bytes[sizeof console->pending];
     size_t wanted = console->raw || room > sizeof bytes ? sizeof bytes : room;
     ssize_t count = read(STDIN_FILENO, bytes, wanted);
     if (count <= 0)
         return count < 0 && (errno == EINTR || errno == EAGAIN);
-    size_t kept = (size_t)count;
+    size_t kept = (size_t)count, left = sizeof console->pending - console->pending_count;
     if (console->raw)
         kept = filter_keys(console, bytes, kept);
-    if (kept > 0)
-        console->input(console->context, bytes, kept);
+    kept = kept < left ? kept : left;
+    memcpy(console->pending + console->pending_count, bytes, kept);
+    console->pending_count += kept;
     return true;
+}
+
+static void give_input(struct console *console)
+{
+    if (console->pending_count > 0 && console->input(console->context, console->pending, console->pending_count))
+        console->pending_count = 0;
+}
+
+/* What may be read now; without a terminal nothing before the machine has taken what there is. */
+static size_t room_for_input(struct console *console)
+{
+    if (console->raw)
+        return sizeof console->pending;
+    return console->pending_count > 0 ? 0 : console->room(console->context);
 }
 
 static void *reader(void *argument)
 {
+    enum { TRY_AGAIN_MS = 20 };
     struct console *console = argument;
     struct pollfd files[2] = {{.fd = console->wake, .events = POLLIN},
                               {.fd = STDIN_FILENO, .events = POLLIN}};
     for (;;) {
-        unsigned room = console->room(console->context);
-        files[1].events = room > 0 || console->raw ? POLLIN : 0;
-        if (poll(files, 2, -1) < 0 && errno != EINTR)
+        give_input(console);
+        size_t room = room_for_input(console);
+        files[1].events = room > 0 ? POLLIN : 0;
+        if (poll(files, 2, console->pending_count > 0 ? TRY_AGAIN_MS : -1) < 0 && errno != EINTR)
             break;
         if (files[0].revents & POLLIN) {
             uint64_t count;

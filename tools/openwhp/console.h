@@ -17,10 +17,13 @@
 
 struct console {
     struct power *power;
-    /* How many bytes of input the guest takes now, and giving them to it; both take the machine lock. */
+    /* How many bytes of input the guest takes now; waits for the machine. */
     unsigned (*room)(void *context);
-    void (*input)(void *context, const uint8_t *bytes, size_t count);
+    /* Gives them to it. Does not wait: false if the machine is busy, which it is as long as nobody reads its output. */
+    bool (*input)(void *context, const uint8_t *bytes, size_t count);
     void *context;
+    uint8_t pending[256]; /* input that the machine has not taken yet */
+    size_t pending_count;
     bool raw;
     bool escape; /* the last key was Ctrl-A */
     bool reading;

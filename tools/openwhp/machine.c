@@ -97,13 +97,14 @@ static int load(struct machine *machine, struct boot_state *state)
     return boot_kernel(state, &machine->memory, options, ACPI_RSDP_GPA);
 }
 
-static int open_sink(struct sink *sink, const struct output_option *option, const char *what)
+/* A machine after a reset goes on in the files that the first one began. */
+static int open_sink(struct sink *sink, const struct output_option *option, const char *what, bool is_first)
 {
     if (option->kind == OUTPUT_STDIO)
         sink->file = STDOUT_FILENO;
     if (option->kind != OUTPUT_FILE)
         return 0;
-    sink->file = open(option->path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    sink->file = open(option->path, O_WRONLY | O_CREAT | (is_first ? O_TRUNC : O_APPEND) | O_CLOEXEC, 0666);
     sink->owned = true;
     if (sink->file < 0)
         return problem("cannot write %s (%s); give %s another file", option->path, strerror(errno), what);
@@ -114,9 +115,9 @@ static int open_sinks(struct machine *machine)
 {
     machine->serial_sink = (struct sink){.file = -1, .power = &machine->power};
     machine->debug_sink = machine->serial_sink;
-    if (open_sink(&machine->serial_sink, &machine->options->serial, "--serial") != 0)
+    if (open_sink(&machine->serial_sink, &machine->options->serial, "--serial", machine->is_first) != 0)
         return -1;
-    return open_sink(&machine->debug_sink, &machine->options->debug_console, "--debugcon");
+    return open_sink(&machine->debug_sink, &machine->options->debug_console, "--debugcon", machine->is_first);
 }
 
 static void close_sink(struct sink *sink)
@@ -161,10 +162,11 @@ static int build(struct machine *machine, struct acpi_tables *tables)
     return create_processors(machine) != 0 || boot_registers_write(machine->partition, &state) != 0 ? -1 : 0;
 }
 
-int machine_create(struct machine *machine, const struct options *options)
+int machine_create(struct machine *machine, const struct options *options, bool is_first)
 {
     memset(machine, 0, sizeof *machine);
     machine->options = options;
+    machine->is_first = is_first;
     machine->devices.image.file = -1;
     pthread_mutex_init(&machine->lock, NULL);
     power_init(&machine->power);
@@ -189,12 +191,14 @@ static unsigned console_room(void *context)
     return room;
 }
 
-static void console_input(void *context, const uint8_t *bytes, size_t count)
+static bool console_input(void *context, const uint8_t *bytes, size_t count)
 {
     struct machine *machine = context;
-    pthread_mutex_lock(&machine->lock);
+    if (pthread_mutex_trylock(&machine->lock) != 0)
+        return false;
     serial16550_receive(&machine->devices.serial, bytes, count);
     pthread_mutex_unlock(&machine->lock);
+    return true;
 }
 
 static int open_console(struct machine *machine)

@@ -72,6 +72,7 @@ struct devices {
 
 struct machine {
     const struct options *options;
+    bool is_first; /* not one that a reset has made */
     pthread_mutex_t lock;
     struct power power;
     struct timers timers;
@@ -91,7 +92,7 @@ struct machine {
 };
 
 /* Builds the machine and loads what it boots; -1 with a problem(), and then only machine_destroy() is left. */
-int machine_create(struct machine *machine, const struct options *options);
+int machine_create(struct machine *machine, const struct options *options, bool is_first);
 
 /*
  * Runs it until somebody stops it, or until a time of timers_host_clock() (0: none), and waits for its

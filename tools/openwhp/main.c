@@ -63,7 +63,7 @@ static void explain_end(const struct machine *machine)
 }
 
 /* Runs one machine from power-on to its end; true when the guest asked for a reset and gets it. */
-static bool run_once(const struct options *options, uint64_t deadline, int *status)
+static bool run_once(const struct options *options, uint64_t deadline, bool is_first, int *status)
 {
     struct machine *machine = malloc(sizeof *machine);
     bool again = false;
@@ -72,7 +72,7 @@ static bool run_once(const struct options *options, uint64_t deadline, int *stat
         complain("not enough memory for the machine; end other programs");
         return false;
     }
-    if (machine_create(machine, options) != 0 || machine_run(machine, deadline) != 0) {
+    if (machine_create(machine, options, is_first) != 0 || machine_run(machine, deadline) != 0) {
         complain(problem_text());
     } else {
         again = atomic_load(&machine->power.reason) == STOP_RESET && options->reboot;
@@ -99,8 +99,9 @@ static int run(int count, char **arguments)
     } else {
         /* The time limit is one for all: a guest that resets itself again and again ends as well. */
         uint64_t deadline = options.timeout != 0 ? timers_host_clock() + options.timeout : 0;
-        while (run_once(&options, deadline, &status))
-            ;
+        bool again = run_once(&options, deadline, true, &status);
+        while (again)
+            again = run_once(&options, deadline, false, &status);
     }
     options_release(&options);
     return status;
