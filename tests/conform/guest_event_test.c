@@ -424,6 +424,37 @@ static void second_processor_starts(void **state)
     guest_end(&g);
 }
 
+/* An event whose delivery had to exit is not delivered in the processor that INIT and SIPI have started anew. */
+static void init_forgets_an_event(void **state)
+{
+    static const WHV_REGISTER_NAME names[] = {WHvX64RegisterIdtr, WHvRegisterPendingInterruption, WHvX64RegisterRsp};
+    WHV_REGISTER_VALUE values[] = {{.Table = {.Base = 0x80000000, .Limit = 0x3ff}}, {.Reg64 = 1 | 0x20ull << 16}, {.Reg64 = 0x7000}};
+    static const UINT8 started[] = {0xe6, 0x11}, vector_20[] = {0xe6, 0x22};
+    const UINT16 vector[2] = {0x6000, 0};
+    WHV_RUN_VP_EXIT_CONTEXT exit;
+    struct guest g;
+
+    (void)state;
+    begin_with_apic(&g, WHvX64LocalApicEmulationModeXApic, 2, 0);
+    assert_ok(WHvCreateVirtualProcessor(g.partition, 1, 0));
+    guest_load(&g, 0x5000, started, sizeof(started));
+    guest_load(&g, 0x6000, vector_20, sizeof(vector_20));
+    guest_load(&g, 4 * 0x20, vector, sizeof(vector));
+    assert_ok(request(&g, WHvX64InterruptTypeSipi, 5, 1, false));
+    assert_ok(WHvRunVirtualProcessor(g.partition, 1, &exit, sizeof(exit)));
+    assert_int_equal(exit.IoPortAccess.PortNumber, 0x11);
+    assert_ok(WHvSetVirtualProcessorRegisters(g.partition, 1, names, 3, values));
+    assert_ok(WHvRunVirtualProcessor(g.partition, 1, &exit, sizeof(exit)));
+    assert_int_equal(exit.ExitReason, WHvRunVpExitReasonMemoryAccess);
+    assert_int_equal(exit.VpContext.ExecutionState.InterruptionPending, 1);
+    assert_ok(request(&g, WHvX64InterruptTypeInit, 0, 1, false));
+    assert_ok(request(&g, WHvX64InterruptTypeSipi, 5, 1, false));
+    assert_ok(WHvRunVirtualProcessor(g.partition, 1, &exit, sizeof(exit)));
+    assert_int_equal(exit.ExitReason, WHvRunVpExitReasonX64IoPortAccess);
+    assert_int_equal(exit.IoPortAccess.PortNumber, 0x11);
+    guest_end(&g);
+}
+
 static void apic_registers(void **state)
 {
     struct guest g;
@@ -587,6 +618,7 @@ int main(void)
         CASE("EVENT-16", "H WHvDeletePartition", delete_wakes),
         CASE("EVENT-17", "F 9.1 ApicEoi", eoi_exit),
         CASE("EVENT-18", "F 9.9: APs wait for SIPI inside Run", second_processor_starts),
+        CASE("EVENT-25", "H INIT", init_forgets_an_event),
         CASE("EVENT-19", "F 9.3, 9.5", apic_registers),
         CASE("EVENT-20", "F 1.1 State2", apic_page_round_trip),
         CASE("EVENT-21", "F 1.1 GetInterruptTargetVpSet", target_set),

@@ -54,6 +54,7 @@ static const struct {
     {"apic", {64, 0, 1, 0}}, {"apic", {64, 1, 1, 0}},
     {"time", {1, 0, 2000, 0}}, {"time", {2, 1, 3000, 0}}, {"time", {8, 0, 200, 0}},
     {"monitor", {1, 0, 1, SHOWS_MONITOR}}, {"monitor", {2, 0, 200, SHOWS_MONITOR}}, {"monitor", {2, 1, 200, SHOWS_MONITOR}}, {"monitor", {4, 1, 30, SHOWS_MONITOR}}, {"monitor", {16, 0, 4, SHOWS_MONITOR}},
+    {"deliver", {2, 0, 2000, 0}}, {"deliver", {4, 0, 500, 0}},
     {"litmus", {2, 0, 2000, 0}}, {"litmus", {4, 1, 500, 0}},
 };
 
