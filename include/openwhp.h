@@ -33,14 +33,50 @@ typedef enum OWHP_ENGINE {
 #define OwhpPartitionPropertyCodeEngine ((WHV_PARTITION_PROPERTY_CODE)0x4F570001)
 
 /*
+ * A capability for WHvGetCapability, 8 bytes: bits of OWHP_ENGINE_DIFFERENCES, where the engine that a
+ * partition gets without OwhpPartitionPropertyCodeEngine differs from what the API promises, because
+ * of how it executes guests. 0 of soft. What an engine cannot do at all is absent from the other
+ * capabilities instead (optional exits, processor features), and refused when it is asked for.
+ */
+#define OwhpCapabilityCodeEngineDifferences ((WHV_CAPABILITY_CODE)0x4F570001)
+
+typedef enum OWHP_ENGINE_DIFFERENCES {
+    OwhpEngineDifferenceNone = 0,
+    /* Pages that processors only read or executed may be reported as dirty. None is missing. */
+    OwhpEngineDifferenceReadsMayBeDirty = 1,
+    /*
+     * When a store over two pages exits for one of them, the other may have its part already; and a
+     * read-modify-write that exits for its write may have set its flags.
+     */
+    OwhpEngineDifferenceSplitStores = 2,
+    /*
+     * Page tables, descriptor tables and stacks where nothing is mapped: the guest gets a page fault or
+     * shuts down, or the run lasts until it is cancelled; there is no memory exit.
+     */
+    OwhpEngineDifferenceUnmappedPageTables = 4,
+    /* Several debug exceptions of one instruction are delivered in the processor's way. */
+    OwhpEngineDifferenceDebugChains = 8,
+    /*
+     * Guests are interpreted by the host's kernel: in user mode IOPL reads 0, the interrupt shadow of
+     * an OUT is over when it exits, windows for interrupts may open late, RDTSC reads the host's time
+     * stamp, and fetches are not atomic against stores of other processors.
+     */
+    OwhpEngineDifferenceInterpreted = 16,
+    /* Instructions follow the host processor's vendor, whatever vendor CPUID results present. */
+    OwhpEngineDifferenceHostVendor = 32,
+    /* MONITOR and MWAIT do nothing, whatever CPUID results present. */
+    OwhpEngineDifferenceNoMonitor = 64
+} OWHP_ENGINE_DIFFERENCES;
+
+/*
  * Tells whether an engine can be used here and now, and why not.
  *
  * Reason (may be NULL) receives one line without line end, cut to ReasonSizeInBytes with its
- * final 0: the cause if the engine cannot be used; "" if it can; for Auto the name of the engine
- * that would be taken.
+ * final 0: the cause if the engine cannot be used (of kvm: no device, no permission, or the name of
+ * the capability that is missing); "" if it can; for Auto the engine that would be taken and why, as
+ * in "soft: this KVM lacks KVM_CAP_READONLY_MEM".
  *
- * WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG  it cannot be used: not built in, or the host lacks it
- * E_ACCESSDENIED                       it cannot be used by this user
+ * WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG  it cannot be used here, or not by this user
  * E_INVALIDARG                         no such engine
  */
 OWHP_EXPORT HRESULT WINAPI OwhpQueryEngine(OWHP_ENGINE Engine, char *Reason,

@@ -7,8 +7,9 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
-enum guest_loop { LOOP_LOAD, LOOP_STORE, LOOP_IN, LOOP_OUT, LOOP_COUNT };
+enum guest_loop { LOOP_LOAD, LOOP_STORE, LOOP_IN, LOOP_OUT, LOOP_HALT, LOOP_COUNT };
 
 /* Guest memory: page tables, code; the device's page is mapped linearly at DEVICE_GVA to a hole at DEVICE_GPA. */
 enum { MEMORY_SIZE = 0x10000, TABLES = 0x1000, CODE = 0x8000, DEVICE_GVA = 0x100000, PORT = 0x3f8 };
@@ -24,8 +25,12 @@ struct bench {
     double (*run)(const struct bench *bench, unsigned count);
 };
 
+/* The same on the kvm engine, and on KVM itself; loops in the order of the enum, closed by a NULL name. Alternating, in pairs. */
+extern const struct bench openwhp_kvm_benches[];
+
 extern const struct bench openwhp_benches[], unicorn_benches[], kvm_benches[], qemu_benches[]; /* each closed by a NULL name */
 
 double now_ns(void);
+extern clockid_t bench_clock; /* what it reads */
 
 #endif

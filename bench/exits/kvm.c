@@ -69,7 +69,7 @@ static void end(struct machine *m)
 
 static double run(const struct bench *bench, unsigned count)
 {
-    uint32_t reason = bench->loop >= LOOP_IN ? KVM_EXIT_IO : KVM_EXIT_MMIO, value = 0;
+    uint32_t reason = bench->loop == LOOP_HALT ? KVM_EXIT_HLT : bench->loop >= LOOP_IN ? KVM_EXIT_IO : KVM_EXIT_MMIO, value = 0;
     struct machine m;
     double ns = -1;
 
@@ -98,5 +98,6 @@ static double run(const struct bench *bench, unsigned count)
 }
 
 const struct bench kvm_benches[] = {
-    {"kvm load", LOOP_LOAD, run}, {"kvm store", LOOP_STORE, run}, {"kvm in", LOOP_IN, run}, {"kvm out", LOOP_OUT, run}, {0},
+    {"kvm load", LOOP_LOAD, run}, {"kvm store", LOOP_STORE, run}, {"kvm in", LOOP_IN, run}, {"kvm out", LOOP_OUT, run},
+    {"kvm hlt", LOOP_HALT, run}, {0},
 };

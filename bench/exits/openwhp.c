@@ -51,6 +51,8 @@ static void enter_long_mode(void)
     must(WHvSetVirtualProcessorRegisters(partition, 0, names, sizeof(names) / sizeof(names[0]), values), "registers");
 }
 
+static UINT32 engine = OwhpEngineSoft;
+
 static uint8_t *begin(const struct bench *bench)
 {
     WHV_PARTITION_PROPERTY property;
@@ -63,6 +65,7 @@ static uint8_t *begin(const struct bench *bench)
     guest_fill(memory, bench->loop);
     must(WHvCreatePartition(&partition), "create");
     must(WHvSetPartitionProperty(partition, WHvPartitionPropertyCodeProcessorCount, &property, sizeof(property)), "property");
+    must(WHvSetPartitionProperty(partition, OwhpPartitionPropertyCodeEngine, &engine, sizeof(engine)), "engine");
     must(WHvSetupPartition(partition), "set up");
     must(WHvMapGpaRange(partition, memory, 0, MEMORY_SIZE,
                         WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute), "map");
@@ -82,7 +85,7 @@ static double measure(const struct bench *bench, unsigned count, void (*serve)(c
 {
     uint8_t *memory = begin(bench);
     WHV_RUN_VP_EXIT_CONTEXT context;
-    WHV_RUN_VP_EXIT_REASON reason = bench->loop >= LOOP_IN ? WHvRunVpExitReasonX64IoPortAccess : WHvRunVpExitReasonMemoryAccess;
+    WHV_RUN_VP_EXIT_REASON reason = bench->loop == LOOP_HALT ? WHvRunVpExitReasonX64Halt : bench->loop >= LOOP_IN ? WHvRunVpExitReasonX64IoPortAccess : WHvRunVpExitReasonMemoryAccess;
     double start = now_ns();
 
     for (unsigned i = 0; i < count; i++) {
@@ -131,7 +134,10 @@ static void serve_by_hand(const WHV_RUN_VP_EXIT_CONTEXT *context)
         number(context->VpContext.Rip + (context->VpContext.InstructionLength ? context->VpContext.InstructionLength : 2)),
         number(++device_register)};
 
-    must(WHvSetVirtualProcessorRegisters(partition, 0, names, 2, values), "set");
+    bool is_store = context->ExitReason == WHvRunVpExitReasonMemoryAccess ? context->MemoryAccess.AccessInfo.AccessType == WHvMemoryAccessWrite
+                                                                          : context->IoPortAccess.AccessInfo.IsWrite;
+
+    must(WHvSetVirtualProcessorRegisters(partition, 0, names, is_store ? 1 : 2, values), "set");
 }
 
 static double run_by_hand(const struct bench *bench, unsigned count)
@@ -248,4 +254,38 @@ const struct bench openwhp_benches[] = {
     {"openwhp in, emulator", LOOP_IN, run_by_emulator},
     {"openwhp out, emulator", LOOP_OUT, run_by_emulator},
     {0},
+};
+
+/* ---- the kvm engine ---- */
+
+static void serve_halt(const WHV_RUN_VP_EXIT_CONTEXT *context)
+{
+    (void)context;
+}
+
+static double run_on_kvm(const struct bench *bench, unsigned count)
+{
+    static void (*const serve[LOOP_COUNT])(const WHV_RUN_VP_EXIT_CONTEXT *) = {
+        [LOOP_LOAD] = serve_by_completion, [LOOP_STORE] = serve_by_completion, [LOOP_IN] = serve_by_hand,
+        [LOOP_OUT] = serve_by_hand, [LOOP_HALT] = serve_halt};
+
+    engine = OwhpEngineKvm;
+    double ns = measure(bench, count, serve[bench->loop]);
+    engine = OwhpEngineSoft;
+    return ns;
+}
+
+static double run_on_kvm_by_hand(const struct bench *bench, unsigned count)
+{
+    engine = OwhpEngineKvm;
+    double ns = measure(bench, count, serve_by_hand);
+    engine = OwhpEngineSoft;
+    return ns;
+}
+
+const struct bench openwhp_kvm_benches[] = {
+    {"load, completion", LOOP_LOAD, run_on_kvm},  {"load, by hand", LOOP_LOAD, run_on_kvm_by_hand},
+    {"store, completion", LOOP_STORE, run_on_kvm}, {"store, by hand", LOOP_STORE, run_on_kvm_by_hand},
+    {"in, by hand", LOOP_IN, run_on_kvm},         {"out, by hand", LOOP_OUT, run_on_kvm},
+    {"hlt", LOOP_HALT, run_on_kvm},               {0},
 };

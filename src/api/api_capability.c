@@ -38,6 +38,7 @@ static const struct capability capabilities[] = {
     ZERO(WHvCapabilityCodeProcessorFrequencyCap, WHV_CAPABILITY_PROCESSOR_FREQUENCY_CAP),
     ZERO(WHvCapabilityCodeProcessorPerfmonFeatures, WHV_PROCESSOR_PERFMON_FEATURES),
     FROM(WHvCapabilityCodePhysicalAddressWidth, physical_address_bits, 4),
+    FROM((UINT32)OwhpCapabilityCodeEngineDifferences, differences, 8),
 };
 
 static enum status put_from_engine(const struct capability *capability, const struct engine_capabilities *caps,

@@ -34,9 +34,13 @@ static enum status query_engine(UINT32 kind, char *reason, size_t size)
 static enum status query_auto(char *reason, size_t size)
 {
     const struct engine *engine;
-    enum status status = engine_select(ENGINE_AUTO, &engine);
+    char why[128] = "";
+    enum status status = engine_select_auto(&engine, why, sizeof(why));
 
-    snprintf(reason, size, "%s", status == STATUS_OK ? engine->name : last_error_text());
+    if (status == STATUS_OK)
+        snprintf(reason, size, "%s: %s", engine->name, why);
+    else
+        snprintf(reason, size, "%s", last_error_text());
     return status;
 }
 

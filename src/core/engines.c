@@ -66,21 +66,34 @@ static enum status choice_from_environment(uint32_t *choice)
                 "OPENWHP_ENGINE=%.40s: no such engine (auto, soft and kvm are known)", name);
 }
 
+/* Without anybody's word: the fast one where it works. */
+static enum status select_fast(const struct engine **engine, char *why, size_t size)
+{
+    if (engine_query(ENGINE_KVM, engine, why, size) == STATUS_OK && (*engine)->is_fast(why, size))
+        return STATUS_OK;
+    return engine_query(ENGINE_SOFT, engine, NULL, 0);
+}
+
+enum status engine_select_auto(const struct engine **engine, char *why, size_t size)
+{
+    uint32_t choice;
+    enum status status = choice_from_environment(&choice);
+
+    *engine = NULL;
+    if (status != STATUS_OK)
+        return status;
+    if (choice == ENGINE_AUTO)
+        return select_fast(engine, why, size);
+    snprintf(why, size, "OPENWHP_ENGINE asks for it");
+    return engine_query(choice, engine, NULL, 0);
+}
+
 enum status engine_select(uint32_t choice, const struct engine **engine)
 {
+    char why[128];
+
     *engine = NULL;
     if (choice > ENGINE_KVM)
         return fail(STATUS_INVALID_ARGUMENT, "engine %u is not known (auto is 0, soft is 1, kvm is 2)", choice);
-    if (choice == ENGINE_AUTO) {
-        enum status status = choice_from_environment(&choice);
-        if (status != STATUS_OK)
-            return status;
-    }
-    if (choice != ENGINE_AUTO)
-        return engine_query(choice, engine, NULL, 0);
-    /* Automatically: the fast one where it works. */
-    char why[128];
-    if (engine_query(ENGINE_KVM, engine, NULL, 0) == STATUS_OK && (*engine)->is_fast(why, sizeof(why)))
-        return STATUS_OK;
-    return engine_query(ENGINE_SOFT, engine, NULL, 0);
+    return choice == ENGINE_AUTO ? engine_select_auto(engine, why, sizeof(why)) : engine_query(choice, engine, NULL, 0);
 }

@@ -18,6 +18,9 @@ enum engine_choice { ENGINE_AUTO = 0, ENGINE_SOFT = 1, ENGINE_KVM = 2 };
  */
 must_check enum status engine_select(uint32_t choice, const struct engine **engine);
 
+/* The same for ENGINE_AUTO; `why` (128 bytes are enough) says in words why this one. */
+must_check enum status engine_select_auto(const struct engine **engine, char *why, size_t size);
+
 /* What kind an engine is (never ENGINE_AUTO). */
 enum engine_choice engine_kind(const struct engine *engine);
 

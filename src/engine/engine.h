@@ -29,11 +29,23 @@ struct interrupt_request {
     uint32_t vector;
 };
 
+/* As OWHP_ENGINE_DIFFERENCES. */
+enum engine_difference {
+    DIFFERENCE_READS_MAY_BE_DIRTY = 1,
+    DIFFERENCE_SPLIT_STORES = 2,
+    DIFFERENCE_UNMAPPED_PAGE_TABLES = 4,
+    DIFFERENCE_DEBUG_CHAINS = 8,
+    DIFFERENCE_INTERPRETED = 16,
+    DIFFERENCE_HOST_VENDOR = 32,
+    DIFFERENCE_NO_MONITOR = 64,
+};
+
 /* What the engine can do, for WHvGetCapability (bits as in the API). */
 struct engine_capabilities {
     uint64_t features, extended_exits, exception_exits, msr_exits;
     uint64_t processor_features[2], xsave_features;
     uint64_t features_on_request[2], xsave_on_request; /* of those: a partition has them only if its client asks */
+    uint64_t differences; /* enum engine_difference */
     uint32_t vendor; /* 0 AMD, 1 Intel */
     uint8_t clflush_size_log2, physical_address_bits;
     uint64_t tsc_frequency, apic_frequency;
@@ -69,7 +81,7 @@ struct engine {
     /* Usable here? When not, `why` says what is missing (no device, no permission, capability by name).
      * STATUS_ACCESS_DENIED (not by this user), STATUS_UNSUPPORTED_HYPERVISOR_CONFIG */
     enum status (*usable)(char *why, size_t size);
-    /* Worth choosing when nobody has asked for an engine? When not, `why` says what was found. NULL: not before others. */
+    /* Worth choosing when nobody has asked for an engine? `why` says what was found, either way. */
     bool (*is_fast)(char *why, size_t size);
     void (*capabilities)(struct engine_capabilities *out);
 

@@ -27,6 +27,7 @@ static const struct row {
     {WHvCapabilityCodeSyntheticProcessorFeaturesBanks, 16, 1},
     {WHvCapabilityCodeProcessorPerfmonFeatures, 8, 0},
     {WHvCapabilityCodePhysicalAddressWidth, 4, 46},
+    {(UINT32)OwhpCapabilityCodeEngineDifferences, 8, 5},
 };
 
 static HRESULT get(UINT32 code, void *buffer, UINT32 size, UINT32 *written)

@@ -5,6 +5,7 @@
 
 #include <signal.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 
 void check_hr(HRESULT actual, HRESULT expected, const char *what, const char *file, int line)
@@ -14,6 +15,36 @@ void check_hr(HRESULT actual, HRESULT expected, const char *what, const char *fi
     print_error("%s\n  is %08x (%s)\n  not %08x\n", what, (unsigned)actual, FAILED(actual) ? OwhpGetLastErrorText() : "",
                 (unsigned)expected);
     _fail(file, line);
+}
+
+void check_dirty(UINT64 actual, UINT64 stored, UINT64 read, const char *file, int line)
+{
+    UINT64 may = engine_differs(OwhpEngineDifferenceReadsMayBeDirty) ? read : 0;
+
+    if ((actual & ~may) == (stored & ~may) && (actual & stored) == stored)
+        return;
+    print_error("dirty: %#llx; stored to: %#llx, only read: %#llx\n", (unsigned long long)actual, (unsigned long long)stored,
+                (unsigned long long)read);
+    _fail(file, line);
+}
+
+void check_dirty_count(UINT64 actual, UINT64 stored, UINT64 read, const char *file, int line)
+{
+    UINT64 may = engine_differs(OwhpEngineDifferenceReadsMayBeDirty) ? read : 0;
+
+    if (actual >= stored && actual <= stored + may)
+        return;
+    print_error("%llu dirty pages; stored to: %llu, only read: %llu\n", (unsigned long long)actual, (unsigned long long)stored,
+                (unsigned long long)read);
+    _fail(file, line);
+}
+
+unsigned test_rounds(unsigned rounds)
+{
+    const char *shorter = getenv("OPENWHP_TEST_SHORTER");
+    unsigned part = shorter ? (unsigned)strtoul(shorter, NULL, 0) : 1;
+
+    return part > 1 ? (rounds + part - 1) / part : rounds;
 }
 
 void *wild_pointer(void)

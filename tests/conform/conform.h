@@ -34,6 +34,18 @@ void check_hr(HRESULT actual, HRESULT expected, const char *what, const char *fi
         assert_memory_equal(OwhpGetLastErrorText(), #call, strcspn(#call, "("));                   \
     } while (0)
 
+/*
+ * Dirty pages, as bits or counted. `read`: those that were read or executed and not stored to; an engine that cannot tell
+ * (OwhpEngineDifferenceReadsMayBeDirty) may report some of them too.
+ */
+void check_dirty(UINT64 actual, UINT64 stored, UINT64 read, const char *file, int line);
+void check_dirty_count(UINT64 actual, UINT64 stored, UINT64 read, const char *file, int line);
+#define assert_dirty(actual, stored, read)       check_dirty((actual), (stored), (read), __FILE__, __LINE__)
+#define assert_dirty_count(actual, stored, read) check_dirty_count((actual), (stored), (read), __FILE__, __LINE__)
+
+/* How often to do what costs long: `rounds`, or a part of it where OPENWHP_TEST_SHORTER says how small a part. */
+unsigned test_rounds(unsigned rounds);
+
 /* An address at which nothing can be read or written (no constant: sanitizers have their memory everywhere). */
 void *wild_pointer(void);
 #define WILD (wild_pointer())

@@ -15,56 +15,72 @@
 /* SLOW_KVM: a KVM that interprets guests itself in most modes (no hardware underneath), and only that. */
 enum where { KVM, SLOW_KVM };
 
+/* How WHvGetCapability shows it: an optional exit that is not offered, or a bit of the engine's differences. */
+enum { CPUID = 1, EXCEPTIONS = 4, RDTSC = 8, HYPERCALL = 32 };
+#define NO_EXIT(bits) WHvCapabilityCodeExtendedVmExits, (bits), false
+#define SHOWN(name)   OwhpCapabilityCodeEngineDifferences, OwhpEngineDifference##name, true
+#define ELSEWHERE     OwhpCapabilityCodeEngineDifferences, 0, true
+
 static const struct {
     const char *id;
     enum where where;
+    WHV_CAPABILITY_CODE capability;
+    UINT64 bits;
+    bool is_set;
     const char *reason;
 } differences[] = {
-    {"EXIT-8", KVM, "KVM answers CPUID in the kernel: WHvGetCapability does not offer the exit"},
-    {"EXIT-13", KVM, "RDTSC runs on the processor: WHvGetCapability does not offer the exit"},
-    {"EXIT-14", KVM, "KVM answers hypercalls in the kernel: WHvGetCapability does not offer the exit"},
-    {"EVENT-1", KVM, "exceptions are delivered by the processor: WHvGetCapability does not offer the exit"},
-    {"EVENT-2", KVM, "exceptions are delivered by the processor: WHvGetCapability does not offer the exit"},
-    {"EVENT-3", KVM, "exceptions are delivered by the processor: WHvGetCapability does not offer the exit"},
-    {"EVENT-4", KVM, "exceptions are delivered by the processor: WHvGetCapability does not offer the exit"},
-    {"CTX-1", KVM, "asks for exits of CPUID, RDTSC, exceptions and hypercalls, which WHvGetCapability does not offer"},
-    {"CTX-3", KVM, "asks for exits of CPUID, RDTSC, exceptions and hypercalls, which WHvGetCapability does not offer"},
-    {"PLAT-7", KVM, "asks for exits of exceptions, which WHvGetCapability does not offer"},
-    {"STATE-7", KVM, "counts exits that WHvGetCapability does not offer, and what KVM serves in the kernel"},
-    {"STATE-12", KVM, "asks for exits of CPUID, which WHvGetCapability does not offer"},
-    {"STATE-14", KVM, "asks for exits of exceptions, which WHvGetCapability does not offer"},
-    {"EVENT-24", KVM, "KVM delivers debug exceptions itself, and ends their chains in its own way"},
-    {"CM-5", KVM, "asks for exits of exceptions, which WHvGetCapability does not offer"},
-    {"CM-12", KVM, "page tables that no memory slot holds: KVM raises a page fault, or never comes back"},
-    {"SNR.1", KVM, "asks for exits of RDTSC and exceptions, which WHvGetCapability does not offer"},
-    {"CTX-4", KVM, "asks for exits of exceptions, which WHvGetCapability does not offer"},
-    {"MEM-7", KVM, "the half of a store that lies in memory is there already when the other half exits"},
-    {"MEX-6", KVM, "the half of a store that lies in memory is there already when the other half exits"},
-    {"MEX-1", KVM, "a CALL whose stack no memory slot holds ends in an exit of its own"},
-    {"MEX-7", KVM, "a read-modify-write has set the flags when its write exits"},
-    {"MEX-4", KVM, "page tables that no memory slot holds: KVM raises a page fault, or never comes back"},
-    {"MEX-5", KVM, "descriptor tables that no memory slot holds: KVM shuts down, or never comes back"},
-    {"PROC-12", KVM, "the half of a store that lies in memory is there already when the other half exits"},
-    {"PROC-22", KVM, "an unprivileged process may not open /dev/kvm"},
-    {"MEM-10", KVM, "page tables that no memory slot holds: KVM raises a page fault, or never comes back"},
-    {"MON-1", KVM, "KVM makes MONITOR and MWAIT no operations, whatever CPUID shows"},
-    {"MON-2", KVM, "KVM makes MONITOR and MWAIT no operations, whatever CPUID shows"},
-    {"MON-3", KVM, "KVM's MWAIT does not wait"}, {"MON-4", KVM, "KVM's MWAIT does not wait"}, {"MON-5", KVM, "KVM's MWAIT does not wait"},
-    {"MON-6", KVM, "KVM's MWAIT does not wait"}, {"MON-7", KVM, "KVM's MWAIT does not wait"}, {"MON-8", KVM, "KVM's MWAIT does not wait"},
-    {"MON-9", KVM, "KVM's MWAIT does not wait"},
-    {"CPUID-5", KVM, "asks for exits of CPUID, which WHvGetCapability does not offer"},
-    {"VENDOR-2", KVM, "what the host's processor executes itself, it does as its own vendor"},
-    {"VENDOR-3", KVM, "what the host's processor executes itself, it does as its own vendor"},
-    {"DEBUG-1", SLOW_KVM, "OUT is over when it exits: running again does not execute it again"},
-    {"EXIT-3", SLOW_KVM, "user mode runs with IOPL 0"},
-    {"EXIT-4", SLOW_KVM, "OUT is over when it exits, and so is the shadow it was in"},
-    {"EXIT-5", SLOW_KVM, "OUT is over when it exits, and so is the shadow it was in"},
-    {"BELL-10", SLOW_KVM, "MOVBE is an invalid opcode at privilege 0"},
-    {"APIC-9", SLOW_KVM, "RDTSC reads the host's time stamp"},
-    {"CPUID-1", SLOW_KVM, "CPUID of leaves with sub-leaves is answered by KVM itself"},
-    {"CPUID-3", SLOW_KVM, "CPUID of leaves with sub-leaves is answered by KVM itself"},
-    {"HOST-3", SLOW_KVM, "the registers that POPA has read before the exit are written"},
-    {"EVENT-9", SLOW_KVM, "interpreted instructions up to HLT pass without a look at the window"},
+    {"EXIT-8", KVM, NO_EXIT(CPUID), "KVM answers CPUID in the kernel"},
+    {"EXIT-13", KVM, NO_EXIT(RDTSC), "RDTSC runs on the processor"},
+    {"EXIT-14", KVM, NO_EXIT(HYPERCALL), "KVM answers hypercalls in the kernel"},
+    {"EVENT-1", KVM, NO_EXIT(EXCEPTIONS), "exceptions are delivered by the processor"},
+    {"EVENT-2", KVM, NO_EXIT(EXCEPTIONS), "exceptions are delivered by the processor"},
+    {"EVENT-3", KVM, NO_EXIT(EXCEPTIONS), "exceptions are delivered by the processor"},
+    {"EVENT-4", KVM, NO_EXIT(EXCEPTIONS), "exceptions are delivered by the processor"},
+    {"CTX-1", KVM, NO_EXIT(CPUID | RDTSC | EXCEPTIONS | HYPERCALL), "asks for exits of CPUID, RDTSC, exceptions and hypercalls"},
+    {"CTX-3", KVM, NO_EXIT(CPUID | RDTSC | EXCEPTIONS | HYPERCALL), "asks for exits of CPUID, RDTSC, exceptions and hypercalls"},
+    {"PLAT-7", KVM, NO_EXIT(EXCEPTIONS), "asks for exits of exceptions"},
+    {"STATE-7", KVM, NO_EXIT(CPUID | RDTSC), "counts exits that WHvGetCapability does not offer, and what KVM serves in the kernel"},
+    {"STATE-12", KVM, NO_EXIT(CPUID), "asks for exits of CPUID"},
+    {"STATE-14", KVM, NO_EXIT(EXCEPTIONS), "asks for exits of exceptions"},
+    {"EVENT-24", KVM, SHOWN(DebugChains), "KVM delivers debug exceptions itself, and ends their chains in its own way"},
+    {"CM-5", KVM, NO_EXIT(EXCEPTIONS), "asks for exits of exceptions"},
+    {"CM-12", KVM, SHOWN(UnmappedPageTables), "page tables that no memory slot holds: KVM raises a page fault, or never comes back"},
+    {"SNR.1", KVM, NO_EXIT(RDTSC | EXCEPTIONS), "asks for exits of RDTSC and exceptions"},
+    {"CTX-4", KVM, NO_EXIT(EXCEPTIONS), "asks for exits of exceptions"},
+    {"MEM-7", KVM, SHOWN(SplitStores), "the half of a store that lies in memory is there already when the other half exits"},
+    {"PROC-12", KVM, SHOWN(SplitStores), "the half of a store that lies in memory is there already when the other half exits"},
+    {"PROC-22", KVM, ELSEWHERE, "an unprivileged process may not open /dev/kvm"},
+    {"MEM-10", KVM, SHOWN(UnmappedPageTables), "page tables that no memory slot holds: KVM raises a page fault, or never comes back"},
+    {"VENDOR-2", KVM, SHOWN(HostVendor), "what the host's processor executes itself, it does as its own vendor"},
+    {"VENDOR-3", KVM, SHOWN(HostVendor), "what the host's processor executes itself, it does as its own vendor"},
+    {"EXIT-3", SLOW_KVM, SHOWN(Interpreted), "user mode runs with IOPL 0"},
+    {"EXIT-4", SLOW_KVM, SHOWN(Interpreted), "OUT is over when it exits, and so is the shadow it was in"},
+    {"EXIT-5", SLOW_KVM, SHOWN(Interpreted), "OUT is over when it exits, and so is the shadow it was in"},
+    {"EVENT-9", SLOW_KVM, SHOWN(Interpreted), "interpreted instructions up to HLT pass without a look at the window"},
+    {"MEX-6", KVM, SHOWN(SplitStores), "the half of a store that lies in memory is there already when the other half exits"},
+    {"MEX-1", KVM, SHOWN(UnmappedPageTables), "a CALL whose stack no memory slot holds ends in an exit of its own"},
+    {"MEX-7", KVM, SHOWN(SplitStores), "a read-modify-write has set the flags when its write exits"},
+    {"MEX-4", KVM, SHOWN(UnmappedPageTables), "page tables that no memory slot holds: KVM raises a page fault, or never comes back"},
+    {"MEX-5", KVM, SHOWN(UnmappedPageTables), "descriptor tables that no memory slot holds: KVM shuts down, or never comes back"},
+    {"MON-1", KVM, SHOWN(NoMonitor), "KVM makes MONITOR and MWAIT no operations, whatever CPUID shows"},
+    {"MON-2", KVM, SHOWN(NoMonitor), "KVM makes MONITOR and MWAIT no operations, whatever CPUID shows"},
+    {"MON-3", KVM, SHOWN(NoMonitor), "KVM's MWAIT does not wait"},
+    {"MON-4", KVM, SHOWN(NoMonitor), "KVM's MWAIT does not wait"},
+    {"MON-5", KVM, SHOWN(NoMonitor), "KVM's MWAIT does not wait"},
+    {"MON-6", KVM, SHOWN(NoMonitor), "KVM's MWAIT does not wait"},
+    {"MON-7", KVM, SHOWN(NoMonitor), "KVM's MWAIT does not wait"},
+    {"MON-8", KVM, SHOWN(NoMonitor), "KVM's MWAIT does not wait"},
+    {"MON-9", KVM, SHOWN(NoMonitor), "KVM's MWAIT does not wait"},
+    {"DEBUG-1", SLOW_KVM, SHOWN(Interpreted), "OUT is over when it exits: running again does not execute it again"},
+    {"BELL-10", SLOW_KVM, SHOWN(Interpreted), "MOVBE is an invalid opcode at privilege 0"},
+    {"SMP-CODE", SLOW_KVM, SHOWN(Interpreted), "its fetches are not atomic against stores of other processors"},
+    {"SMP-TIME", SLOW_KVM, SHOWN(Interpreted), "RDTSC reads the host's time stamp"},
+    {"SMP-64", SLOW_KVM, SHOWN(Interpreted), "64 interpreted processors take too long"},
+    {"CPUID-5", KVM, NO_EXIT(CPUID), "asks for exits of CPUID"},
+    {"APIC-9", SLOW_KVM, SHOWN(Interpreted), "RDTSC reads the host's time stamp"},
+    {"CPUID-1", SLOW_KVM, SHOWN(Interpreted), "CPUID of leaves with sub-leaves is answered by KVM itself"},
+    {"CPUID-3", SLOW_KVM, SHOWN(Interpreted), "CPUID of leaves with sub-leaves is answered by KVM itself"},
+    {"HOST-3", SLOW_KVM, SHOWN(Interpreted), "the registers that POPA has read before the exit are written"},
 };
 
 static bool is_kvm(void)
@@ -78,14 +94,14 @@ static bool is_kvm(void)
 static bool is_slow(void)
 {
     static int known = -1;
-    char name[64] = "";
+    char name[128] = "";
 
     if (known >= 0)
         return known;
     unsetenv("OPENWHP_ENGINE");
     (void)OwhpQueryEngine(OwhpEngineAuto, name, sizeof(name));
     setenv("OPENWHP_ENGINE", "kvm", 1);
-    known = strcmp(name, "kvm") != 0;
+    known = strncmp(name, "kvm", 3) != 0;
     return known;
 }
 
@@ -95,4 +111,25 @@ const char *engine_difference(const char *id)
         if (strcmp(differences[i].id, id) == 0 && (differences[i].where == KVM || is_slow()))
             return differences[i].reason;
     return NULL;
+}
+
+static UINT64 capability(WHV_CAPABILITY_CODE code)
+{
+    UINT64 value = 0;
+
+    return FAILED(WHvGetCapability(code, &value, sizeof(value), NULL)) ? ~0ull : value;
+}
+
+const char *difference_hidden(void)
+{
+    for (size_t i = 0; is_kvm() && i < sizeof(differences) / sizeof(differences[0]); i++)
+        if ((differences[i].where == KVM || is_slow()) &&
+            (capability(differences[i].capability) & differences[i].bits) != (differences[i].is_set ? differences[i].bits : 0))
+            return differences[i].id;
+    return NULL;
+}
+
+bool engine_differs(OWHP_ENGINE_DIFFERENCES difference)
+{
+    return capability(OwhpCapabilityCodeEngineDifferences) & (UINT64)difference;
 }

@@ -10,6 +10,7 @@
 
 struct engine_capabilities fake_capabilities = {
     .features = 0xf,
+    .differences = 5,
     .extended_exits = 0x7fff,
     .exception_exits = 0x3fffff,
     .msr_exits = 0x3f,

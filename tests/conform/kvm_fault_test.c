@@ -10,6 +10,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kvm.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@
 static long fail_at = -1, calls; /* which call fails; -1: none */
 static int fail_with;
 static bool hide_device;
+static int hide_capability = -1;
 
 int __real_ioctl(int fd, unsigned long request, void *argument);
 int __wrap_ioctl(int fd, unsigned long request, void *argument);
@@ -34,6 +36,8 @@ int __wrap_ioctl(int fd, unsigned long request, void *argument)
         errno = fail_with;
         return -1;
     }
+    if (request == KVM_CHECK_EXTENSION && (int)(intptr_t)argument == hide_capability)
+        return 0;
     return __real_ioctl(fd, request, argument);
 }
 
@@ -51,6 +55,8 @@ int before(void **state)
     (void)state;
     fail_at = -1;
     hide_device = false;
+    hide_capability = -1;
+    setenv("OPENWHP_ENGINE", "kvm", 1);
     return 0;
 }
 
@@ -158,7 +164,7 @@ static void each_call_fails(void **state)
     const long all = calls;
     print_message("%ld calls\n", all);
     assert_true(all > 20);
-    for (unsigned c = 0; c < 3; c++)
+    for (unsigned c = 0; c < test_rounds(3); c++)
         for (long n = 0; n < all; n++) {
             calls = 0;
             fail_at = n;
@@ -206,6 +212,40 @@ static void no_device(void **state)
     }
 }
 
+/* Each capability that we need, not there: its name is told. */
+static void capability_missing(void **state)
+{
+    static const struct {
+        int number;
+        const char *name;
+    } rows[] = {
+        {KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY"}, {KVM_CAP_SYNC_REGS, "KVM_CAP_SYNC_REGS"},
+        {KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT"}, {KVM_CAP_X86_USER_SPACE_MSR, "KVM_CAP_X86_USER_SPACE_MSR"},
+        {KVM_CAP_X86_MSR_FILTER, "KVM_CAP_X86_MSR_FILTER"}, {KVM_CAP_READONLY_MEM, "KVM_CAP_READONLY_MEM"},
+        {KVM_CAP_XSAVE, "KVM_CAP_XSAVE"}, {KVM_CAP_XCRS, "KVM_CAP_XCRS"},
+        {KVM_CAP_DEBUGREGS, "KVM_CAP_DEBUGREGS"}, {KVM_CAP_VCPU_EVENTS, "KVM_CAP_VCPU_EVENTS"},
+    };
+    WHV_PARTITION_HANDLE partition;
+    char reason[128];
+
+    (void)state;
+    for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        hide_capability = rows[i].number;
+        assert_hr(OwhpQueryEngine(OwhpEngineKvm, reason, sizeof(reason)), WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG);
+        assert_non_null(strstr(reason, rows[i].name));
+        assert_hr(WHvCreatePartition(&partition), WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG);
+        assert_non_null(strstr(OwhpGetLastErrorText(), rows[i].name));
+        /* Automatically, the other engine is taken, and the reason told. */
+        unsetenv("OPENWHP_ENGINE");
+        assert_ok(OwhpQueryEngine(OwhpEngineAuto, reason, sizeof(reason)));
+        assert_memory_equal(reason, "soft: ", 6);
+        assert_non_null(strstr(reason, rows[i].name));
+        setenv("OPENWHP_ENGINE", "kvm", 1);
+    }
+    hide_capability = -1;
+    assert_ok(OwhpQueryEngine(OwhpEngineKvm, reason, sizeof(reason)));
+}
+
 /* More ranges than KVM has slots: the rest is served without one. */
 static void slots_run_out(void **state)
 {
@@ -243,6 +283,7 @@ int main(void)
         CASE("KVM-1", "H engine kvm: every host call failing", each_call_fails),
         CASE("KVM-2", "H OwhpQueryEngine, WHvSetupPartition", no_device),
         CASE("KVM-3", "H engine kvm: memory slots", slots_run_out),
+        CASE("KVM-4", "H OwhpQueryEngine: a capability is missing", capability_missing),
     };
     return cmocka_run_group_tests_name("kvm faults", tests, NULL, NULL);
 }

@@ -109,7 +109,7 @@ static void signal_taken(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE("KVM-4", "H OwhpQueryEngine", signal_taken),
+        CASE("KVM-8", "H OwhpQueryEngine", signal_taken),
         CASE("KVM-5", "H WHvCancelRunVirtualProcessor", floods),
         CASE("KVM-6", "H WHvCancelRunVirtualProcessor", full_queue),
         CASE("KVM-7", "H OwhpQueryEngine: after use, too", signal_taken),

@@ -84,7 +84,7 @@ static const struct row rows[] = {
     {R(MsrMtrrCap), R(MsrMtrrCap), MSR, 0xfe, {0}, {0x508}, 0},
     {R(MsrMtrrDefType), R(MsrMtrrDefType), MSR, 0x2ff, {0}, {0xc06, 0x800}, 0},
     {R(MsrMtrrPhysBase0), R(MsrMtrrPhysBase7), MSR2, 0x200, {0}, {0xc0000006, 0x100001}, 0},
-    {R(MsrMtrrPhysMask0), R(MsrMtrrPhysMask7), MSR2, 0x201, {0}, {0xfffff0000800}, 0},
+    {R(MsrMtrrPhysMask0), R(MsrMtrrPhysMask7), MSR2, 0x201, {0}, {0xff000800}, 0},
     {R(MsrMtrrFix64k00000), R(MsrMtrrFix64k00000), MSR, 0x250, {0}, {0x0606060606060606, 0x0001040506010405}, 0},
     {R(MsrMtrrFix16k80000), R(MsrMtrrFix16kA0000), MSR, 0x258, {0}, {0x0606060606060606, 0x0001040506010405}, 0},
     {R(MsrMtrrFix4kC0000), R(MsrMtrrFix4kF8000), MSR, 0x268, {0}, {0x0606060606060606, 0x0001040506010405}, 0},
@@ -343,6 +343,15 @@ static void try_implemented(const struct row *row, UINT32 name, const char *text
     }
 }
 
+/* Guests have speculation control only where an engine offers it: not on KVM. */
+static bool is_hidden(UINT32 name)
+{
+    UINT64 features = 0;
+
+    assert_ok(WHvGetCapability(WHvCapabilityCodeProcessorFeatures, &features, sizeof(features), NULL));
+    return name == (UINT32)R(SpecCtrl) && !(features >> 44 & 1);
+}
+
 static void every_name(void **state)
 {
     unsigned implemented = 0, refused = 0;
@@ -356,7 +365,8 @@ static void every_name(void **state)
         struct guest g;
 
         if (row) {
-            try_implemented(row, name, published[i].text);
+            if (!is_hidden(name))
+                try_implemented(row, name, published[i].text);
             implemented++;
         }
         if (row && !is_apic(name))

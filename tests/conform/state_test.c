@@ -701,7 +701,7 @@ static void scramble(struct guest *g, UINT32 vp, UINT32 mode)
     SET(R(XmmControlStatus), 0x55);
     for (UINT32 i = 0; i < 8; i++) {
         SET(R(MsrMtrrPhysBase0) + i, 0x1006);
-        SET(R(MsrMtrrPhysMask0) + i, 0xfffff0000800);
+        SET(R(MsrMtrrPhysMask0) + i, 0xff000800);
     }
     for (UINT32 i = R(MsrMtrrFix64k00000); i <= (UINT32)R(MsrMtrrFix4kF8000); i++)
         SET(i, 0x0606060606060606);

@@ -40,6 +40,10 @@ static const char *const exit_bits[] = {
     "SynIC connection", "VPCI retarget", "LDR", "DFR",         "GPA access fault",
 };
 
+static const char *const difference_bits[] = {
+    "reads may be dirty", "split stores", "unmapped page tables", "debug chains", "interpreted", "host's vendor", "no MONITOR",
+};
+
 static const struct {
     WHV_CAPABILITY_CODE code;
     const char *name;
@@ -60,6 +64,7 @@ static const struct {
     {WHvCapabilityCodeProcessorClockFrequency, "TSC frequency (Hz)", FORM_NUMBER, NULL, 0},
     {WHvCapabilityCodeInterruptClockFrequency, "APIC frequency (Hz)", FORM_NUMBER, NULL, 0},
     {WHvCapabilityCodePhysicalAddressWidth, "physical address bits", FORM_NUMBER, NULL, 0},
+    {OwhpCapabilityCodeEngineDifferences, "engine differences", FORM_BITS, difference_bits, 7},
 };
 
 static void write_bits(FILE *to, UINT64 value, const char *const *names, unsigned count)

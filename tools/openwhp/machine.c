@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -40,6 +41,8 @@ static int set_engine(struct machine *machine)
     char reason[200];
     if (FAILED(OwhpQueryEngine(engine, reason, sizeof reason)))
         return problem("engine %s cannot be used (%s); give another --engine, see openwhp info", name, reason);
+    if (engine == OwhpEngineAuto)
+        fprintf(stderr, "openwhp: engine %s\n", reason);
     if (set_property(machine, OwhpPartitionPropertyCodeEngine, (UINT32)engine) != 0)
         return partition_problem("choose the engine", "see openwhp info");
     return 0;

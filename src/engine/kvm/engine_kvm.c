@@ -16,14 +16,29 @@
 
 enum { RING_ENTRIES = 4096, RING_OFFSET_PAGES = KVM_DIRTY_LOG_PAGE_OFFSET };
 
-static const struct executor executor = {.run = kvm_execute, .interrupt = kvm_interrupt, .memory_changed = kvm_memory_changed};
+static const struct executor executor = {.run = kvm_execute, .interrupt = kvm_interrupt, .memory_changed = kvm_memory_changed,
+                                         .limit_cpuid = kvm_cpuid_limit};
 
 /* What KVM cannot give: exits of CPUID, RDTSC, exceptions and hypercalls, which it serves inside the kernel. */
 static void capabilities(struct engine_capabilities *out)
 {
+    struct cpuid_config cpuid;
+    char why[128];
+
     engine_soft.capabilities(out);
+    cpuid_init(&cpuid);
+    cpuid_set(&cpuid, FEATURE_TSC_DEADLINE, true);
+    kvm_cpuid_limit(&cpuid);
+    cpuid_get_banks(&cpuid, out->processor_features);
+    out->xsave_features = cpuid_get_xsave(&cpuid);
+    for (unsigned i = 0; i < 2; i++)
+        out->features_on_request[i] &= out->processor_features[i];
+    out->xsave_on_request &= out->xsave_features;
+    out->physical_address_bits = kvm_address_bits(out->physical_address_bits);
     out->extended_exits &= ~(uint64_t)(EXTENDED_EXIT_CPUID | EXTENDED_EXIT_EXCEPTION | EXTENDED_EXIT_RDTSC | EXTENDED_EXIT_HYPERCALL);
     out->exception_exits = 0;
+    out->differences = DIFFERENCE_UNMAPPED_PAGE_TABLES | DIFFERENCE_DEBUG_CHAINS | DIFFERENCE_SPLIT_STORES | DIFFERENCE_HOST_VENDOR | DIFFERENCE_NO_MONITOR |
+                       (kvm_is_fast(why, sizeof(why)) ? DIFFERENCE_READS_MAY_BE_DIRTY : DIFFERENCE_INTERPRETED);
 }
 
 /* ---- virtual machines ---- */
@@ -206,21 +221,33 @@ static void vcpu_destroy(struct engine_vcpu *vcpu)
     struct kvm_vcpu *k = vcpu->kvm;
     uint32_t index = vcpu->index;
 
+    kvm_open_forget(vcpu); /* who gets the descriptor next must not find it */
     engine_soft.vcpu_destroy(vcpu);
     half_destroy(p, index, k);
 }
 
 /* ---- single calls: the machine's, on a whole state ---- */
 
+/* Registers that every exit brings along. */
+static bool are_at_hand(const uint32_t *names, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (names[i] > VREG_CR8 && names[i] != VREG_EFER)
+            return false;
+    return true;
+}
+
 static enum status get_registers(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, union vreg_value *values)
 {
-    kvm_state_complete(vcpu);
+    if (!are_at_hand(names, count))
+        kvm_state_complete(vcpu);
     return engine_soft.get_registers(vcpu, names, count, values);
 }
 
 static enum status set_registers(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values)
 {
-    kvm_state_complete(vcpu);
+    if (!are_at_hand(names, count))
+        kvm_state_complete(vcpu);
     return engine_soft.set_registers(vcpu, names, count, values);
 }
 
@@ -238,7 +265,8 @@ static enum status set_xsave(struct engine_vcpu *vcpu, const void *buffer, uint3
 
 static enum status complete_access(struct engine_vcpu *vcpu, struct memory_access *access, bool *more)
 {
-    kvm_state_complete(vcpu);
+    if (!vcpu->kvm->open.is_open)
+        kvm_state_complete(vcpu);
     return engine_soft.complete_access(vcpu, access, more);
 }
 

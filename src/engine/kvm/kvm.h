@@ -7,6 +7,7 @@
  *
  *   engine_kvm.c     the engine table: partitions and processors are the machine's, with a virtual machine beside them
  *   kvm_host.c       /dev/kvm: is it usable, and is it fast
+ *   kvm_cpuid.c      which features a guest may have
  *   kvm_slots.c      memory slots mirror the guest memory space
  *   kvm_dirty.c      which pages KVM saw written
  *   kvm_state.c      registers between the processor and KVM
@@ -27,10 +28,17 @@ int kvm_open(char *why, size_t size);
 /* After -1, at once: STATUS_ACCESS_DENIED or STATUS_UNSUPPORTED_HYPERVISOR_CONFIG. */
 enum status kvm_open_status(void);
 enum status kvm_usable(char *why, size_t size);
-/* Does guest code run on the hardware? Measured once; false: `why` says what was measured. */
+/* Does guest code run on the hardware? Measured once; `why` (at least 128 bytes) says what was found. */
 bool kvm_is_fast(char *why, size_t size);
 /* ioctl, again when a signal interrupts it. */
 int kvm_call(int fd, unsigned long request, void *argument);
+
+/* ---- what its processors have (kvm_cpuid.c) ---- */
+
+/* Takes away the features that guests cannot have here. */
+void kvm_cpuid_limit(struct cpuid_config *config);
+/* Bits of guest physical addresses, at most `most`. */
+uint8_t kvm_address_bits(uint8_t most);
 
 /* ---- a virtual machine ---- */
 
@@ -47,6 +55,7 @@ struct kvm_partition {
     uint32_t ring_size;          /* bytes of a dirty ring; 0: no rings (kvm_dirty.c) */
     struct kvm_slot *slots;      /* by address */
     size_t slot_count, slot_room;
+    uint8_t *wall;               /* host memory without access (kvm_slots.c); NULL: none */
     uint32_t *free_ids;          /* ids below next_id that are not in use */
     size_t free_count, free_room;
     uint32_t next_id, id_limit;
@@ -69,12 +78,42 @@ struct kvm_mirror {
     bool tsc_valid;
 };
 
+/* What KVM reported of an access. */
+struct effect {
+    bool is_port, is_store;
+    gpa_t gpa;
+    uint16_t port;
+    uint8_t size;
+    uint8_t data[8];
+};
+
+/* A MOV, MOVZX, IN or OUT that makes one access (kvm_half_done.c). */
+struct kvm_plain {
+    uint64_t rip;
+    uint32_t mode;
+    uint8_t bytes[15], length; /* length 0: none is known */
+    bool is_port, is_store;
+    uint8_t size;              /* of the access */
+    uint8_t reg, reg_size;     /* general register that it loads or stores; NO_REGISTER */
+};
+#define NO_REGISTER 255
+
+/* Such an instruction that KVM has begun and keeps pending. */
+struct kvm_open {
+    bool is_open;
+    struct kvm_plain plain;
+    struct effect effect;
+    uint64_t behind;        /* RIP after it */
+    struct kvm_regs before; /* as KVM reported them */
+};
+
 struct kvm_vcpu {
     int fd;
     struct kvm_run *run;
     struct kvm_dirty_gfn *ring; /* NULL: none */
     uint32_t ring_entries, ring_next, ring_given_back;
     struct kvm_mirror mirror;
+    struct kvm_open open;
     bool whole;             /* the processor's registers are complete: nothing newer is in KVM */
     _Atomic bool in_kvm;
     _Atomic int thread;     /* the kernel's id of the thread that runs it */
@@ -85,6 +124,8 @@ struct kvm_vcpu {
 void kvm_slots_init(struct kvm_partition *kvm);
 void kvm_slots_fini(struct kvm_partition *kvm);
 void kvm_memory_changed(struct engine_partition *partition, const struct gpa_change *change);
+/* On the processor's thread, inside: is there memory for KVM where the processor has moved its local APIC to? */
+bool kvm_apic_is_hidden(const struct engine_vcpu *vcpu);
 
 /* ---- kvm_dirty.c ---- */
 
@@ -114,6 +155,13 @@ bool kvm_state_set_msr_filter(const struct engine_partition *partition);
  * instruction on the software processor).
  */
 bool kvm_half_done(struct engine_vcpu *vcpu);
+
+/* Something is open: may KVM finish it and then have these registers? True: it is prepared, the next KVM_RUN does it. */
+bool kvm_open_settle(struct engine_vcpu *vcpu, const struct kvm_regs *wanted);
+/* The exit of what is open, when nobody but the client can serve it. False: the software processor runs the instruction. */
+bool kvm_open_exit(struct engine_vcpu *vcpu);
+/* KVM is to forget what is open, if anything. The registers in KVM are then to be handed over. */
+void kvm_open_forget(struct engine_vcpu *vcpu);
 
 /* ---- kvm_run.c ---- */
 

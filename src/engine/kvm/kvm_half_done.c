@@ -13,7 +13,8 @@
  *      over 8 bytes, or pages     one access after the other
  *      CALL, PUSH, MOVS, INS      from such an address: a load, and the next KVM_RUN also stores what it got
  *
- * kvm_half_done() makes it as the API promises, in three steps.
+ * kvm_half_done() makes it as the API promises, in three steps. The first of them costs, and is put off for the instructions
+ * that are most of what guests do with devices (leave_open).
  *
  *      forget      The state is saved, then KVM_RUN is called with immediate_exit until nothing is pending: KVM finishes the
  *                  instruction and comes back before the next one. Then the saved state counts again. Loads get zeros; but where
@@ -27,6 +28,13 @@
  *                  execution, other processes), local APIC, exit.
  *
  * If no place fits, the exit is UnsupportedFeature rather than one that would be wrong.
+ *
+ * Left open: MOV and MOVZX between a general register and a device, IN and OUT, alone. Such an instruction makes one access and
+ * changes nothing that the registers at hand do not show. KVM keeps it pending through the exit. When the processor is to run
+ * again (kvm_open_settle), its registers usually are what KVM will make of them when it finishes: RIP behind the instruction, all
+ * others as they were, the destination with some value. Then that value is what KVM is given, and KVM finishes; so the round trip
+ * costs what it costs without us. When they are not (the instruction runs again, or the client has set something), KVM is made to
+ * forget as above.
  */
 #include <errno.h>
 #include <string.h>
@@ -40,14 +48,6 @@
 #include "x86/tlb.h"
 
 /* ---- what KVM reported ---- */
-
-struct effect {
-    bool is_port, is_store;
-    gpa_t gpa;
-    uint16_t port;
-    uint8_t size;
-    uint8_t data[8];
-};
 
 static struct effect effect_of(const struct kvm_run *run)
 {
@@ -175,6 +175,7 @@ static void forget(struct engine_vcpu *vcpu)
     __atomic_store_n(&k->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
     kvm_ring_drain(vcpu);
     k->mirror.valid = k->mirror.rest_valid = false;
+    k->open.is_open = false;
 }
 
 /* ---- go back ---- */
@@ -323,6 +324,11 @@ static bool undo_registers(struct cpu *cpu, const struct decoded *d)
     return true;
 }
 
+static uint64_t rip_within(const struct cpu *cpu, uint64_t rip)
+{
+    return cpu_is_64(cpu) ? rip : cpu->mode & MODE_CS32 ? (uint32_t)rip : (uint16_t)rip;
+}
+
 /* Is the instruction `length` bytes back from `behind` the one? The processor is then before it. */
 static bool try_place(struct engine_vcpu *vcpu, const struct position *behind, unsigned length, const struct effect *wanted)
 {
@@ -333,7 +339,7 @@ static bool try_place(struct engine_vcpu *vcpu, const struct position *behind, u
     struct position place;
 
     go_to(cpu, behind);
-    cpu->rip = cpu_is_64(cpu) ? behind->rip - length : cpu->mode & MODE_CS32 ? (uint32_t)(behind->rip - length) : (uint16_t)(behind->rip - length);
+    cpu->rip = rip_within(cpu, behind->rip - length);
     if (!decode_here(cpu, &d) || (length && d.insn.length != length) || !undo_registers(cpu, &d))
         return false;
     remember(cpu, &place);
@@ -351,23 +357,210 @@ static bool go_back(struct engine_vcpu *vcpu, const struct effect *wanted)
 {
     const bool shadow = vcpu->cpu->interrupt_shadow;
     struct position behind;
+    bool found = false;
 
     remember(vcpu->cpu, &behind);
-    for (unsigned length = 0; length <= 15; length++) {
-        if (try_place(vcpu, &behind, length, wanted)) {
-            vcpu->cpu->interrupt_shadow = shadow;
-            return true;
-        }
+    for (unsigned length = 0; length <= 15 && !found; length++)
+        found = try_place(vcpu, &behind, length, wanted);
+    if (found)
+        vcpu->cpu->interrupt_shadow = shadow;
+    else
+        go_to(vcpu->cpu, &behind);
+    return found;
+}
+
+/* ---- left open ---- */
+
+/* What the register operand is; false: not a whole general register. */
+static bool plain_register(const ZydisDecodedOperand *operand, struct kvm_plain *plain)
+{
+    const ZydisRegisterClass kind =
+        operand->type == ZYDIS_OPERAND_TYPE_REGISTER ? ZydisRegisterGetClass(operand->reg.value) : ZYDIS_REGCLASS_INVALID;
+
+    if (kind != ZYDIS_REGCLASS_GPR16 && kind != ZYDIS_REGCLASS_GPR32 && kind != ZYDIS_REGCLASS_GPR64 &&
+        operand->reg.value != ZYDIS_REGISTER_AL)
+        return false;
+    plain->reg = (uint8_t)ZydisRegisterGetId(operand->reg.value);
+    plain->reg_size = (uint8_t)(operand->size / 8);
+    return true;
+}
+
+/* Is it one of those that are left open? */
+static bool plain_of(const struct decoded *d, struct kvm_plain *plain)
+{
+    const ZydisDecodedOperand *to = &d->operands[0], *from = &d->operands[1];
+
+    plain->reg = NO_REGISTER;
+    plain->length = d->insn.length;
+    plain->is_port = d->zydis.mnemonic == ZYDIS_MNEMONIC_IN || d->zydis.mnemonic == ZYDIS_MNEMONIC_OUT;
+    if (plain->is_port) {
+        plain->is_store = d->zydis.mnemonic == ZYDIS_MNEMONIC_OUT;
+        (void)plain_register(plain->is_store ? from : to, plain);
+        plain->size = plain->reg_size;
+        return true;
     }
-    go_to(vcpu->cpu, &behind);
+    if (d->zydis.mnemonic != ZYDIS_MNEMONIC_MOV && d->zydis.mnemonic != ZYDIS_MNEMONIC_MOVZX)
+        return false;
+    plain->is_store = to->type == ZYDIS_OPERAND_TYPE_MEMORY;
+    plain->size = (uint8_t)((plain->is_store ? to : from)->size / 8);
+    if (!plain->is_store && from->type != ZYDIS_OPERAND_TYPE_MEMORY)
+        return false;
+    return plain_register(plain->is_store ? from : to, plain) ||
+           (plain->is_store && from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE);
+}
+
+/* Does the instruction at RIP make the access that was reported? What it stores decides, where there is something. */
+static bool plain_fits(const struct cpu *cpu, const struct kvm_plain *plain, const struct effect *effect)
+{
+    if (plain->is_port != effect->is_port || plain->is_store != effect->is_store || plain->size != effect->size)
+        return false;
+    return !plain->is_store || plain->reg == NO_REGISTER || memcmp(&cpu->gpr[plain->reg], effect->data, effect->size) == 0;
+}
+
+static bool can_be_left(const struct engine_vcpu *vcpu)
+{
+    const struct cpu *cpu = vcpu->cpu;
+
+    return !(cpu->rflags & RFLAGS_TF) && !(cpu->dr7 & 0xff) && !cpu->interrupt_shadow && !vcpu->interruption.is_pending;
+}
+
+static void open_begin(struct engine_vcpu *vcpu, const struct effect *effect)
+{
+    struct kvm_vcpu *k = vcpu->kvm;
+    struct kvm_open *open = &k->open;
+
+    open->effect = *effect;
+    open->behind = rip_within(vcpu->cpu, vcpu->cpu->rip + open->plain.length);
+    open->before = k->mirror.regs;
+    open->is_open = true;
+}
+
+/*
+ * The same instruction again, as in most loops: the bytes tell. Where the registers are behind it, it begins as far back as it
+ * did the last time. True: the processor is at it, and KVM keeps it pending.
+ */
+static bool leave_open_again(struct engine_vcpu *vcpu, const struct effect *effect)
+{
+    const struct kvm_plain *plain = &vcpu->kvm->open.plain;
+    struct cpu *cpu = vcpu->cpu;
+    const uint64_t rip = cpu->rip;
+    uint8_t bytes[15];
+
+    if (!plain->length || plain->mode != cpu->mode || !can_be_left(vcpu) || !plain_fits(cpu, plain, effect))
+        return false;
+    if (effect->is_store && rip != plain->rip)
+        cpu->rip = rip_within(cpu, rip - plain->length);
+    if (cpu->rip == plain->rip && read_code(cpu, bytes) >= plain->length && memcmp(bytes, plain->bytes, plain->length) == 0) {
+        open_begin(vcpu, effect);
+        return true;
+    }
+    cpu->rip = rip;
     return false;
+}
+
+/* The processor is at the instruction. True: KVM keeps it pending. */
+static bool leave_open(struct engine_vcpu *vcpu, const struct effect *effect)
+{
+    struct kvm_plain *plain = &vcpu->kvm->open.plain;
+    struct cpu *cpu = vcpu->cpu;
+    struct decoded d;
+
+    plain->length = 0;
+    if (!can_be_left(vcpu) || !decode_here(cpu, &d))
+        return false;
+    if (!plain_of(&d, plain) || !plain_fits(cpu, plain, effect)) {
+        plain->length = 0;
+        return false;
+    }
+    plain->rip = cpu->rip;
+    plain->mode = cpu->mode;
+    (void)read_code(cpu, plain->bytes);
+    open_begin(vcpu, effect);
+    return true;
+}
+
+/* The register in struct kvm_regs. */
+static uint64_t *destination_of(const struct kvm_plain *plain, struct kvm_regs *regs)
+{
+    static const uint8_t place[16] = {0, 2, 3, 1, 6, 7, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15}; /* RAX RCX RDX RBX RSP RBP RSI RDI */
+
+    return &((uint64_t *)(void *)regs)[place[plain->reg & 15]];
+}
+
+/* Could the instruction have left this value in its destination, and by loading what? */
+static bool data_for(const struct kvm_plain *plain, uint64_t before, uint64_t value, uint64_t *data)
+{
+    const uint8_t size = plain->size, written = plain->reg_size == 4 ? 8 : plain->reg_size;
+    const uint64_t loaded = size == 8 ? ~0ull : (1ull << 8 * size) - 1, changed = written == 8 ? ~0ull : (1ull << 8 * written) - 1;
+
+    *data = value & loaded;
+    return value == ((before & ~changed) | *data);
+}
+
+/* The registers that KVM will have when it has finished are to be these. False: they cannot. */
+static bool can_finish(const struct kvm_open *open, const struct kvm_regs *wanted, uint64_t *data)
+{
+    struct kvm_regs after = open->before;
+
+    after.rip = open->behind;
+    if (!open->plain.is_store) {
+        struct kvm_regs end = *wanted;
+        uint64_t *to = destination_of(&open->plain, &after), value = *destination_of(&open->plain, &end);
+        if (!data_for(&open->plain, *to, value, data))
+            return false;
+        *to = value;
+    }
+    return memcmp(&after, wanted, sizeof(after)) == 0;
+}
+
+bool kvm_open_settle(struct engine_vcpu *vcpu, const struct kvm_regs *wanted)
+{
+    struct kvm_vcpu *k = vcpu->kvm;
+    struct kvm_run *run = k->run;
+    uint64_t data = 0;
+
+    if (!can_finish(&k->open, wanted, &data))
+        return false;
+    if (!k->open.effect.is_store)
+        memcpy(k->open.effect.is_port ? (uint8_t *)run + run->io.data_offset : run->mmio.data, &data, k->open.effect.size);
+    return true;
+}
+
+bool kvm_open_exit(struct engine_vcpu *vcpu)
+{
+    const struct kvm_open *open = &vcpu->kvm->open;
+    const struct port_io io = {.port = open->effect.port, .size = open->effect.size, .is_write = open->effect.is_store};
+
+    if (!open->effect.is_port)
+        return false;
+    vcpu->cpu->next_rip = open->behind;
+    return soft_port.io(vcpu->cpu, &io) == PORT_EXIT;
+}
+
+void kvm_open_forget(struct engine_vcpu *vcpu)
+{
+    struct kvm_vcpu *k = vcpu->kvm;
+
+    if (!k->open.is_open)
+        return;
+    const bool valid = k->mirror.valid, rest_valid = k->mirror.rest_valid;
+    forget(vcpu);
+    /* It has changed general registers and nothing else. */
+    k->mirror.valid = valid;
+    k->mirror.rest_valid = rest_valid;
+    memset(&k->mirror.regs, 0xff, sizeof(k->mirror.regs));
 }
 
 bool kvm_half_done(struct engine_vcpu *vcpu)
 {
     const struct effect effect = effect_of(vcpu->kvm->run);
 
+    if (leave_open_again(vcpu, &effect))
+        return true;
+    bool found = !effect.is_store || go_back(vcpu, &effect);
+    if (found && leave_open(vcpu, &effect))
+        return true;
     kvm_state_complete(vcpu);
     forget(vcpu);
-    return !effect.is_store || go_back(vcpu, &effect);
+    return found || go_back(vcpu, &effect); /* now with all registers */
 }

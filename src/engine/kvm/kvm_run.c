@@ -3,7 +3,7 @@
  *
  * The loop enters the guest until something asks to leave. Exits that KVM makes at an instruction boundary (HLT, window,
  * signal) are answered from the registers; all others end with the software processor executing one instruction, which makes
- * the exit, or goes on. So does what KVM cannot watch: an NMI that waits for IRET.
+ * the exit, or goes on. So does what KVM cannot watch: an NMI that waits for IRET, a shadow, a local APIC over memory.
  *
  *      another thread                       processor's thread
  *      request |= ..                        in_kvm = true, immediate_exit = 0
@@ -50,6 +50,8 @@ static int enter(struct engine_vcpu *vcpu)
     atomic_store(&k->in_kvm, true);
     if (!has_request(vcpu->cpu))
         result = ioctl(k->fd, KVM_RUN, 0) < 0 ? -errno : 0;
+    if (result != NOT_ENTERED)
+        k->open.is_open = false;
     atomic_store(&k->in_kvm, false);
     __atomic_store_n(&k->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
     kvm_ring_drain(vcpu);
@@ -64,8 +66,11 @@ static enum cpu_leave step(struct engine_vcpu *vcpu, struct event *event)
     return cpu_run_one(vcpu->cpu, event);
 }
 
+/* What KVM cannot watch; and the one instruction in a shadow, for not every KVM keeps a shadow that it is given. */
 static bool needs_steps(const struct engine_vcpu *vcpu)
 {
+    if (unlikely(vcpu->cpu->interrupt_shadow) || unlikely(kvm_apic_is_hidden(vcpu)))
+        return true;
     return vcpu->cpu->nmi_masked && ((atomic_load(&vcpu->pending) & PENDING_NMI) || (vcpu->notifications & 1));
 }
 
@@ -82,7 +87,11 @@ static enum cpu_leave unsupported(struct engine_vcpu *vcpu)
 
 static enum cpu_leave half_done(struct engine_vcpu *vcpu, struct event *event)
 {
-    return kvm_half_done(vcpu) ? step(vcpu, event) : unsupported(vcpu);
+    if (!kvm_half_done(vcpu))
+        return unsupported(vcpu);
+    if (!vcpu->kvm->open.is_open)
+        return step(vcpu, event);
+    return kvm_open_exit(vcpu) ? LEAVE_EXIT : cpu_run_one(vcpu->cpu, event);
 }
 
 /*

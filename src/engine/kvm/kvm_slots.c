@@ -1,9 +1,12 @@
 /*
  * Memory slots mirror the guest memory space.
  *
- * A mapping that is readable and executable gets a slot: read-only unless it is writable. All others (holes, no access, no
- * execution) have none, so that every access to them comes to us, where the software processor finds the mapping, serves the
- * access or makes the exit. The same holds when KVM has no slot left: nothing fails, it is only slow.
+ * A mapping that is readable and executable gets a slot: read-only unless it is writable. All others (no access, no execution,
+ * memory of other processes, the page of a local APIC) must not be reached by KVM, so that every access to them comes to us,
+ * where the software processor finds the mapping, serves the access or makes the exit. Where KVM runs guests on hardware they
+ * get a slot too, whose host memory nobody may access, the wall: every access there, page walks included, ends KVM_RUN with
+ * EFAULT and nothing of the instruction done. Where KVM interprets guests the wall does no good: no slot, and
+ * kvm_half_done.c. Holes have no slot either way, nor what is left when KVM has no slot left: nothing fails, it is only slow.
  *
  * Slots cannot be changed in place. A change replaces the slots that it touches; the processors are out of the guest, and what
  * of those slots lies outside the changed range is put back as it was.
@@ -15,15 +18,25 @@
 
 #include "engine/kvm/kvm.h"
 
+/* Addresses only. Larger ranges take several slots. */
+#define WALL_SIZE ((uint64_t)1 << 38)
+
 void kvm_slots_init(struct kvm_partition *kvm)
 {
     int limit = kvm_call(kvm->vm, KVM_CHECK_EXTENSION, (void *)KVM_CAP_NR_MEMSLOTS);
+    char why[128];
 
     kvm->id_limit = limit > 0 ? (uint32_t)limit : 32;
+    if (kvm_is_fast(why, sizeof(why)))
+        kvm->wall = mmap(NULL, WALL_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (kvm->wall == MAP_FAILED)
+        kvm->wall = NULL;
 }
 
 void kvm_slots_fini(struct kvm_partition *kvm)
 {
+    if (kvm->wall)
+        munmap(kvm->wall, WALL_SIZE);
     free(kvm->slots);
     free(kvm->free_ids);
 }
@@ -121,18 +134,55 @@ static void add_slot(struct kvm_partition *kvm, struct kvm_slot slot)
 /* KVM counts a slot's pages in 31 bits. */
 #define SLOT_LARGEST ((uint64_t)1 << 42)
 
-static void add_view(struct kvm_partition *kvm, const struct gpa_view *view, gpa_t from, gpa_t to)
+/* Where processors see a local APIC instead of the memory that is mapped there, as they are after a reset. */
+#define APIC_DEFAULT_PAGE 0xfee00000ull
+
+static bool is_apic(const struct engine_partition *p, gpa_t page)
+{
+    return page == APIC_DEFAULT_PAGE && p->config->apic_mode != APIC_MODE_NONE;
+}
+
+static void add_slots(struct kvm_partition *kvm, struct kvm_slot slot, gpa_t to, uint64_t most)
+{
+    uint8_t *const host = slot.host;
+
+    for (gpa_t from = slot.gpa; from < to; from += most) {
+        slot.gpa = from;
+        slot.size = to - from < most ? to - from : most;
+        add_slot(kvm, slot);
+        slot.host = host == kvm->wall ? host : slot.host + slot.size;
+    }
+}
+
+static void add_view(struct engine_partition *p, const struct gpa_view *view, gpa_t from, gpa_t to)
 {
     const uint32_t needed = GPA_READ | GPA_EXECUTE;
     uint32_t flags = view->flags & GPA_WRITE ? 0 : KVM_MEM_READONLY;
 
-    if (!view->host || view->source || (view->flags & needed) != needed)
+    if (!view->host || from >= to)
         return;
+    if (view->source || (view->flags & needed) != needed || is_apic(p, from)) {
+        if (p->kvm->wall)
+            add_slots(p->kvm, (struct kvm_slot){.gpa = from, .host = p->kvm->wall}, to, WALL_SIZE);
+        return;
+    }
     if (view->dirty && (view->flags & GPA_WRITE))
         flags |= KVM_MEM_LOG_DIRTY_PAGES;
-    for (; from < to; from += SLOT_LARGEST)
-        add_slot(kvm, (struct kvm_slot){.gpa = from, .size = to - from < SLOT_LARGEST ? to - from : SLOT_LARGEST,
-                                        .host = gpa_view_host(view, from), .flags = flags});
+    add_slots(p->kvm, (struct kvm_slot){.gpa = from, .host = gpa_view_host(view, from), .flags = flags}, to, SLOT_LARGEST);
+}
+
+/* The same, apart from the page of the local APICs. */
+static void add_around_apic(struct engine_partition *p, const struct gpa_view *view, gpa_t from, gpa_t to)
+{
+    const gpa_t apic = APIC_DEFAULT_PAGE, behind = apic + PAGE_SIZE;
+
+    if (!is_apic(p, apic) || from >= behind || to <= apic) {
+        add_view(p, view, from, to);
+        return;
+    }
+    add_view(p, view, from, apic);
+    add_view(p, view, apic, behind);
+    add_view(p, view, behind, to);
 }
 
 /* The range of the change and of all slots that it touches: away with them, then as the space has it now. */
@@ -153,9 +203,20 @@ static void replace(struct engine_partition *p, gpa_t from, gpa_t to)
     while (from < to) {
         (void)gpa_space_find(p->space, from, &view);
         gpa_t stop = view.gpa + view.size < to ? view.gpa + view.size : to;
-        add_view(kvm, &view, from, stop);
+        add_around_apic(p, &view, from, stop);
         from = stop;
     }
+}
+
+bool kvm_apic_is_hidden(const struct engine_vcpu *vcpu)
+{
+    const struct kvm_partition *kvm = vcpu->partition->kvm;
+    gpa_t page = vcpu->lapic ? lapic_page(vcpu->lapic) : LAPIC_NO_PAGE;
+
+    if (likely(page == LAPIC_NO_PAGE || page == APIC_DEFAULT_PAGE))
+        return false;
+    size_t at = find_slot(kvm, page);
+    return at < kvm->slot_count && kvm->slots[at].gpa <= page && kvm->slots[at].host != kvm->wall;
 }
 
 void kvm_memory_changed(struct engine_partition *p, const struct gpa_change *change)

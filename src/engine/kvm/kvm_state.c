@@ -78,6 +78,8 @@ static void sregs_to_kvm(const struct cpu *cpu, struct kvm_sregs *sregs)
     sregs->cr3 = cpu->cr3;
     sregs->cr4 = cpu->cr4;
     sregs->efer = cpu->efer;
+    /* KVM has no local APIC; but whether CPUID tells of one goes by this. */
+    sregs->apic_base = 0xfee00000 | (cpuid_has(&cpu->cpuid, FEATURE_APIC) ? cpu->apic_base & BIT64(11) : 0);
 }
 
 static void sregs_from_kvm(struct cpu *cpu, const struct kvm_sregs *sregs)
@@ -140,7 +142,7 @@ void kvm_state_pull(struct engine_vcpu *vcpu)
     cpu->debug_shadow = s->events.interrupt.shadow & KVM_X86_SHADOW_INT_MOV_SS;
     cpu->nmi_masked = s->events.nmi.masked;
     take_event(vcpu, &s->events);
-    if (vcpu->lapic)
+    if (vcpu->lapic && lapic_cr8(vcpu->lapic) != k->run->cr8) /* the task priority has four bits more */
         lapic_set_cr8(vcpu->lapic, k->run->cr8);
     cpu->cr8 = k->run->cr8;
     cpu_control_changed(cpu);
@@ -205,10 +207,20 @@ static bool msrs_to_kvm(struct engine_vcpu *vcpu)
 /* The XSAVE image (standard format): 512 bytes as FXSAVE64, the header, upper halves of YMM registers at 576. */
 enum { XSAVE_XMM = 160, XSAVE_HEADER = 512, XSAVE_YMM = 576, XSAVE_MXCSR = 24 };
 
+/*
+ * Where the last x87 instruction was: some processors keep that only while an exception is pending (AMD), emulated ones never.
+ * As long as the guest has not changed anything else there, it is what it was.
+ */
+static bool has_lost_pointers(const struct x87_image *now, const struct x87_image *then)
+{
+    return !now->instruction_pointer && !now->data_pointer && (!now->opcode || now->opcode == then->opcode) &&
+           now->control == then->control && now->status == then->status && now->tag == then->tag && memcmp(now->st, then->st, sizeof(now->st)) == 0;
+}
+
 static void xsave_from_kvm(struct cpu *cpu, const struct kvm_xsave *xsave)
 {
     const uint8_t *image = (const uint8_t *)xsave->region;
-    const struct x87_image initial = {.control = 0x37f};
+    const struct x87_image initial = {.control = 0x37f}, then = cpu->x87;
     uint64_t present;
 
     memcpy(&present, image + XSAVE_HEADER, 8);
@@ -216,6 +228,8 @@ static void xsave_from_kvm(struct cpu *cpu, const struct kvm_xsave *xsave)
         memcpy(&cpu->x87, image, XSAVE_XMM);
     else
         cpu->x87 = initial;
+    if (has_lost_pointers(&cpu->x87, &then))
+        cpu->x87 = then;
     memcpy(&cpu->mxcsr, image + XSAVE_MXCSR, 4);
     memset(cpu->vector, 0, sizeof(cpu->vector));
     for (unsigned i = 0; i < 16; i++) {
@@ -366,6 +380,14 @@ bool kvm_state_push(struct engine_vcpu *vcpu)
     sregs_to_kvm(cpu, &sregs);
     sregs.apic_base = shows_apic(vcpu) ? sregs.apic_base | APIC_BASE_ENABLE : sregs.apic_base & ~APIC_BASE_ENABLE;
     memset(sregs.interrupt_bitmap, 0, sizeof(sregs.interrupt_bitmap));
+    if (k->open.is_open) {
+        bool same = m->valid && m->shadow == shadow_of(cpu) && m->nmi_masked == cpu->nmi_masked &&
+                    memcmp(&sregs, &m->sregs, sizeof(sregs)) == 0;
+        if (same && kvm_open_settle(vcpu, &regs))
+            m->regs = regs;
+        else
+            kvm_open_forget(vcpu);
+    }
     if (!m->valid || memcmp(&regs, &m->regs, sizeof(regs)) != 0) {
         s->regs = m->regs = regs;
         k->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;

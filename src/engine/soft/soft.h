@@ -45,6 +45,7 @@ struct executor {
     enum cpu_leave (*run)(struct engine_vcpu *vcpu, struct event *event);  /* in place of cpu_run */
     void (*interrupt)(struct engine_vcpu *vcpu);                           /* any thread: cpu->request has work, come back */
     void (*memory_changed)(struct engine_partition *partition, const struct gpa_change *change); /* all processors are held */
+    void (*limit_cpuid)(struct cpuid_config *config);                      /* a new processor: take away what cannot be had */
 };
 
 struct engine_partition {

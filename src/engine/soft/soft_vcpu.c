@@ -197,6 +197,8 @@ static void init_cpuid(struct engine_vcpu *vcpu, struct cpuid_config *cpuid)
     cpuid->tsc_frequency = config->tsc_frequency;
     cpuid->apic_frequency = config->apic_frequency;
     cpuid->clflush_size = (uint8_t)(1u << config->clflush_size_log2);
+    if (vcpu->partition->executor)
+        vcpu->partition->executor->limit_cpuid(cpuid);
     hide_features(vcpu, cpuid);
 }
 

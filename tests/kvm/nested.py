@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Boots the guest of scripts/check-nested-kvm and brings out what the tests in it say; that script says the rest."""
+import argparse
+import json
+import os
+import re
+import selectors
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.realpath(f"{os.path.dirname(os.path.abspath(__file__))}/../..")
+GUEST = f"{ROOT}/build/guest-kvm"
+INSIDE = "/openwhp"  # the source tree's place in the guest
+MODULES = ["irqbypass", "kvm", "kvm-amd"]
+
+
+def options():
+    parser = argparse.ArgumentParser(add_help=False, usage="scripts/check-nested-kvm [OPTION...]; --help says more")
+    parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--limit", type=int, default=900)
+    parser.add_argument("--total", type=int, default=3600)
+    parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--cpu", default="max")
+    parser.add_argument("--build", default="build")
+    parser.add_argument("--verbose", action="store_true")
+    return parser.parse_args()
+
+
+# ---- what goes in ----
+
+def inside(path):
+    return INSIDE + path[len(ROOT):] if path.startswith(ROOT + "/") or path == ROOT else path
+
+
+def tests_of_suite(build, only):
+    """Of meson's suite kvm: names, commands and environments."""
+    every = json.loads(subprocess.run(["meson", "introspect", build, "--tests"], check=True, stdout=subprocess.PIPE).stdout)
+    chosen = [test for test in every if "kvm" in (suite.split(":")[-1] for suite in test["suite"])]
+    return [test for test in chosen if not only or any(text in test["name"] for text in only)]
+
+
+def libraries(program):
+    done = subprocess.run(["ldd", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return [os.path.normpath(path) for path in re.findall(r"(?:=> |^\s*)(/\S+) \(", done.stdout, re.M)]
+
+
+def files_of(build, test, files):
+    """Adds to `files` (path in the guest: file) what the test's command and environment name, and the libraries of programs."""
+    for word in test["cmd"] + list(test["env"].values()):
+        path = os.path.normpath(os.path.join(build, word))
+        if not os.path.isfile(path) or inside(path) in files:
+            continue
+        files[inside(path)] = path
+        for library in libraries(path):
+            files.setdefault(inside(library), library)
+
+
+def command_of(build, test):
+    words = [f"{name}={inside(value)}" for name, value in test["env"].items() if name != "LD_LIBRARY_PATH"]
+    return " ".join(shlex.quote(word) for word in ["env", *words, *map(inside, test["cmd"])])
+
+
+def make_initramfs(build, tests, limit, folder):
+    files = {f"/modules/{name}.ko": f"{GUEST}/{name}.ko" for name in MODULES}
+    for test in tests:
+        files_of(build, test, files)
+    for name, text in [("build", inside(build) + "\n"),
+                       ("tests", "".join(f"{test['name']}\t{limit}\t{command_of(build, test)}\n" for test in tests))]:
+        with open(f"{folder}/{name}", "w") as file:
+            file.write(text)
+        files[f"/{name}"] = f"{folder}/{name}"
+    subprocess.run([f"{ROOT}/scripts/make-initramfs", f"{folder}/initramfs", f"{GUEST}/busybox", f"{ROOT}/tests/kvm/nested-init",
+                    *(f"{name}={path}" for name, path in files.items())], check=True)
+
+
+# ---- what comes out ----
+
+class Progress:
+    """A line that says what runs now, where there is a terminal."""
+
+    def __init__(self):
+        self.begin, self.now, self.terminal = time.time(), "the guest boots", sys.stdout.isatty()
+
+    def show(self):
+        if self.terminal:
+            print(f"\r\033[K{time.time() - self.begin:5.0f} s  {self.now}", end="", flush=True)
+
+    def say(self, text):
+        print(("\r\033[K" if self.terminal else "") + text, flush=True)
+
+
+class Report:
+    def __init__(self, tests, verbose):
+        self.count, self.verbose, self.progress = len(tests), verbose, Progress()
+        self.passed, self.failed, self.skipped, self.cases = [], [], [], 0
+        self.begun, self.output, self.over, self.refusal = 0, [], False, None
+
+    def line(self, line):
+        word, _, rest = line.partition(" ")
+        if word == "ready":
+            self.progress.say(f"the guest is up: Linux {rest}")
+        elif word == "no-kvm":
+            self.refusal = rest or "no word from the kernel"
+        elif word == "begin":
+            self.progress.now, self.begun, self.output = rest, time.time(), []
+        elif word == "output":
+            self.output.append(rest)
+        elif word == "end":
+            self.end(rest)
+        self.over = self.over or word == "over"
+
+    def end(self, rest):
+        name, status, limit = re.fullmatch(r"(.*) (\d+) ?(\w*)", rest).groups()
+        results, verdict = {"0": (self.passed, "passed"), "77": (self.skipped, "skipped")}.get(status, (self.failed, "FAILED"))
+        results.append(name)
+        self.cases += sum(int(n) for n in re.findall(r"\[  PASSED  \] (\d+) test", "\n".join(self.output)))
+        reason = ": stopped, over its limit" if limit else f": exit status {status}" if verdict == "FAILED" else ""
+        done = len(self.passed) + len(self.failed) + len(self.skipped)
+        self.progress.say(f"{done:3}/{self.count}  {verdict}  {name}  {time.time() - self.begun:.0f} s{reason}")
+        if verdict != "passed" or self.verbose:
+            print("\n".join("        " + text for text in self.output), flush=True)
+        self.progress.now = "the next test"
+
+    def summary(self, why):
+        """Exit status."""
+        if why:
+            print(f"check-nested-kvm: {why}")
+            missing = self.count - len(self.passed) - len(self.failed) - len(self.skipped)
+            self.failed += [f"{missing} more not run"] * missing
+        print(f"{len(self.passed)} passed, {len(self.failed)} failed, {len(self.skipped)} skipped "
+              f"({self.cases} cases passed)")
+        return 1 if self.failed or why else 0
+
+
+def boot(arguments, folder):
+    memory = 2048
+    command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", arguments.cpu, "-smp", str(arguments.cpus),
+               "-m", str(memory), "-kernel", f"{GUEST}/vmlinuz", "-initrd", f"{folder}/initramfs",
+               "-append", "console=ttyS0 panic=-1 loglevel=4 cryptomgr.notests mitigations=off", "-no-reboot", "-nodefaults",
+               "-display", "none", "-serial", f"file:{folder}/console", "-serial", "stdio"]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def lines_until_end(guest, report, limit):
+    """Feeds the report. None, or why it did not come to the end."""
+    end, rest = time.time() + limit, b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(guest.stdout, selectors.EVENT_READ)
+        while not report.over:
+            if time.time() > end:
+                return f"over the limit of {limit} s; {report.progress.now} was running"
+            report.progress.show()
+            if not selector.select(1):
+                continue
+            data = os.read(guest.stdout.fileno(), 65536)
+            if not data:
+                return "the guest ended before its time"
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                report.line(line.decode("latin1").rstrip("\r"))
+            if report.refusal:
+                return f"no KVM in the guest: {report.refusal}"
+    return None
+
+
+def main():
+    arguments = options()
+    build = os.path.realpath(f"{ROOT}/{arguments.build}")
+    tests = tests_of_suite(build, arguments.only)
+    if not tests:
+        sys.exit("check-nested-kvm: no such test")
+    with tempfile.TemporaryDirectory() as folder:
+        make_initramfs(build, tests, arguments.limit, folder)
+        report = Report(tests, arguments.verbose)
+        guest = boot(arguments, folder)
+        try:
+            why = lines_until_end(guest, report, arguments.total)
+            report.progress.say("")
+        finally:
+            guest.kill()
+            guest.wait()
+        if why and os.path.exists(f"{folder}/console"):
+            with open(f"{folder}/console", encoding="latin1") as console:
+                print("---- the end of the guest's console\n" + console.read()[-3000:])
+    sys.exit(report.summary(why))
+
+
+main()
