@@ -209,15 +209,16 @@ static enum exec_result exec_bound(struct cpu *cpu, const struct insn *insn)
 {
     const unsigned size = insn->operand_size;
     const int64_t index = (int64_t)sign_extend(gpr_read(cpu, insn->operand[0].number, size), size);
+    struct insn second = *insn; /* the bounds are two operands: the lower one is checked and read first */
     int64_t lower, upper;
     gva_t linear;
 
-    if (!operand_linear(cpu, insn, (size_t)(2 * size), ACCESS_READ, &linear) ||
-        !read_bound(cpu, linear, size, &lower))
+    if (!operand_linear(cpu, insn, size, ACCESS_READ, &linear) || !read_bound(cpu, linear, size, &lower))
         return EXEC_LEAVE;
+    second.memory.displacement += size;
     if (index < lower)
         return exec_done(raise_fault(cpu, VECTOR_BR));
-    if (!read_bound(cpu, linear + size, size, &upper))
+    if (!operand_linear(cpu, &second, size, ACCESS_READ, &linear) || !read_bound(cpu, linear, size, &upper))
         return EXEC_LEAVE;
     return index <= upper ? EXEC_NEXT : exec_done(raise_fault(cpu, VECTOR_BR));
 }

@@ -239,6 +239,9 @@ static bool is_split_lock(const struct cpu *cpu, const ZydisDecodedInstruction *
         }
         if (!ZYAN_SUCCESS(ZydisCalcAbsoluteAddressEx(z, &o[i], cpu->rip, &registers, &address)))
             return true;
+        for (unsigned s = SEG_ES; s <= SEG_GS; s++)
+            if (o[i].mem.segment == (ZydisRegister)(ZYDIS_REGISTER_ES + s))
+                address += cpu->segment[s].base;
         if ((address & 63) + o[i].size / 8 > 64)
             return true;
     }
@@ -281,8 +284,11 @@ bool duel_soft_trace(const struct duel_state *state, uint64_t *undefined)
         if (known && z.meta.isa_set >= ZYDIS_ISA_SET_XSAVE && z.meta.isa_set <= ZYDIS_ISA_SET_XSAVES &&
             (cpu->gpr[REG_RDX].d || (cpu->gpr[REG_RAX].d & ~7u)))
             return false;
+        /* With nothing to save it does not even look at its operand. */
+        if (known && z.mnemonic == ZYDIS_MNEMONIC_XSAVEOPT && !(cpu->gpr[REG_RAX].d & 7))
+            return false;
         /* FIP and FDP have as many bits as its linear addresses: 48 or 57. */
-        if (known && z.meta.isa_set == ZYDIS_ISA_SET_SSE && (cpu->x87.instruction_pointer >> 47 || cpu->x87.data_pointer >> 47))
+        if (known && (z.meta.isa_set == ZYDIS_ISA_SET_SSE || z.meta.isa_set == ZYDIS_ISA_SET_FXSAVE64) && (cpu->x87.instruction_pointer >> 47 || cpu->x87.data_pointer >> 47))
             return false;
         if (known && (!is_ours || !code_is_comparable(&z) || (flags && (flags->tested & *undefined)) || is_split_lock(cpu, &z, o)))
             return false;
