@@ -111,10 +111,10 @@ enum exec_result string_run(struct cpu *cpu, const struct insn *insn, string_ste
         /* A store to a local APIC may have an exit that follows it: one of the next element's would take its place. */
         asked = atomic_load_explicit(&cpu->request, memory_order_relaxed) & REQUEST_SERVICE;
     } while (s.count && !s.stop && s.cost < COST_LIMIT && !one_by_one && !is_watched && !asked);
-    if (s.count == 0 || s.stop || one_by_one || is_watched)
-        commit_flags(cpu, &s);
-    if (s.count == 0 || s.stop)
+    if (s.count == 0 || s.stop) {
+        commit_flags(cpu, &s); /* only now, on silicon: what interrupts the loop finds the flags from before it */
         return EXEC_NEXT;
+    }
     /* What interrupts the loop finds RF set: an instruction breakpoint here has had its turn (SDM 3B 17.3.1.1). */
     cpu->next_rip = cpu->rip;
     debug_set_resume(cpu, cpu->rip);

@@ -199,6 +199,29 @@ static void test_expand_down_backwards(void **state)
     }
 }
 
+/* A trap between two elements finds the flags from before the instruction (so on silicon); one behind it, those of the last. */
+static void test_flags_of_an_interrupted_comparison(void **state)
+{
+    static const struct { uint32_t left, flags, trap_at; } rows[] = {{3, RFLAGS_CF, CODE}, {1, RFLAGS_SF | RFLAGS_AF | RFLAGS_CF | RFLAGS_PF, CODE + 2}};
+
+    (void)state;
+    PUT(CODE, "\xf2\xa6\xf4"); /* repne cmpsb */
+    PUT(0x40000, "abc");
+    PUT(0x50000, "zyx");
+    for (size_t i = 0; i < array_size(rows); i++) {
+        uint32_t frame[3];
+        cpu->gpr[REG_RSI].q = 0x40000;
+        cpu->gpr[REG_RDI].q = 0x50000;
+        cpu->gpr[REG_RCX].q = rows[i].left;
+        cpu_set_rflags(cpu, RFLAGS_ONE | RFLAGS_TF | RFLAGS_CF);
+        assert_int_equal(run(CODE), handler(VECTOR_DB));
+        memcpy(frame, guest.memory + STACK - 12, sizeof(frame));
+        assert_int_equal(frame[0], rows[i].trap_at);
+        assert_int_equal(frame[2] & 0x8d5, rows[i].flags);
+        assert_int_equal(cpu->gpr[REG_RCX].q, rows[i].left - 1);
+    }
+}
+
 /* ---- descriptors on a device ---- */
 
 static unsigned answers;
@@ -245,7 +268,7 @@ int main(void)
 #define CASE(test) cmocka_unit_test_setup_teardown(test, begin, end)
     const struct CMUnitTest tests[] = {
         CASE(test_undefined_instruction_is_patched), CASE(test_undefined_instruction_across_pages), CASE(test_limit_moves),
-        CASE(test_both_pages_are_one), CASE(test_link_between_pages), CASE(test_expand_down_backwards),
+        CASE(test_both_pages_are_one), CASE(test_link_between_pages), CASE(test_expand_down_backwards), CASE(test_flags_of_an_interrupted_comparison),
         CASE(test_busy_bit_of_a_device)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
