@@ -125,7 +125,8 @@ static unsigned make_code(const struct skeleton *s, const uint8_t *prefixes, uns
         const uint64_t r = simd_random();
         memcpy(bytes + i, &r, LONGEST - i < 8 ? LONGEST - i : 8);
     }
-    memcpy(bytes, prefixes, prefix_count);
+    if (prefix_count)
+        memcpy(bytes, prefixes, prefix_count);
     memcpy(bytes + prefix_count, s->bytes, prefix_count + s->length > LONGEST ? LONGEST - prefix_count : s->length);
     if (is_hypercall(s) || !code_is_comparable_bytes(bits, bytes)) {
         left_out++;
