@@ -76,7 +76,8 @@ typedef enum OWHP_ENGINE_DIFFERENCES {
  * the capability that is missing); "" if it can; for Auto the engine that would be taken and why, as
  * in "soft: this KVM lacks KVM_CAP_READONLY_MEM".
  *
- * WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG  it cannot be used here, or not by this user
+ * WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG  it cannot be used here
+ * E_ACCESSDENIED                       it cannot be used by this user
  * E_INVALIDARG                         no such engine
  */
 OWHP_EXPORT HRESULT WINAPI OwhpQueryEngine(OWHP_ENGINE Engine, char *Reason,

@@ -4,7 +4,8 @@
 #include "x86/alu_bits.h"
 #include "x86/alu_shift.h"
 
-#define SHIFT(name)                                                                                \
+/* Of the operand's size. */
+#define SIZED(name)                                                                                \
     static uint64_t name##_sized(uint64_t a, uint64_t b, unsigned size, uint32_t *aflags)          \
     {                                                                                              \
         switch (size) {                                                                            \
@@ -13,7 +14,10 @@
         case 4: return alu_##name##32((uint32_t)a, (uint8_t)b, aflags);                            \
         default: return alu_##name##64(a, (uint8_t)b, aflags);                                     \
         }                                                                                          \
-    }                                                                                              \
+    }
+
+#define SHIFT(name)                                                                                \
+    SIZED(name)                                                                                    \
     static enum exec_result exec_##name(struct cpu *cpu, const struct insn *insn)                  \
     {                                                                                              \
         return sized_binary(cpu, insn, name##_sized);                                              \
@@ -21,15 +25,7 @@
 
 /* A register rotated by an immediate other than 1 leaves OF, which is undefined then, as it is (alu_shift.h). */
 #define ROTATE(name)                                                                               \
-    static uint64_t name##_sized(uint64_t a, uint64_t b, unsigned size, uint32_t *aflags)          \
-    {                                                                                              \
-        switch (size) {                                                                            \
-        case 1: return alu_##name##8((uint8_t)a, (uint8_t)b, aflags);                              \
-        case 2: return alu_##name##16((uint16_t)a, (uint8_t)b, aflags);                            \
-        case 4: return alu_##name##32((uint32_t)a, (uint8_t)b, aflags);                            \
-        default: return alu_##name##64(a, (uint8_t)b, aflags);                                     \
-        }                                                                                          \
-    }                                                                                              \
+    SIZED(name)                                                                                    \
     static enum exec_result exec_##name(struct cpu *cpu, const struct insn *insn)                  \
     {                                                                                              \
         const uint32_t before = cpu->aflags;                                                       \

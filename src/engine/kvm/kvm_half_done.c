@@ -22,8 +22,8 @@
  *                  changes but the page's dirty bit.
  *      go back     After a store or OUT with RIP behind it, the instruction is looked for: it ends at RIP, so there are at most
  *                  15 places where it can begin. Each is decoded, and executed on the software processor with a port that
- *                  lets no store through. The place that makes the access which KVM reported is the instruction. When several are (bytes before it that could be its prefixes), the shortest
- *                  is taken: all of them do the same.
+ *                  lets no store through. The place that makes the access which KVM reported is the instruction. When several
+ *                  are (bytes before it that could be its prefixes), the shortest is taken: all of them do the same.
  *      execute     The software processor runs the instruction, as in the soft engine: memory that KVM must not see (no
  *                  execution, other processes), local APIC, exit.
  *
