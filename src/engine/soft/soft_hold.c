@@ -17,13 +17,14 @@
  * cost the changer one load each.
  *
  * Code pages. The first processor that decodes code of a page counts itself in code_users and makes the others drop their
- * write tags; from then on page() answers PAGE_CODE, stores are slow, and each makes the other processors compare their
- * decoded code with memory (cpu_verify_code). No waiting there: x86 lets the other processor see the new code only after
+ * write tags; from then on page() answers PAGE_CODE, stores are slow, and each makes the other processors, if any of them
+ * has code of the page, compare their decoded code with memory (cpu_verify_code). No waiting there: x86 lets the other processor see the new code only after
  * it has synchronized with the writer (SDM 3A 8.1.3), and the request bit is set before the writer's next store.
  */
 #include "engine/soft/soft.h"
 #include "os/cancel.h"
 #include "os/read_section.h"
+#include "x86/code.h"
 
 static void signal_changed(struct engine_partition *p)
 {
@@ -234,6 +235,24 @@ void soft_code_page_dropped(struct cpu *cpu, gpa_t page)
     soft_code_uncount(vcpu_of(cpu)->partition, page);
 }
 
+/* Has another processor code of these pages? Our own share of the counter is not asked after. */
+static bool others_have_code(const struct engine_partition *p, const struct cpu *cpu, gpa_t gpa, uint64_t size)
+{
+    const gpa_t last = (gpa + size - 1) & PAGE_MASK;
+
+    if (size > (uint64_t)WROTE_PAGES << PAGE_SHIFT)
+        return true;
+    for (gpa_t page = gpa & PAGE_MASK; page <= last; page += PAGE_SIZE) {
+        unsigned users = atomic_load_explicit(code_slot(p, page), memory_order_relaxed);
+
+        if (users == UINT8_MAX || users > (code_is_page(cpu, page) ? 1u : 0u))
+            return true;
+    }
+    return false;
+}
+
+/* Code that patches only itself disturbs nobody. Our store comes before our look at the counter, and who joins counts itself
+ * before it reads: either we see it, or it sees our store. */
 void soft_code_written(struct cpu *cpu, gpa_t gpa, uint64_t size)
 {
     struct engine_vcpu *vcpu = vcpu_of(cpu);
@@ -241,7 +260,8 @@ void soft_code_written(struct cpu *cpu, gpa_t gpa, uint64_t size)
 
     if (p->config->processor_count == 1)
         return;
-    if (has_code(p, gpa, size))
+    atomic_thread_fence(memory_order_seq_cst);
+    if (others_have_code(p, cpu, gpa, size))
         soft_pend_all(p, vcpu, PENDING_VERIFY_CODE, REQUEST_FLUSH);
     soft_monitor_wrote(p, vcpu, gpa, size);
 }
