@@ -94,21 +94,27 @@ static bool cover_for(struct gpa_space *space, const struct gpa_consumer *new)
 
 /* ---- handing on ---- */
 
-bool gpa_consumers_give(void *ctx, uint64_t first, uint64_t bits)
+static void give_word(struct gpa_consumer *c, uint64_t first, uint64_t bits)
+{
+    uint64_t start = pages_of(c->range.gpa), end = pages_of(range_end(c->range));
+
+    if (end <= first || start >= first + 64)
+        return;
+    if (start > first)
+        bits &= ~(uint64_t)0 << (start - first);
+    if (end - first < 64)
+        bits &= ((uint64_t)1 << (end - first)) - 1;
+    if (bits)
+        gpa_dirty_mark_bits(c->pending, first, bits);
+}
+
+bool gpa_consumers_give(void *ctx, const struct gpa_dirty_bits *words, size_t count)
 {
     const struct gpa_consumers *to = ctx;
 
-    for (struct gpa_consumer *c = to->space->consumers; c; c = c->next) {
-        uint64_t start = pages_of(c->range.gpa), end = pages_of(range_end(c->range)), mine = bits;
-        if (c == to->except || end <= first || start >= first + 64)
-            continue;
-        if (start > first)
-            mine &= ~(uint64_t)0 << (start - first);
-        if (end - first < 64)
-            mine &= ((uint64_t)1 << (end - first)) - 1;
-        if (mine)
-            gpa_dirty_mark_bits(c->pending, first, mine);
-    }
+    for (struct gpa_consumer *c = to->space->consumers; c; c = c->next)
+        for (size_t i = 0; c != to->except && i < count; i++)
+            give_word(c, words[i].first, words[i].bits);
     return true;
 }
 

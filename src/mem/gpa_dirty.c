@@ -148,6 +148,12 @@ static uint64_t piece_mask(const struct piece *piece, unsigned level, uint64_t i
     return word_mask(index, piece->first >> shift, ((piece->end - 1) >> shift) + 1);
 }
 
+/* Do all pages of this level 1 word lie in the piece? */
+static bool is_inside(const struct piece *piece, uint64_t index)
+{
+    return index << 12 >= piece->first && (index + 1) << 12 <= piece->end;
+}
+
 static gpa_dirty_word *word_at(gpa_dirty_word *window, unsigned level, uint64_t index)
 {
     return window + gpa_dirty_level_start[level] + index;
@@ -244,11 +250,18 @@ static struct place place_below(const struct place *place, uint64_t bit, unsigne
     return (struct place){place->level - 1, (place->index << 6) + (uint64_t)__builtin_ctzll(bit), records};
 }
 
-static void tell(struct walk *walk, const struct place *place, uint64_t bits)
+static void tell_words(struct walk *walk, const struct gpa_dirty_bits *words, size_t count)
 {
     const struct gpa_dirty_visit *visit = walk->visit;
-    if (bits && visit->sink)
-        walk->stopped = !visit->sink(visit->ctx, walk->piece.base + (place->index << 6), bits);
+    if (count && visit->sink)
+        walk->stopped = !visit->sink(visit->ctx, words, count);
+}
+
+static void tell(struct walk *walk, const struct place *place, uint64_t bits)
+{
+    const struct gpa_dirty_bits word = {walk->piece.base + (place->index << 6), bits};
+    if (bits)
+        tell_words(walk, &word, 1);
 }
 
 /* The dirty bits of the piece, of each record and of all. */
@@ -269,7 +282,7 @@ static unsigned records_with(const uint64_t each[RECORDS], uint64_t bit)
 
 /*
  * A visit of one record, which is nearly every visit: nobody else marks, or nothing is cleared, so that the bits above are
- * cleared once for all words below. Both return what remains of the word.
+ * cleared once for all words below, and these are reported together. Both return what remains of the word.
  */
 static always_inline uint64_t visit_leaves(struct walk *walk, const struct place *above, const bool take)
 {
@@ -277,23 +290,28 @@ static always_inline uint64_t visit_leaves(struct walk *walk, const struct place
     const unsigned r = above->records >> 1;
     gpa_dirty_word *const upper = word_at(walk->window[r], 1, above->index);
     const uint64_t all = atomic_load_explicit(upper, memory_order_relaxed);
+    const bool whole = is_inside(&walk->piece, above->index);
+    struct gpa_dirty_bits words[64];
     uint64_t done = 0;
+    size_t count = 0;
 
-    for (uint64_t bits = all & piece_mask(&walk->piece, 1, above->index); bits && !walk->stopped; bits &= bits - 1) {
-        const struct place place = place_below(above, bits, above->records);
-        gpa_dirty_word *word = word_at(walk->window[r], 0, place.index);
+    for (uint64_t bits = all & piece_mask(&walk->piece, 1, above->index); bits; bits &= bits - 1) {
+        const uint64_t index = (above->index << 6) + (uint64_t)__builtin_ctzll(bits);
+        gpa_dirty_word *word = word_at(walk->window[r], 0, index);
         const uint64_t was = atomic_load_explicit(word, take ? memory_order_relaxed : memory_order_seq_cst);
-        const uint64_t found = was & piece_mask(&walk->piece, 0, place.index);
-        if (take && found)
+        const uint64_t found = likely(whole) ? was : was & piece_mask(&walk->piece, 0, index);
+        if (take)
             atomic_store_explicit(word, was & ~found, memory_order_relaxed);
-        if (was == found)
+        if (likely(was == found))
             done |= bits & -bits;
-        if (take && visit->tee && r == 0 && found)
-            visit->tee(visit->tee_ctx, walk->piece.base + (place.index << 6), found);
-        tell(walk, &place, found);
+        words[count] = (struct gpa_dirty_bits){walk->piece.base + (index << 6), found};
+        count += found != 0;
     }
     if (take)
         atomic_store_explicit(upper, all & ~done, memory_order_relaxed);
+    if (take && visit->tee && r == 0 && count)
+        visit->tee(visit->tee_ctx, words, count);
+    tell_words(walk, words, count);
     return all & ~done;
 }
 
@@ -376,7 +394,7 @@ static unsigned take_leaf(struct walk *walk, const struct place *place)
         left |= was & ~each[r] ? 1u << r : 0;
     }
     if (visit->tee && each[0])
-        visit->tee(visit->tee_ctx, walk->piece.base + (place->index << 6), each[0]);
+        visit->tee(visit->tee_ctx, &(struct gpa_dirty_bits){walk->piece.base + (place->index << 6), each[0]}, 1);
     tell(walk, place, each[0] | each[1]);
     return left;
 }

@@ -62,9 +62,14 @@ void gpa_dirty_mark_range(struct gpa_dirty *dirty, uint64_t page, uint64_t count
  * and takes of the record. */
 void gpa_dirty_mark_bits(struct gpa_dirty *dirty, uint64_t first, uint64_t bits);
 
-/* Receives dirty pages in ascending order: bit i of bits (never 0) is page first + i; first is a
- * multiple of 64. False: no more, please; what was reported counts. */
-typedef bool gpa_dirty_sink(void *ctx, uint64_t first, uint64_t bits);
+/* Dirty pages: bit i of bits is page first + i; first is a multiple of 64. */
+struct gpa_dirty_bits {
+    uint64_t first, bits;
+};
+
+/* Receives dirty pages in ascending order, at least one word of them and none that is 0. False: no more, please; what was
+ * reported counts. */
+typedef bool gpa_dirty_sink(void *ctx, const struct gpa_dirty_bits *words, size_t count);
 
 /* True if a page of the range is dirty. Pages never covered are clean. */
 bool gpa_dirty_any(const struct gpa_dirty *dirty, uint64_t page, uint64_t count);

@@ -21,21 +21,28 @@ struct collector {
     uint64_t count;
 };
 
-static bool collect(void *ctx, uint64_t page, uint64_t bits)
+static void collect_word(struct collector *collector, uint64_t page, uint64_t bits)
 {
-    struct collector *collector = ctx;
-    collector->count += (uint64_t)__builtin_popcountll(bits);
-    if (!collector->bitmap)
-        return true;
     if (page < collector->first) { /* the range begins inside this word */
         collector->bitmap[0] |= bits >> (collector->first - page);
-        return true;
+        return;
     }
     uint64_t *word = collector->bitmap + (page - collector->first) / 64;
     unsigned shift = (page - collector->first) % 64;
     word[0] |= bits << shift;
     if (shift && bits >> (64 - shift))
         word[1] |= bits >> (64 - shift);
+}
+
+static bool collect(void *ctx, const struct gpa_dirty_bits *words, size_t count)
+{
+    struct collector *collector = ctx;
+
+    for (size_t i = 0; i < count; i++) {
+        collector->count += (uint64_t)__builtin_popcountll(words[i].bits);
+        if (collector->bitmap)
+            collect_word(collector, words[i].first, words[i].bits);
+    }
     return true;
 }
 
@@ -71,61 +78,114 @@ static enum status zero_bitmap(gpa_t gpa, uint64_t size, uint64_t *bitmap, size_
 /* ---- lists ---- */
 
 /* Runs of dirty pages on their way to the caller's array. */
+enum { BATCH = 256, WORD_RUNS = 32 };
+#define TOP_BIT ((uint64_t)1 << 63)
+
 struct lister {
     struct gpa_dirty_list *list;
-    struct gpa_range run;       /* the latest; size 0: none */
-    struct gpa_range batch[32]; /* complete, not yet written */
-    size_t batched, room;       /* room: for runs, the latest included */
+    size_t batched; /* the last of them may still grow */
+    size_t room;    /* for more runs than are batched */
     bool bad_array;
+    struct gpa_range batch[BATCH + WORD_RUNS];
 };
 
-static bool flush(struct lister *l)
+/* Write all batched runs but the last `keep`. */
+static bool flush(struct lister *l, size_t keep)
 {
-    if (!guarded_copy(l->list->array + l->list->count, l->batch, l->batched * sizeof(l->batch[0])))
+    const size_t count = l->batched - keep;
+
+    if (!guarded_copy(l->list->array + l->list->count, l->batch, count * sizeof(l->batch[0])))
         l->bad_array = true;
-    l->list->count += l->batched;
-    l->batched = 0;
+    l->list->count += count;
+    if (keep)
+        l->batch[0] = l->batch[count];
+    l->batched = keep;
     return !l->bad_array;
 }
 
-/* A new run. False: there is no room for one more, and nothing has changed; or the array cannot be written. */
-static always_inline bool add_run(struct lister *l, gpa_t gpa, uint64_t size)
+/* The run of dirty pages that begins at the lowest bit, and what lies above it. */
+static always_inline struct gpa_range take_run(gpa_t gpa, uint64_t *bits)
+{
+    const unsigned start = (unsigned)__builtin_ctzll(*bits);
+    const uint64_t carried = *bits + (*bits & -*bits); /* the run has become zeros, and a one behind them */
+    const unsigned end = carried ? (unsigned)__builtin_ctzll(carried) : 64;
+
+    *bits &= carried;
+    return (struct gpa_range){gpa + ((uint64_t)start << PAGE_SHIFT), (uint64_t)(end - start) << PAGE_SHIFT};
+}
+
+/* False: there is no room for one more, and nothing has changed; or the array cannot be written. */
+static always_inline bool add_run(struct lister *l, struct gpa_range run)
 {
     if (unlikely(!l->room)) {
         l->list->more = true;
         return false;
     }
-    l->batch[l->batched] = l->run;
-    l->batched += l->run.size != 0;
-    l->run = (struct gpa_range){gpa, size};
+    l->batch[l->batched++] = run;
     l->room--;
-    return likely(l->batched < array_size(l->batch)) || flush(l);
+    return likely(l->batched < BATCH) || flush(l, 1);
 }
 
-static bool list_bits(void *ctx, uint64_t page, uint64_t bits)
+static bool add_runs(struct lister *l, gpa_t gpa, uint64_t bits)
 {
-    struct lister *l = ctx;
-
-    while (bits) {
-        const unsigned start = (unsigned)__builtin_ctzll(bits);
-        const uint64_t carried = bits + (bits & -bits); /* the lowest run of ones has become zeros, and a one behind them */
-        const unsigned end = carried ? (unsigned)__builtin_ctzll(carried) : 64;
-        const gpa_t gpa = (page + start) << PAGE_SHIFT;
-        const uint64_t size = (uint64_t)(end - start) << PAGE_SHIFT;
-        if (start == 0 && l->run.size && range_end(l->run) == gpa)
-            l->run.size += size;
-        else if (!add_run(l, gpa, size))
+    while (bits)
+        if (!add_run(l, take_run(gpa, &bits)))
             return false;
-        bits &= carried;
+    return true;
+}
+
+/* A run, given the first and the last bit of each, and what is left of these; of nothing, anything. */
+static always_inline struct gpa_range lowest_run(gpa_t gpa, uint64_t *starts, uint64_t *ends)
+{
+    const unsigned start = (unsigned)__builtin_ctzll(*starts | TOP_BIT), end = (unsigned)__builtin_ctzll(*ends | TOP_BIT);
+
+    *starts &= *starts - 1;
+    *ends &= *ends - 1;
+    return (struct gpa_range){gpa + ((uint64_t)start << PAGE_SHIFT), (uint64_t)(end - start + 1) << PAGE_SHIFT};
+}
+
+/* The same with room for all runs of a word. How many there are is hard to foresee, for the processor too: two are written at a
+ * time, and the second counts if there was one. */
+static always_inline void add_all_runs(struct lister *l, gpa_t gpa, uint64_t bits)
+{
+    uint64_t starts = bits & ~(bits << 1), ends = bits & ~(bits >> 1);
+    struct gpa_range *to = l->batch + l->batched;
+
+    do {
+        *to++ = lowest_run(gpa, &starts, &ends);
+        const unsigned second = starts != 0;
+        *to = lowest_run(gpa, &starts, &ends);
+        to += second;
+    } while (starts);
+    const size_t batched = (size_t)(to - l->batch);
+    l->room -= batched - l->batched;
+    l->batched = batched;
+}
+
+static always_inline bool list_word(struct lister *l, gpa_t gpa, uint64_t bits)
+{
+    if (bits & 1 && l->batched && range_end(l->batch[l->batched - 1]) == gpa) {
+        l->batch[l->batched - 1].size += take_run(gpa, &bits).size;
+        if (!bits)
+            return true;
     }
+    if (unlikely(l->room < WORD_RUNS))
+        return add_runs(l, gpa, bits);
+    add_all_runs(l, gpa, bits);
+    return likely(l->batched < BATCH) || flush(l, 1);
+}
+
+static bool list_bits(void *ctx, const struct gpa_dirty_bits *words, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!list_word(ctx, words[i].first << PAGE_SHIFT, words[i].bits))
+            return false;
     return true;
 }
 
 static void list_end(struct lister *l)
 {
-    if (l->run.size)
-        l->batch[l->batched++] = l->run;
-    flush(l);
+    flush(l, 0);
 }
 
 /* ---- who may ask for what ---- */
@@ -232,11 +292,10 @@ static void take_list(struct gpa_space *space, struct gpa_consumer *consumer, st
     h.visit.sink = list_bits;
     h.visit.ctx = lister;
     gpa_dirty_visit_peek(&h.visit);
-    gpa_t end = range_end(lister->run);
+    if (lister->list->more)
+        h.visit.count = pages_of(range_end(lister->batch[lister->batched - 1]) - range.gpa);
     list_end(lister);
     h.visit.sink = NULL;
-    if (lister->list->more)
-        h.visit.count = pages_of(end - range.gpa);
     if (!lister->bad_array)
         gpa_dirty_visit_take(&h.visit);
     harvest_end(&h);
@@ -301,7 +360,7 @@ enum status gpa_consumer_bitmap(struct gpa_space *space, const struct gpa_dirty_
 enum status gpa_consumer_list(struct gpa_space *space, const struct gpa_dirty_query *query, struct gpa_dirty_list *list)
 {
     const struct gpa_range range = query->range;
-    struct lister lister = {.list = list, .room = list->capacity};
+    struct lister lister;
     struct gpa_consumer *consumer;
     enum status status = gpa_space_check_pages(space, range.gpa, range.size);
     if (status != STATUS_OK)
@@ -311,6 +370,10 @@ enum status gpa_consumer_list(struct gpa_space *space, const struct gpa_dirty_qu
 
     list->count = 0;
     list->more = false;
+    lister.list = list;
+    lister.batched = 0;
+    lister.room = list->capacity;
+    lister.bad_array = false;
     query_begin(space, query);
     status = check_consumer(space, query, &consumer);
     if (status == STATUS_OK && query->flags & GPA_QUERY_PEEK) {
@@ -333,11 +396,11 @@ struct rewriter {
     void *ctx;
 };
 
-static bool rewrite(void *ctx, uint64_t page, uint64_t bits)
+static bool rewrite(void *ctx, const struct gpa_dirty_bits *words, size_t count)
 {
     struct rewriter *rewriter = ctx;
-    gpa_consumers_give(rewriter->others, page, bits);
-    return rewriter->sink(rewriter->ctx, page, bits);
+    gpa_consumers_give(rewriter->others, words, count);
+    return rewriter->sink(rewriter->ctx, words, count);
 }
 
 enum status gpa_consumer_visit(struct gpa_space *space, const struct gpa_dirty_query *query, gpa_dirty_sink *sink, void *ctx)

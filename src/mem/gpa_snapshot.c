@@ -204,13 +204,27 @@ static void keep_all(const struct gpa_snapshot *s)
     }
 }
 
+/* The next page of the words, which it is taken from; false: there is none left. */
+static bool next_page(struct gpa_dirty_bits *left, const struct gpa_dirty_bits **words, const struct gpa_dirty_bits *end, gpa_t *gpa)
+{
+    if (!left->bits && *words == end)
+        return false;
+    if (!left->bits)
+        *left = *(*words)++;
+    *gpa = (left->first + (uint64_t)__builtin_ctzll(left->bits)) << PAGE_SHIFT;
+    left->bits &= left->bits - 1;
+    return true;
+}
+
 /* A gpa_dirty_sink. */
-static bool keep_bits(void *context, uint64_t first, uint64_t bits)
+static bool keep_bits(void *context, const struct gpa_dirty_bits *words, size_t count)
 {
     const struct gpa_snapshot *s = context;
+    const struct gpa_dirty_bits *const end = words + count;
+    struct gpa_dirty_bits left = {0};
+    gpa_t gpa;
 
-    for (; bits; bits &= bits - 1) {
-        gpa_t gpa = (first + (uint64_t)__builtin_ctzll(bits)) << PAGE_SHIFT;
+    while (next_page(&left, &words, end, &gpa)) {
         size_t i = find_range(s, gpa);
         if (i < s->count && contains(&s->ranges[i], gpa))
             keep_page(s, &s->ranges[i], gpa);
@@ -490,15 +504,18 @@ static void put_page_back(struct restore *r, gpa_t gpa)
 }
 
 /* A gpa_dirty_sink. */
-static bool put_back(void *context, uint64_t first, uint64_t bits)
+static bool put_back(void *context, const struct gpa_dirty_bits *words, size_t count)
 {
     struct restore *r = context;
     struct gpa_consumers others = {r->snapshot->space, r->consumer};
+    const struct gpa_dirty_bits *const end = words + count, *at = words;
+    struct gpa_dirty_bits left = {0};
+    gpa_t gpa;
 
-    for (uint64_t left = bits; left; left &= left - 1)
-        put_page_back(r, (first + (uint64_t)__builtin_ctzll(left)) << PAGE_SHIFT);
+    while (next_page(&left, &at, end, &gpa))
+        put_page_back(r, gpa);
     if (r->snapshot->space->consumers->next)
-        (void)gpa_consumers_give(&others, first, bits);
+        (void)gpa_consumers_give(&others, words, count);
     return true;
 }
 
@@ -548,13 +565,15 @@ struct count {
     uint64_t pages;
 };
 
-static bool count_bits(void *context, uint64_t first, uint64_t bits)
+static bool count_bits(void *context, const struct gpa_dirty_bits *words, size_t number)
 {
     struct count *count = context;
     const struct gpa_snapshot *s = count->snapshot;
+    const struct gpa_dirty_bits *const end = words + number;
+    struct gpa_dirty_bits left = {0};
+    gpa_t gpa;
 
-    for (; bits; bits &= bits - 1) {
-        gpa_t gpa = (first + (uint64_t)__builtin_ctzll(bits)) << PAGE_SHIFT;
+    while (next_page(&left, &words, end, &gpa)) {
         size_t i = find_range(s, gpa);
         count->pages += i < s->count && contains(&s->ranges[i], gpa);
     }

@@ -144,7 +144,7 @@ struct gpa_consumers {
     struct gpa_space *space;
     const struct gpa_consumer *except;
 };
-bool gpa_consumers_give(void *ctx, uint64_t first, uint64_t bits);
+bool gpa_consumers_give(void *ctx, const struct gpa_dirty_bits *words, size_t count);
 
 static inline struct gpa_view gpa_view_of(const struct gpa_space *space,
                                           const struct extent *extent)

@@ -191,11 +191,12 @@ struct visited {
     unsigned held;
 };
 
-static bool visit_sink(void *ctx, uint64_t page, uint64_t bits)
+static bool visit_sink(void *ctx, const struct gpa_dirty_bits *words, size_t count)
 {
     struct visited *v = ctx;
-    for (; bits; bits &= bits - 1)
-        v->told[page + (uint64_t)__builtin_ctzll(bits) - v->m->base - v->first] = 1;
+    for (size_t i = 0; i < count; i++)
+        for (uint64_t bits = words[i].bits; bits; bits &= bits - 1)
+            v->told[words[i].first + (uint64_t)__builtin_ctzll(bits) - v->m->base - v->first] = 1;
     return true;
 }
 

@@ -14,9 +14,8 @@ struct seen {
 };
 
 /* Every reported page must be in the range, ascending, and dirty in the model. */
-static bool check_sink(void *ctx, uint64_t first, uint64_t bits)
+static void check_word(struct seen *seen, uint64_t first, uint64_t bits)
 {
-    struct seen *seen = ctx;
     seen->bad |= bits == 0 || first % 64 || (seen->count && first <= seen->last);
     seen->last = first;
     for (; bits; bits &= bits - 1) {
@@ -24,6 +23,14 @@ static bool check_sink(void *ctx, uint64_t first, uint64_t bits)
         seen->bad |= page >= MODEL || !model[page];
         seen->count++;
     }
+}
+
+static bool check_sink(void *ctx, const struct gpa_dirty_bits *words, size_t count)
+{
+    struct seen *seen = ctx;
+    seen->bad |= count == 0;
+    for (size_t i = 0; i < count; i++)
+        check_word(seen, words[i].first, words[i].bits);
     return true;
 }
 
@@ -125,13 +132,14 @@ static void *mark_pages(void *ctx)
     return NULL;
 }
 
-static bool note_taken(void *ctx, uint64_t first, uint64_t bits)
+static bool note_taken(void *ctx, const struct gpa_dirty_bits *words, size_t count)
 {
     struct race *race = ctx;
-    for (; bits; bits &= bits - 1) {
-        uint64_t page = first + (uint64_t)__builtin_ctzll(bits);
-        race->taken_at[page] = atomic_load(&race->marks[page]);
-    }
+    for (size_t i = 0; i < count; i++)
+        for (uint64_t bits = words[i].bits; bits; bits &= bits - 1) {
+            uint64_t page = words[i].first + (uint64_t)__builtin_ctzll(bits);
+            race->taken_at[page] = atomic_load(&race->marks[page]);
+        }
     return true;
 }
 
