@@ -3,7 +3,7 @@
 #include "mem/gpa_access.h"
 #include "os/guarded.h"
 #include "util/last_error.h"
-#include "x86/walk_common.h"
+#include "x86/memory/walk_common.h"
 
 static enum walk_status walk_status_of(enum gpa_result result, enum walk_status refused)
 {

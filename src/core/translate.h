@@ -3,7 +3,7 @@
 #define OWHP_CORE_TRANSLATE_H
 
 #include "core/partition.h"
-#include "x86/walk.h"
+#include "x86/memory/walk.h"
 
 /* The numbers are the API's. */
 enum {

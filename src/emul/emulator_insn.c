@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "util/last_error.h"
-#include "x86/decode.h"
+#include "x86/code/decode.h"
 
 enum { DECODE_MODES = MODE_64 | MODE_CS32 | MODE_SS32 | MODE_PROTECTED };
 

@@ -11,7 +11,7 @@
 #define OWHP_EMUL_EMULATOR_INSN_H
 
 #include "util/compiler.h"
-#include "x86/insn.h"
+#include "x86/code/insn.h"
 
 /* Registers beyond those that are always fetched. */
 enum {

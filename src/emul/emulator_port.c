@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "util/last_error.h"
-#include "x86/memory.h"
+#include "x86/memory/memory.h"
 
 static struct emulator *emulator_of(struct cpu *cpu)
 {

@@ -2,8 +2,8 @@
 
 #include <string.h>
 
-#include "x86/aflags.h"
-#include "x86/control.h"
+#include "x86/integer/aflags.h"
+#include "x86/system/control.h"
 
 /* First batch: general registers, RIP, RFLAGS, segments, what decoding and translation depend on. */
 enum { BASE_SEGMENTS = 18, BASE_CONTROL = BASE_SEGMENTS + 6, BASE_SIZE = BASE_CONTROL + 3 };

@@ -15,7 +15,7 @@
 #include "mem/gpa_space.h"
 #include "util/compiler.h"
 #include "util/status.h"
-#include "x86/walk.h"
+#include "x86/memory/walk.h"
 
 struct engine_partition; /* defined by each engine */
 struct engine_vcpu;

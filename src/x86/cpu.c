@@ -5,12 +5,12 @@
 #include <string.h>
 
 #include "util/check.h"
-#include "x86/aflags.h"
-#include "x86/code.h"
-#include "x86/debug.h"
-#include "x86/msr.h"
-#include "x86/random.h"
-#include "x86/tlb.h"
+#include "x86/code/code.h"
+#include "x86/integer/aflags.h"
+#include "x86/memory/tlb.h"
+#include "x86/system/debug.h"
+#include "x86/system/msr.h"
+#include "x86/system/random.h"
 #include "x86/vendor.h"
 
 struct cpu *cpu_create(const struct cpu_port *port, void *port_context, unsigned physical_bits)

@@ -19,7 +19,7 @@
 #include "util/compiler.h"
 #include "util/types.h"
 #include "x86/bits.h"
-#include "x86/cpuid.h"
+#include "x86/system/cpuid.h"
 
 struct cpu;
 struct cpu_port;
@@ -132,15 +132,15 @@ struct cpu {
     union gpr gpr[16];
     uint64_t zero;      /* always 0: the base or index of an operand that has none */
     uint64_t block_rip; /* RIP of the first instruction of the running block */
-    uint32_t aflags;    /* arithmetic flags as LAHF/SETO leave them in AX (x86/aflags.h) */
+    uint32_t aflags;    /* arithmetic flags as LAHF/SETO leave them in AX (x86/integer/aflags.h) */
     uint32_t mode;      /* MODE_* */
     _Atomic uint32_t request;
     uint32_t leave;     /* enum cpu_leave, set by whoever makes a handler return NULL */
-    struct tlb_entry *tlb_entries; /* x86/tlb.h */
+    struct tlb_entry *tlb_entries; /* x86/memory/tlb.h */
     uint64_t tlb_mask;
-    uint64_t read_key;  /* tag keys of data accesses at the current privilege (x86/tlb.h) */
+    uint64_t read_key;  /* tag keys of data accesses at the current privilege (x86/memory/tlb.h) */
     uint64_t write_key;
-    uint64_t verify_epoch; /* see x86/code.h; never 0 */
+    uint64_t verify_epoch; /* see x86/code/code.h; never 0 */
     uint64_t jump_key;
     struct jump_entry *jump_cache;
     struct segment segment[SEG_COUNT];
@@ -180,7 +180,7 @@ struct cpu {
     uint64_t code_base; /* CS base and limit that the code cache last saw */
     uint32_t code_limit;
 
-    struct cpuid_config cpuid;  /* what the guest sees, what instructions exist (x86/cpuid.h) */
+    struct cpuid_config cpuid;  /* what the guest sees, what instructions exist (x86/system/cpuid.h) */
     uint64_t tsc_offset;        /* when the port leaves the time stamp to the processor: host TSC + this */
     uint64_t tsc_adjust;        /* IA32_TSC_ADJUST */
     uint64_t apic_base;         /* IA32_APIC_BASE, when the port leaves it to the processor */
@@ -188,7 +188,7 @@ struct cpu {
     uint32_t pkru;              /* protection keys of user pages; to be changed by cpu_set_pkru */
     uint64_t pkrs;              /* IA32_PKRS: of supervisor pages; by cpu_set_pkrs */
     const struct insn *insn;    /* the instruction whose exec function runs (interpreter only) */
-    uint64_t debug_pending;     /* debug traps that wait for the end of the instruction: bits of DR6 (x86/debug.h) */
+    uint64_t debug_pending;     /* debug traps that wait for the end of the instruction: bits of DR6 (x86/system/debug.h) */
     uint64_t debug_held;        /* those of them from before the running instruction: MOV SS delayed them */
     uint64_t resume_rip;        /* the RIP that RFLAGS.RF is for */
     uint8_t debug_watch;        /* DEBUG_*: breakpoints that DR7 enables */

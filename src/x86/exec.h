@@ -10,9 +10,9 @@
 
 #include <Zydis/Zydis.h>
 
-#include "x86/aflags.h"
-#include "x86/insn.h"
-#include "x86/memory.h"
+#include "x86/code/insn.h"
+#include "x86/integer/aflags.h"
+#include "x86/memory/memory.h"
 #include "x86/port.h"
 
 /* One row of a family's table: which mnemonic goes to which function. */

@@ -2,9 +2,9 @@
 #include <string.h>
 
 #include "os/guarded.h"
-#include "x86/code.h"
+#include "x86/code/code.h"
 #include "x86/exec.h"
-#include "x86/tlb.h"
+#include "x86/memory/tlb.h"
 
 static uint64_t truncate(uint64_t value, unsigned size)
 {

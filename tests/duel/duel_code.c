@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "insn/simd_values.h"
-#include "x86/decode.h"
+#include "x86/code/decode.h"
 
 enum { KEPT = 48 }; /* encodings kept of each instruction */
 

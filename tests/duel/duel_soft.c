@@ -8,9 +8,9 @@
 #include "duel_code.h"
 
 #include "support/flat_cpu.h"
-#include "x86/control.h"
-#include "x86/descriptor.h"
-#include "x86/event.h"
+#include "x86/system/control.h"
+#include "x86/system/descriptor.h"
+#include "x86/system/event.h"
 
 enum {
     PHYSICAL_ARENA = DUEL_PHYSICAL, /* its pages lie in descending order: what crosses them is not consecutive */

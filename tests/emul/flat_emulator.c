@@ -5,7 +5,7 @@
 
 #include "support/flat_cpu.h"
 #include "util/check.h"
-#include "x86/tlb.h"
+#include "x86/memory/tlb.h"
 
 /* The call in progress. */
 static struct {

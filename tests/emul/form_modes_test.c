@@ -12,7 +12,7 @@
 #include "duel/duel_code.h"
 #include "emul/form_emulate.h"
 #include "support/flat_cpu.h"
-#include "x86/descriptor.h"
+#include "x86/system/descriptor.h"
 
 enum { GUEST = 0x80000, PAGES = 5, BYTES = PAGES * 0x1000, TABLE = 0x1000, PORT_BITMAP = 0x1200, LINEAR = 0x30000000 };
 enum { CODE = 8, DATA = 0x10, OTHER = 0x18, SHORT = 0x20, LOCAL = 0x28, TASK = 0x30, GATE = 0x38 };

@@ -14,7 +14,7 @@
 #include "emul/flat_emulator.h"
 #include "support/flat_cpu.h"
 #include "util/check.h"
-#include "x86/tlb.h"
+#include "x86/memory/tlb.h"
 
 enum { ARENA = 0x100000, ARENA_BYTES = 0x40000 }; /* of the harness, in the flat processor's memory */
 

@@ -18,7 +18,7 @@
 #include "fuzz_limits.h"
 #include "support/flat_cpu.h"
 #include "util/check.h"
-#include "x86/tlb.h"
+#include "x86/memory/tlb.h"
 
 enum { DATA_PAGES = 4, GUEST = 0x80000, INPUT = 16 + 16 * 9 + 8, FUZZ_CASES = 20000 };
 

@@ -19,8 +19,8 @@
 #include "os/guarded.h"
 #include "processor_world.h"
 #include "util/check.h"
-#include "x86/control.h"
-#include "x86/event.h"
+#include "x86/system/control.h"
+#include "x86/system/event.h"
 
 enum { STEPS = 200 }; /* in one world; a run is one, too */
 

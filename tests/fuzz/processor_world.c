@@ -6,7 +6,7 @@
 #include "duel/duel_code.h"
 #include "insn/simd_values.h"
 #include "util/compiler.h"
-#include "x86/control.h"
+#include "x86/system/control.h"
 
 enum {
     CODE_SIZE = 0x800, CODE_PAGES = 0x2000, /* where RIP begins; with what is behind it */

@@ -13,8 +13,8 @@
 
 #include "guest.h"
 #include "util/compiler.h"
-#include "x86/control.h"
 #include "x86/port.h"
+#include "x86/system/control.h"
 
 enum { CODE = 0x10000, STACK = 0x20000, GDT = 0x30000, IDT = 0x31000, TSS = 0x33000, LDT = 0x34000, PML4 = 0x40000 };
 

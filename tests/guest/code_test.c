@@ -13,8 +13,8 @@
 
 #include "guest.h"
 #include "util/compiler.h"
-#include "x86/control.h"
 #include "x86/port.h"
+#include "x86/system/control.h"
 
 enum {
     GDT = 0x1000,

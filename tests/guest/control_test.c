@@ -14,7 +14,7 @@
 
 #include "machine.h"
 #include "util/compiler.h"
-#include "x86/control.h"
+#include "x86/system/control.h"
 
 enum { ENOUGH = 10, PHYSICAL_BITS = 40, PAE_ROOT = 0x14000, OLD_ROOT = 0x15000 };
 

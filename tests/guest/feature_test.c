@@ -13,8 +13,8 @@
 
 #include "guest.h"
 #include "util/compiler.h"
-#include "x86/control.h"
-#include "x86/msr.h"
+#include "x86/system/control.h"
+#include "x86/system/msr.h"
 
 /* <sys/wait.h> brings names of registers that cpu.h has too. */
 extern pid_t waitpid(pid_t pid, int *status, int options);

@@ -12,7 +12,7 @@
 #define OWHP_TESTS_GUEST_GUEST_H
 
 #include "x86/cpu.h"
-#include "x86/event.h"
+#include "x86/system/event.h"
 
 enum { GUEST_MEMORY = 16 << 20, GUEST_LOAD = 0x8000 };
 

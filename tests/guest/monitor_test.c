@@ -10,8 +10,8 @@
 #include "os/guarded.h"
 #include "util/compiler.h"
 #include "x86/cpu.h"
-#include "x86/debug.h"
 #include "x86/port.h"
+#include "x86/system/debug.h"
 
 enum { MEMORY = 16 * 4096, CODE = 0x1000, HOLE = 0x10000, NOTHING = 0xdead };
 

@@ -8,8 +8,8 @@
 #include <cmocka.h>
 
 #include "guest.h"
-#include "x86/control.h"
-#include "x86/msr.h"
+#include "x86/system/control.h"
+#include "x86/system/msr.h"
 
 static struct guest guest;
 

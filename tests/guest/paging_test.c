@@ -21,10 +21,10 @@
 #include "../walk/walk_oracle.h"
 #include "os/guarded.h"
 #include "util/compiler.h"
-#include "x86/control.h"
 #include "x86/cpu.h"
-#include "x86/msr.h"
 #include "x86/port.h"
+#include "x86/system/control.h"
+#include "x86/system/msr.h"
 
 enum { MEMORY = 16 << 20, CODE = 0x10000, FRAMES = 0x40000, FRAMES_END = 0x80000, DESCRIPTOR = 1 << 3 };
 

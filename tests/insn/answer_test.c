@@ -20,7 +20,7 @@
 #include <cmocka.h>
 
 #include "support/flat_cpu.h"
-#include "x86/control.h"
+#include "x86/system/control.h"
 
 enum { CODE = 0x400000, DATA = 0x500000, CODE_GPA = 0x100000, DATA_GPA = 0x200000 };
 

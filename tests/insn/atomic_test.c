@@ -1,6 +1,6 @@
 /*
  * Locked instructions are atomic between processors: two of them over one memory, each on its own thread, and the
- * locked kernels of x86/alu_lock.h on memory that two threads share or that has vanished.
+ * locked kernels of x86/integer/alu_lock.h on memory that two threads share or that has vanished.
  */
 #include <pthread.h>
 #include <setjmp.h>
@@ -15,8 +15,8 @@
 
 #include "support/flat_cpu.h"
 #include "util/compiler.h"
-#include "x86/alu_lock.h"
-#include "x86/event.h"
+#include "x86/integer/alu_lock.h"
+#include "x86/system/event.h"
 
 /* Enough for the two to be scheduled at the same time. */
 enum { ROUNDS = 1000000, COUNTER = 0x8000, LOCK = 0x8040, CODE = 0x10000 };

@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "support/flat_cpu.h"
-#include "x86/event.h"
+#include "x86/system/event.h"
 
 /* Code at CODE, data from DATA on (16 pages, backwards in physical memory), nothing behind. */
 enum { CODE = 0x400000, DATA = 0x500000, DATA_PAGES = 16, DATA_END = DATA + DATA_PAGES * 0x1000, CODE_GPA = 0x100000, DATA_GPA = 0x200000 };

@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "util/compiler.h"
-#include "x86/decode.h"
-#include "x86/exec_simd.h"
+#include "x86/code/decode.h"
+#include "x86/vector/exec_simd.h"
 
 /* The sets that make up the integer and system instructions. */
 static const ZydisISASet required[] = {

@@ -6,7 +6,7 @@
 #include <Zydis/Zydis.h>
 
 #include "duel/duel_code.h"
-#include "x86/decode.h"
+#include "x86/code/decode.h"
 
 /* One ModRM byte under one prefix. */
 struct cell {

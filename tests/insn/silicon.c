@@ -7,7 +7,7 @@
 #include <Zydis/Zydis.h>
 
 #include "support/flat_cpu.h"
-#include "x86/decode.h"
+#include "x86/code/decode.h"
 
 enum { GUEST_ARENA = 0x100000, PRINTED = 25 };
 #define COMPARED_FLAGS (RFLAGS_ARITHMETIC | RFLAGS_DF | RFLAGS_ID | RFLAGS_AC)

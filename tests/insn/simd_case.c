@@ -8,7 +8,7 @@
 
 #include "simd_soft.h"
 #include "simd_values.h"
-#include "x86/exec_simd.h"
+#include "x86/vector/exec_simd.h"
 
 #define ARENA 8192u
 

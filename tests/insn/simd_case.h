@@ -8,7 +8,7 @@
 
 #include "simd_native.h"
 #include "simd_values.h"
-#include "x86/decode.h"
+#include "x86/code/decode.h"
 
 struct simd_case {
     uint8_t code[15];

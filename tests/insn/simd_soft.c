@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "support/flat_cpu.h"
-#include "x86/control.h"
+#include "x86/system/control.h"
 
 enum { GUEST_CODE = 0x100000, GUEST_ARENA = 0x110000 };
 

@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "x86/host_stub.h"
+#include "x86/vector/host_stub.h"
 
 static const void *constant_stub(unsigned value)
 {

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "util/compiler.h"
-#include "x86/exec_simd_trap.h"
+#include "x86/vector/exec_simd_trap.h"
 
 static uint64_t seed = 0x9e3779b97f4a7c15ull;
 static const uint8_t *food;

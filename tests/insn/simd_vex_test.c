@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "simd_case.h"
-#include "x86/host_stub.h"
+#include "x86/vector/host_stub.h"
 
 static unsigned failures, instructions;
 static uint8_t seen_mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1];

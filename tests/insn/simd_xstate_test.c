@@ -10,10 +10,10 @@
 #include <string.h>
 
 #include "support/flat_cpu.h"
-#include "x86/control.h"
-#include "x86/decode.h"
-#include "x86/exec_simd.h"
-#include "x86/exec_x87.h"
+#include "x86/code/decode.h"
+#include "x86/system/control.h"
+#include "x86/vector/exec_simd.h"
+#include "x86/vector/exec_x87.h"
 
 #define NONE (-1)
 

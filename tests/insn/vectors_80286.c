@@ -15,7 +15,7 @@
 
 #include "support/flat_cpu.h"
 #include "util/compiler.h"
-#include "x86/event.h"
+#include "x86/system/event.h"
 
 enum { AX, BX, CX, DX, CS, SS, DS, ES, SP, BP, SI, DI, IP, FLAGS, REGISTERS };
 enum { STEPS = 100000, PRINTED = 25, MEMORY = 0x110000 };

@@ -2,7 +2,7 @@
 #ifndef OWHP_TESTS_WALK_PAGING_MODES_H
 #define OWHP_TESTS_WALK_PAGING_MODES_H
 
-#include "x86/walk.h"
+#include "x86/memory/walk.h"
 
 struct mode {
     const char *name;

@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "x86/walk.h"
+#include "x86/memory/walk.h"
 
 /* Four tables of one used entry each, at 0x1000, 0x2000, 0x3000, 0x4000; the page is at 0x5000. */
 struct memory {

@@ -5,7 +5,7 @@
 #ifndef OWHP_TESTS_WALK_ORACLE_H
 #define OWHP_TESTS_WALK_ORACLE_H
 
-#include "x86/walk.h"
+#include "x86/memory/walk.h"
 
 /* Physical memory that holds page tables: a few frames anywhere. */
 enum { TABLE_FRAMES = 5 };

@@ -12,7 +12,7 @@
 
 #include "os/kick.h"
 #include "util/last_error.h"
-#include "x86/control.h"
+#include "x86/system/control.h"
 
 enum { RING_ENTRIES = 4096, RING_OFFSET_PAGES = KVM_DIRTY_LOG_PAGE_OFFSET };
 

@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 #include "engine/kvm/kvm.h"
-#include "x86/cpuid.h"
-#include "x86/msr.h"
+#include "x86/system/cpuid.h"
+#include "x86/system/msr.h"
 
 static const enum cpu_feature ours[] = {FEATURE_X2APIC, FEATURE_TSC_DEADLINE, FEATURE_HYPERVISOR, FEATURE_TSC_ADJUST, FEATURE_APIC,
                                         FEATURE_TSC_INVARIANT, FEATURE_ARCH_CAPABILITIES, FEATURE_FDP_EXCPTN_ONLY, FEATURE_NO_FCS_FDS};

@@ -42,10 +42,10 @@
 
 #include "engine/kvm/kvm.h"
 #include "os/guarded.h"
-#include "x86/code.h"
-#include "x86/decode.h"
-#include "x86/memory.h"
-#include "x86/tlb.h"
+#include "x86/code/code.h"
+#include "x86/code/decode.h"
+#include "x86/memory/memory.h"
+#include "x86/memory/tlb.h"
 
 /* ---- what KVM reported ---- */
 

@@ -17,7 +17,7 @@
 
 #include "engine/kvm/kvm.h"
 #include "os/kick.h"
-#include "x86/interpret.h"
+#include "x86/code/interpret.h"
 
 void kvm_interrupt(struct engine_vcpu *vcpu)
 {

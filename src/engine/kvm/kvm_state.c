@@ -13,8 +13,8 @@
 #include <sys/ioctl.h>
 
 #include "engine/kvm/kvm.h"
-#include "x86/control.h"
-#include "x86/msr.h"
+#include "x86/system/control.h"
+#include "x86/system/msr.h"
 
 /* ---- general registers ---- */
 

@@ -10,7 +10,7 @@
 
 #include "os/guarded.h"
 #include "util/last_error.h"
-#include "x86/control.h"
+#include "x86/system/control.h"
 
 static enum status usable(char *why, size_t size)
 {

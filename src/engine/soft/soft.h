@@ -22,17 +22,17 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "engine/engine.h"
 #include "engine/apic/apic_bus.h"
 #include "engine/apic/clock.h"
-#include "engine/soft/completion.h"
-#include "engine/soft/counters.h"
 #include "engine/apic/lapic.h"
 #include "engine/apic/timer.h"
+#include "engine/engine.h"
+#include "engine/soft/completion.h"
+#include "engine/soft/counters.h"
 #include "x86/cpu.h"
-#include "x86/cpuid.h"
-#include "x86/event.h"
 #include "x86/port.h"
+#include "x86/system/cpuid.h"
+#include "x86/system/event.h"
 
 enum { SOFT_MAXIMUM_PROCESSORS = 64 };
 /* Counters of code pages, by page number modulo this; shared slots only cost slow stores. */

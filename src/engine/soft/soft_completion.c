@@ -3,8 +3,8 @@
 
 #include "engine/soft/soft.h"
 #include "util/last_error.h"
-#include "x86/debug.h"
-#include "x86/insn.h"
+#include "x86/code/insn.h"
+#include "x86/system/debug.h"
 
 /* ---- answers for the port ---- */
 

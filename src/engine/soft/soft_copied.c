@@ -14,7 +14,7 @@
 #include <string.h>
 
 #include "mem/process_source.h"
-#include "x86/code.h"
+#include "x86/code/code.h"
 
 enum { BUCKETS = 64, MOST_PAGES = 1024 };
 

@@ -1,7 +1,7 @@
 /* Stores that signal an event instead of exiting: which of them do (mem/gpa_doorbell.h has the rest). */
 #include "engine/soft/soft.h"
 #include "mem/gpa_doorbell.h"
-#include "x86/insn.h"
+#include "x86/code/insn.h"
 
 /* Plain stores of whole registers or immediate values: nothing in such an instruction can fail behind its store, so that no
  * doorbell rings twice. The others exit, as the API allows. */

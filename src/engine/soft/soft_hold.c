@@ -24,7 +24,7 @@
 #include "engine/soft/soft.h"
 #include "os/cancel.h"
 #include "os/read_section.h"
-#include "x86/code.h"
+#include "x86/code/code.h"
 
 static void signal_changed(struct engine_partition *p)
 {

@@ -4,7 +4,7 @@
  */
 #include "engine/soft/soft.h"
 #include "util/last_error.h"
-#include "x86/control.h"
+#include "x86/system/control.h"
 
 /* WHV_X64_PENDING_INTERRUPTION_REGISTER: pending 0, type 1-3 (0 interrupt, 2 NMI, 3 exception), has error 4, length 5-8,
  * nested 9, vector 16-31, error 32-63. */

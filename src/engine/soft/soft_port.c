@@ -6,9 +6,9 @@
 
 #include "engine/soft/soft.h"
 #include "os/guarded.h"
-#include "x86/debug.h"
-#include "x86/msr.h"
-#include "x86/aflags.h"
+#include "x86/integer/aflags.h"
+#include "x86/system/debug.h"
+#include "x86/system/msr.h"
 
 /* ---- memory ---- */
 

@@ -8,7 +8,7 @@
  * interrupts; and sleeps while the processor is halted or in MWAIT. It answers whether to go on or to exit.
  */
 #include "engine/soft/soft.h"
-#include "x86/debug.h"
+#include "x86/system/debug.h"
 
 enum step { STEP_RUN, STEP_AGAIN, STEP_EXIT };
 

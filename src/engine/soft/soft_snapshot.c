@@ -10,9 +10,9 @@
 
 #include "engine/soft/soft.h"
 #include "util/last_error.h"
-#include "x86/debug.h"
-#include "x86/control.h"
-#include "x86/msr.h"
+#include "x86/system/control.h"
+#include "x86/system/debug.h"
+#include "x86/system/msr.h"
 
 /* ---- time ---- */
 

@@ -6,7 +6,7 @@
 
 #include "engine/soft/soft.h"
 #include "util/last_error.h"
-#include "x86/control.h"
+#include "x86/system/control.h"
 
 /* The image: 512 bytes as FXSAVE64, the 64-byte header, then AVX state when it is presented. */
 struct xsave_image {

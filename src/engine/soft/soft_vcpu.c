@@ -6,7 +6,7 @@
 #include "engine/soft/soft.h"
 #include "os/cancel.h"
 #include "util/last_error.h"
-#include "x86/host_stub.h"
+#include "x86/vector/host_stub.h"
 
 /* ---- requests ---- */
 

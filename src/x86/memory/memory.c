@@ -1,0 +1,473 @@
+/*
+ * Memory as the processor sees it: the slow paths behind the TLB, and segment checks. Contract in memory.h.
+ *
+ * An access is first translated as a whole (both pages when it crosses), then transferred. Of a crossing access the
+ * device part goes first: it is the one that may still end in an exit, and then nothing must have happened.
+ */
+#include "x86/memory/memory.h"
+
+#include <string.h>
+
+#include "os/guarded.h"
+#include "x86/code/code.h"
+#include "x86/memory/tlb.h"
+#include "x86/system/debug.h"
+
+static unsigned tlb_mode_for(const struct cpu *cpu, enum mem_privilege privilege)
+{
+    switch (privilege) {
+    case MEM_SYSTEM:
+        return TLB_MODE_SUPERVISOR;
+    case MEM_USER:
+        return TLB_MODE_USER;
+    default:
+        return cpu->read_key & 3;
+    }
+}
+
+/* What an access of that size is to be aligned to: SDM 3A table 6-7. */
+static size_t required_alignment(size_t size)
+{
+    switch (size) {
+    case 2: case 4: case 8: return size;
+    case 10: return 8;          /* 80-bit numbers */
+    case 14: case 94: return 2; /* x87 environment and state, 16-bit */
+    case 28: case 108: return 4;
+    default: return 1;
+    }
+}
+
+/* Alignment checking (SDM 3A 6.15, #AC): user mode, CR0.AM and RFLAGS.AC. */
+bool mem_is_misaligned(const struct cpu *cpu, gva_t linear, size_t size)
+{
+    return (cpu->read_key & 3) == TLB_MODE_SLOW && cpu->cpl == 3 && (cpu->cr0 & CR0_AM) && (cpu->rflags & RFLAGS_AC) &&
+           (linear & (required_alignment(size) - 1));
+}
+
+/* Descriptor tables and the TSS have 64-bit addresses in compatibility mode too. */
+static gva_t wrap(const struct cpu *cpu, gva_t linear, enum mem_privilege privilege)
+{
+    return cpu_is_64(cpu) || (privilege == MEM_SYSTEM && cpu_is_long(cpu)) ? linear : (uint32_t)linear;
+}
+
+/* One piece of an access, within one page. */
+struct piece {
+    gva_t linear;
+    size_t size;
+    struct tlb_target target;
+};
+
+struct split {
+    unsigned count;
+    struct piece piece[2];
+};
+
+static bool split_access(struct cpu *cpu, gva_t linear, size_t size, enum access_type type, enum mem_privilege privilege,
+                         struct split *split)
+{
+    unsigned mode = tlb_mode_for(cpu, privilege);
+    size_t room = (size_t)(PAGE_SIZE - (linear & ~PAGE_MASK));
+
+    if (unlikely(privilege == MEM_CURRENT && mem_is_misaligned(cpu, linear, size)))
+        return raise_error(cpu, VECTOR_AC, 0);
+    split->count = size > room ? 2 : 1;
+    split->piece[0].linear = wrap(cpu, linear, privilege);
+    split->piece[0].size = size > room ? room : size;
+    if (likely(size <= room))
+        return tlb_translate(cpu, split->piece[0].linear, type, mode, &split->piece[0].target);
+    split->piece[1].linear = wrap(cpu, linear + room, privilege);
+    split->piece[1].size = size - room;
+    for (unsigned i = 0; i < split->count; i++)
+        if (!tlb_translate(cpu, split->piece[i].linear, type, mode, &split->piece[i].target))
+            return false;
+    return true;
+}
+
+static bool port_outcome(struct cpu *cpu, enum port_result result)
+{
+    if (result == PORT_DONE)
+        return true;
+    cpu->leave = result == PORT_FAULT ? LEAVE_FAULT : LEAVE_EXIT;
+    return false;
+}
+
+/* Through the port, in pieces of at most 64 bytes. */
+static bool transfer_device(struct cpu *cpu, const struct piece *piece, uint8_t *data, enum access_type type)
+{
+    for (size_t done = 0; done < piece->size;) {
+        size_t chunk = piece->size - done > 64 ? 64 : piece->size - done;
+        struct port_access access = {.gpa = piece->target.gpa + done, .gva = piece->linear + done, .gva_valid = true,
+                                     .type = type, .size = (uint8_t)chunk, .data = data + done};
+
+        if (!port_outcome(cpu, cpu->port->access(cpu, &access)))
+            return false;
+        done += chunk;
+    }
+    return true;
+}
+
+/* Naturally aligned loads and stores are single-copy atomic (SDM 3A 8.1.1). */
+static bool load_bytes(uint8_t *data, const uint8_t *host, size_t size)
+{
+    union {
+        uint16_t w;
+        uint32_t d;
+        uint64_t q;
+    } value; /* the second part of what crosses a page goes to any address */
+
+    switch (size) {
+    case 1: return guarded_load8(host, data);
+    case 2: return guarded_load16(host, &value.w) && memcpy(data, &value, 2);
+    case 4: return guarded_load32(host, &value.d) && memcpy(data, &value, 4);
+    case 8: return guarded_load64(host, &value.q) && memcpy(data, &value, 8);
+    case 16: return guarded_load128(host, data);
+    default: return guarded_copy(data, host, size);
+    }
+}
+
+static bool store_bytes(uint8_t *host, const uint8_t *data, size_t size)
+{
+    uint64_t value = 0;
+
+    switch (size) {
+    case 1: return guarded_store8(host, *data);
+    case 2: memcpy(&value, data, 2); return guarded_store16(host, (uint16_t)value);
+    case 4: memcpy(&value, data, 4); return guarded_store32(host, (uint32_t)value);
+    case 8: memcpy(&value, data, 8); return guarded_store64(host, value);
+    case 16: return guarded_store128(host, data);
+    default: return guarded_copy(host, data, size);
+    }
+}
+
+/* Host memory; falls back to the port when it has vanished. */
+static bool transfer_host(struct cpu *cpu, const struct piece *piece, uint8_t *data, enum access_type type)
+{
+    uint8_t *host = piece->target.host;
+    bool ok = true;
+
+    if (type == ACCESS_READ) {
+        ok = load_bytes(data, host, piece->size);
+    } else {
+        ok = store_bytes(host, data, piece->size);
+        if (ok && piece->target.is_code)
+            code_stored(cpu, piece->target.gpa, piece->size);
+    }
+    return ok || transfer_device(cpu, piece, data, type);
+}
+
+/* Memory behind the port: storing there cannot exit, so it waits until those have been asked who may. */
+static bool port_serves(struct cpu *cpu, const struct piece *piece, enum access_type type)
+{
+    return type == ACCESS_WRITE && cpu->port->serves && cpu->port->serves(cpu, piece->target.gpa & PAGE_MASK, type);
+}
+
+/* Of a store that crosses pages no half may happen alone: is the memory there? A locked exchange of a byte by itself tells. */
+static bool has_host(const struct piece *piece, enum access_type type)
+{
+    uint8_t byte = 0;
+    bool equal;
+
+    return piece->target.host && (type != ACCESS_WRITE || guarded_cas8(piece->target.host, &byte, 0, &equal));
+}
+
+static bool transfer(struct cpu *cpu, const struct split *split, uint8_t *data, enum access_type type)
+{
+    uint8_t *at[2] = {data, data + split->piece[0].size};
+    bool late[2] = {false, false}, host[2];
+
+    if (likely(split->count == 1))
+        return split->piece[0].target.host ? transfer_host(cpu, &split->piece[0], data, type)
+                                           : transfer_device(cpu, &split->piece[0], data, type);
+    for (unsigned i = 0; i < split->count; i++) {
+        host[i] = has_host(&split->piece[i], type);
+        if (host[i])
+            continue;
+        late[i] = port_serves(cpu, &split->piece[i], type);
+        if (!late[i] && !transfer_device(cpu, &split->piece[i], at[i], type))
+            return false;
+    }
+    for (unsigned i = 0; i < split->count; i++)
+        if (late[i] && !transfer_device(cpu, &split->piece[i], at[i], type))
+            return false;
+    for (unsigned i = 0; i < split->count; i++)
+        if (host[i] && !transfer_host(cpu, &split->piece[i], at[i], type))
+            return false;
+    return true;
+}
+
+/* The TLB's answer, for accesses within a page. */
+static always_inline bool read_hit(struct cpu *cpu, gva_t linear, void *to, size_t size, unsigned mode)
+{
+    const uint8_t *host = mode == TLB_MODE_SLOW ? NULL : tlb_find(cpu, linear, size, ACCESS_READ, mode);
+
+    if (unlikely(!host))
+        return false;
+    return load_bytes(to, host, size);
+}
+
+static always_inline bool write_hit(struct cpu *cpu, gva_t linear, const void *from, size_t size, unsigned mode)
+{
+    uint8_t *host = mode == TLB_MODE_SLOW ? NULL : tlb_find(cpu, linear, size, ACCESS_WRITE, mode);
+    gpa_t gpa;
+
+    if (likely(host))
+        return store_bytes(host, from, size);
+    host = mode == TLB_MODE_SLOW ? NULL : tlb_code_page(cpu, linear, size, mode, &gpa);
+    if (!host || !store_bytes(host, from, size))
+        return false;
+    code_stored(cpu, gpa, size);
+    return true;
+}
+
+/* The access is done: breakpoints see it. */
+static always_inline bool seen(struct cpu *cpu, gva_t linear, size_t size, enum access_type type)
+{
+    debug_data(cpu, linear, size, type);
+    return true;
+}
+
+bool mem_read(struct cpu *cpu, gva_t linear, void *to, size_t size, enum mem_privilege privilege)
+{
+    struct split split;
+
+    if (likely(read_hit(cpu, linear, to, size, tlb_mode_for(cpu, privilege))))
+        return seen(cpu, linear, size, ACCESS_READ);
+    return split_access(cpu, linear, size, ACCESS_READ, privilege, &split) && transfer(cpu, &split, to, ACCESS_READ) &&
+           seen(cpu, linear, size, ACCESS_READ);
+}
+
+bool mem_write(struct cpu *cpu, gva_t linear, const void *from, size_t size, enum mem_privilege privilege)
+{
+    struct split split;
+
+    if (likely(write_hit(cpu, linear, from, size, tlb_mode_for(cpu, privilege))))
+        return seen(cpu, linear, size, ACCESS_WRITE);
+    return split_access(cpu, linear, size, ACCESS_WRITE, privilege, &split) &&
+           transfer(cpu, &split, (uint8_t *)(uintptr_t)from, ACCESS_WRITE) && seen(cpu, linear, size, ACCESS_WRITE);
+}
+
+bool mem_probe(struct cpu *cpu, gva_t linear, size_t size, enum access_type type, enum mem_privilege privilege)
+{
+    unsigned mode = tlb_mode_for(cpu, privilege);
+    struct split split;
+
+    if (mode != TLB_MODE_SLOW && size - 1 < PAGE_SIZE && tlb_find(cpu, linear, size, type, mode))
+        return true;
+    return size == 0 || split_access(cpu, linear, size, type, privilege, &split);
+}
+
+bool mem_translate(struct cpu *cpu, gva_t linear, enum access_type type, gpa_t *gpa)
+{
+    struct split split;
+
+    if (!split_access(cpu, linear, 1, type, MEM_CURRENT, &split))
+        return false;
+    *gpa = split.piece[0].target.gpa;
+    return true;
+}
+
+/* clang-format off */
+#define MEM_ACCESS(bits)                                                                            \
+    bool mem_read##bits(struct cpu *cpu, gva_t linear, uint##bits##_t *value)                       \
+    {                                                                                               \
+        const uint8_t *host = tlb_read(cpu, linear, bits / 8);                                      \
+        if (likely(host) && likely(guarded_load##bits(host, value)))                                \
+            return true;                                                                            \
+        return mem_read(cpu, linear, value, bits / 8, MEM_CURRENT);                                 \
+    }                                                                                               \
+    bool mem_write##bits(struct cpu *cpu, gva_t linear, uint##bits##_t value)                       \
+    {                                                                                               \
+        uint8_t *host = tlb_write(cpu, linear, bits / 8);                                           \
+        if (likely(host) && likely(guarded_store##bits(host, value)))                               \
+            return true;                                                                            \
+        return mem_write(cpu, linear, &value, bits / 8, MEM_CURRENT);                               \
+    }
+MEM_ACCESS(8) MEM_ACCESS(16) MEM_ACCESS(32) MEM_ACCESS(64)
+/* clang-format on */
+
+uint8_t *mem_direct(struct cpu *cpu, gva_t linear, enum access_type type)
+{
+    uint8_t *host = type == ACCESS_WRITE ? tlb_write(cpu, linear, 1) : tlb_read(cpu, linear, 1);
+    struct tlb_target target;
+    uint32_t leave = cpu->leave;
+    struct cpu_fault fault = cpu->fault;
+
+    if (host || (cpu->read_key & 3) == TLB_MODE_SLOW)
+        return host;
+    if (cpu->port->page && !cpu->port->translate &&
+        tlb_translate(cpu, linear, type, (unsigned)(cpu->read_key & 3), &target) && !target.is_code)
+        return target.host;
+    /* The slow way will find out again, and raise it. */
+    if (cpu->leave != LEAVE_EXIT) {
+        cpu->leave = leave;
+        cpu->fault = fault;
+    }
+    return NULL;
+}
+
+/* ---- atomic compare-exchange ---- */
+
+enum { LINE_SIZE = 64 };
+
+/*
+ * One host instruction would do across cache lines too, but it would lock the bus of the host: kernels that detect that punish
+ * the thread with milliseconds for each, and write to their log. So what crosses a line holds the other processors instead.
+ */
+static always_inline bool is_within_line(gva_t linear, size_t size)
+{
+    return (linear & (LINE_SIZE - 1)) + size <= LINE_SIZE;
+}
+
+static bool cas_host(uint8_t *host, unsigned size, uint64_t *expected, uint64_t desired, bool *equal)
+{
+    uint8_t e8 = (uint8_t)*expected;
+    uint16_t e16 = (uint16_t)*expected;
+    uint32_t e32 = (uint32_t)*expected;
+    bool ok;
+
+    switch (size) {
+    case 1: ok = guarded_cas8(host, &e8, (uint8_t)desired, equal); *expected = e8; break;
+    case 2: ok = guarded_cas16(host, &e16, (uint16_t)desired, equal); *expected = e16; break;
+    case 4: ok = guarded_cas32(host, &e32, (uint32_t)desired, equal); *expected = e32; break;
+    default: ok = guarded_cas64(host, expected, desired, equal); break;
+    }
+    return ok;
+}
+
+/* Across a line or on a device: not one host instruction; the other processors are held meanwhile. */
+static bool cas_exclusive(struct cpu *cpu, const struct split *split, size_t size, const void *expected, const void *desired,
+                          void *old, bool *equal)
+{
+    bool ok;
+
+    if (cpu->port->exclusive_begin && !cpu->port->exclusive_begin(cpu)) {
+        cpu->leave = LEAVE_REQUEST;
+        return false;
+    }
+    ok = transfer(cpu, split, old, ACCESS_READ);
+    if (ok) {
+        *equal = memcmp(old, expected, size) == 0;
+        /* The processor always writes: the old value when they differ (SDM 2A CMPXCHG). */
+        ok = transfer(cpu, split, (uint8_t *)(uintptr_t)(*equal ? desired : old), ACCESS_WRITE);
+    }
+    if (cpu->port->exclusive_end)
+        cpu->port->exclusive_end(cpu);
+    return ok;
+}
+
+static bool cas_slow(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, uint64_t desired, uint64_t *old, bool *equal,
+                     enum mem_privilege privilege)
+{
+    struct split split;
+
+    if (!split_access(cpu, linear, size, ACCESS_WRITE, privilege, &split))
+        return false;
+    const struct tlb_target *target = &split.piece[0].target;
+    *old = expected;
+    if (target->host && is_within_line(linear, size) && cas_host(target->host, size, old, desired, equal)) {
+        if (target->is_code)
+            code_stored(cpu, target->gpa, size);
+        return true;
+    }
+    *old = 0;
+    return cas_exclusive(cpu, &split, size, &expected, &desired, old, equal);
+}
+
+bool mem_cas(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, uint64_t desired, uint64_t *old, bool *equal)
+{
+    uint8_t *host = tlb_write(cpu, linear, size);
+
+    *old = expected;
+    if (likely(host) && is_within_line(linear, size) && cas_host(host, size, old, desired, equal))
+        return true;
+    return cas_slow(cpu, linear, size, expected, desired, old, equal, MEM_CURRENT) && seen(cpu, linear, size, ACCESS_WRITE);
+}
+
+/* Across a line or on a device: read, compute, write while the other processors are held. */
+static bool modify_exclusive(struct cpu *cpu, const struct split *split, mem_compute *compute, void *context)
+{
+    uint64_t value = 0;
+    bool ok;
+
+    if (cpu->port->exclusive_begin && !cpu->port->exclusive_begin(cpu)) {
+        cpu->leave = LEAVE_REQUEST;
+        return false;
+    }
+    ok = transfer(cpu, split, (uint8_t *)&value, ACCESS_READ);
+    if (ok) {
+        value = compute(value, context);
+        ok = transfer(cpu, split, (uint8_t *)&value, ACCESS_WRITE);
+    }
+    if (cpu->port->exclusive_end)
+        cpu->port->exclusive_end(cpu);
+    return ok;
+}
+
+/* Compare-exchange until nobody came between. False: the host memory is not there any more. */
+static bool modify_host(uint8_t *host, unsigned size, mem_compute *compute, void *context)
+{
+    uint64_t old = 0, found;
+    bool equal = false;
+
+    if (!guarded_copy(&old, host, size))
+        return false;
+    while (!equal) {
+        found = old;
+        if (!cas_host(host, size, &found, compute(old, context), &equal))
+            return false;
+        old = found;
+    }
+    return true;
+}
+
+bool mem_modify_locked(struct cpu *cpu, gva_t linear, unsigned size, mem_compute *compute, void *context)
+{
+    uint8_t *host = tlb_write(cpu, linear, size);
+    struct split split;
+
+    if (likely(host) && is_within_line(linear, size) && modify_host(host, size, compute, context))
+        return true;
+    if (!split_access(cpu, linear, size, ACCESS_WRITE, MEM_CURRENT, &split))
+        return false;
+    const struct tlb_target *target = &split.piece[0].target;
+    if (target->host && is_within_line(linear, size) && modify_host(target->host, size, compute, context)) {
+        if (target->is_code)
+            code_stored(cpu, target->gpa, size);
+        return seen(cpu, linear, size, ACCESS_WRITE);
+    }
+    return modify_exclusive(cpu, &split, compute, context) && seen(cpu, linear, size, ACCESS_WRITE);
+}
+
+bool mem_modify_system(struct cpu *cpu, gva_t linear, unsigned size, mem_compute *compute, void *context)
+{
+    struct split split;
+
+    if (!split_access(cpu, linear, size, ACCESS_WRITE, MEM_SYSTEM, &split))
+        return false;
+    const struct tlb_target *target = &split.piece[0].target;
+    if (target->host && is_within_line(linear, size) && modify_host(target->host, size, compute, context)) {
+        if (target->is_code)
+            code_stored(cpu, target->gpa, size);
+        return seen(cpu, linear, size, ACCESS_WRITE);
+    }
+    return modify_exclusive(cpu, &split, compute, context) && seen(cpu, linear, size, ACCESS_WRITE);
+}
+
+bool mem_cas128(struct cpu *cpu, gva_t linear, uint64_t expected[2], const uint64_t desired[2], bool *equal)
+{
+    uint64_t old[2];
+    struct split split;
+
+    if (!split_access(cpu, linear, 16, ACCESS_WRITE, MEM_CURRENT, &split))
+        return false;
+    const struct tlb_target *target = &split.piece[0].target;
+    memcpy(old, expected, sizeof(old));
+    if (split.count == 1 && target->host && !(linear & 15) && guarded_cas128(target->host, old, desired, equal)) {
+        if (target->is_code)
+            code_stored(cpu, target->gpa, 16);
+    } else if (!cas_exclusive(cpu, &split, 16, expected, desired, old, equal)) {
+        return false;
+    }
+    memcpy(expected, old, sizeof(old));
+    return seen(cpu, linear, 16, ACCESS_WRITE);
+}

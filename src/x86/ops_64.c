@@ -1,4 +1,0 @@
-/* The fast operations for 64-bit code. */
-#define OPS_64    1
-#define OPS_TABLE ops_64
-#include "x86/ops_template.h"
