@@ -17,6 +17,7 @@ static const struct {
     {"dirty", bench_dirty},
     {"translate", bench_translate},
     {"populate", bench_populate},
+    {"on-kvm", bench_on_kvm},
 };
 
 static bool wanted(const char *name, int argc, char **argv)

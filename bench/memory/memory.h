@@ -56,5 +56,6 @@ void bench_map_kvm(void);
 void bench_map_unicorn(void);
 void bench_dirty_kvm(void);
 void bench_translate_kvm(void);
+void bench_on_kvm(void);
 
 #endif

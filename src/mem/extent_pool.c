@@ -125,7 +125,7 @@ static void trim_chunk(struct extent_pool *pool, struct extent_chunk *chunk)
 {
     pool->idle--;
     pool->spare -= chunk->capacity;
-    pool->made -= pool->made > MAPPED_AFTER;
+    pool->made--;
     free_chunk(chunk);
 }
 

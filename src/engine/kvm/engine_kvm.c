@@ -53,6 +53,7 @@ static void machine_destroy(struct kvm_partition *kvm)
         close(kvm->vm);
     if (kvm->device >= 0)
         close(kvm->device);
+    free(kvm->bitmap);
     free(kvm);
 }
 
@@ -84,6 +85,7 @@ static const char *machine_settings(struct kvm_partition *kvm)
         return "KVM_SET_TSS_ADDR";
     if (kvm_is_fast(why, sizeof(why)) && enable(kvm, KVM_CAP_DIRTY_LOG_RING, RING_ENTRIES * sizeof(struct kvm_dirty_gfn)))
         kvm->ring_size = RING_ENTRIES * sizeof(struct kvm_dirty_gfn);
+    kvm->clears_log = !kvm->ring_size && enable(kvm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
     if (!enable(kvm, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER))
         return "KVM_CAP_X86_USER_SPACE_MSR";
     (void)enable(kvm, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1);
@@ -117,6 +119,12 @@ static enum status machine_create(struct kvm_partition **out)
     return status;
 }
 
+static void hold(void *partition)
+{
+    soft_hold(partition);
+    kvm_log_collect(partition);
+}
+
 static enum status partition_create(const struct partition_config *config, struct gpa_space *space, struct engine_partition **out)
 {
     struct kvm_partition *kvm = NULL;
@@ -133,6 +141,7 @@ static enum status partition_create(const struct partition_config *config, struc
     p->kvm = kvm;
     p->executor = &executor;
     p->listener.marks_late = true;
+    p->listener.hold = hold;
     if (!kvm_state_set_msr_filter(p)) {
         engine_soft.partition_destroy(p);
         machine_destroy(kvm);

@@ -60,6 +60,10 @@ struct kvm_partition {
     size_t free_count, free_room;
     uint32_t next_id, id_limit;
     bool has_tsc_offset;
+    bool clears_log;             /* reading the log does not clear it (kvm_dirty.c) */
+    _Atomic bool was_entered;    /* since the log was collected */
+    uint64_t *bitmap;            /* of the log; whoever holds all processors */
+    uint64_t bitmap_room;        /* words */
     int parked[SOFT_MAXIMUM_PROCESSORS]; /* file descriptors of processors that were deleted: KVM cannot make them anew; -1: none */
 };
 
@@ -131,8 +135,13 @@ bool kvm_apic_is_hidden(const struct engine_vcpu *vcpu);
 
 /* On the processor's thread, inside: mark what KVM has recorded in its ring. */
 void kvm_ring_drain(struct engine_vcpu *vcpu);
-/* The same of the log, which is that of all processors. */
-void kvm_log_collect(struct engine_vcpu *vcpu);
+/* Before KVM_RUN: there may be something in the log. (soft_leave makes it seen.) */
+static inline void kvm_log_grows(const struct engine_vcpu *vcpu)
+{
+    atomic_store_explicit(&vcpu->partition->kvm->was_entered, true, memory_order_relaxed);
+}
+/* All processors are held: mark what KVM's log has recorded of any of them. */
+void kvm_log_collect(struct engine_partition *partition);
 /* All processors are held, or it is for room: stores to pages that were marked are to be recorded again. */
 void kvm_dirty_cleared(struct engine_partition *partition);
 

@@ -166,6 +166,7 @@ static void forget(struct engine_vcpu *vcpu)
     gva_t store = 0;
     bool has_store = store_of_load(vcpu->cpu, &store);
 
+    kvm_log_grows(vcpu);
     __atomic_store_n(&k->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
     for (unsigned i = 0; i < PIECES; i++) {
         answer(vcpu, has_store, &store);

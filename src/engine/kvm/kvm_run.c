@@ -47,6 +47,7 @@ static int enter(struct engine_vcpu *vcpu)
     k->run->request_interrupt_window = vcpu->cpu->interrupt_waiting;
     k->run->kvm_valid_regs = KVM_SYNC_X86_VALID_FIELDS;
     __atomic_store_n(&k->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+    kvm_log_grows(vcpu);
     atomic_store(&k->in_kvm, true);
     if (!has_request(vcpu->cpu))
         result = ioctl(k->fd, KVM_RUN, 0) < 0 ? -errno : 0;
@@ -176,7 +177,5 @@ static enum cpu_leave execute(struct engine_vcpu *vcpu, struct event *event)
 enum cpu_leave kvm_execute(struct engine_vcpu *vcpu, struct event *event)
 {
     atomic_store(&vcpu->kvm->thread, kick_this_thread());
-    enum cpu_leave leave = execute(vcpu, event);
-    kvm_log_collect(vcpu);
-    return leave;
+    return execute(vcpu, event);
 }
