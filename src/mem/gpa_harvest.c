@@ -303,22 +303,13 @@ static void take_list(struct gpa_space *space, struct gpa_consumer *consumer, st
 
 /* ---- calls ---- */
 
-/* Processors that mark late have marked when they have been held. */
-static void bring_in_late_marks(struct gpa_space *space)
-{
-    pthread_mutex_lock(&space->change);
-    if (gpa_space_marks_late(space)) {
-        gpa_space_hold(space);
-        gpa_space_release(space, NULL);
-    }
-    pthread_mutex_unlock(&space->change);
-}
-
 /* Between these the space does not change: a peek lets processors and other readers go on. */
 static void query_begin(struct gpa_space *space, const struct gpa_dirty_query *query)
 {
     if (query->flags & GPA_QUERY_PEEK) {
-        bring_in_late_marks(space);
+        pthread_mutex_lock(&space->change);
+        gpa_space_bring_in_marks(space);
+        pthread_mutex_unlock(&space->change);
         gpa_space_read_begin(space);
     } else {
         pthread_mutex_lock(&space->change);

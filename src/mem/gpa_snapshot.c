@@ -532,6 +532,7 @@ static void take_changed(struct restore *r)
     struct gpa_space *space = r->snapshot->space;
     const struct gpa_range all = {0, space->limit};
 
+    gpa_space_bring_in_marks(space);
     if (!gpa_dirty_any(space->dirty, 0, pages_of(space->limit)) && !gpa_dirty_any(r->consumer->pending, 0, pages_of(space->limit)))
         return;
     gpa_space_hold(space);
@@ -587,6 +588,7 @@ uint64_t gpa_snapshot_changed(const struct gpa_snapshot *s)
     if (!s->space)
         return 0;
     pthread_mutex_lock(&s->space->change);
+    gpa_space_bring_in_marks(s->space);
     gpa_dirty_visit_peek(&(struct gpa_dirty_visit){.record = s->space->dirty,
                                                    .other = gpa_consumer_find(s->space, s->consumer)->pending,
                                                    .count = pages_of(s->space->limit), .sink = count_bits, .ctx = &count});

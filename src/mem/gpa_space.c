@@ -136,6 +136,14 @@ void gpa_space_release(struct gpa_space *space, const struct gpa_change *change)
         l->release(l->ctx, change);
 }
 
+void gpa_space_bring_in_marks(struct gpa_space *space)
+{
+    if (!gpa_space_marks_late(space))
+        return;
+    gpa_space_hold(space);
+    gpa_space_release(space, NULL);
+}
+
 void gpa_space_wrote(const struct gpa_space *space, gpa_t gpa, uint64_t size)
 {
     for (struct gpa_listener *l = space->listeners; l; l = l->next)

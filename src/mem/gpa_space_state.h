@@ -79,6 +79,9 @@ static inline bool gpa_space_marks_late(const struct gpa_space *space)
     return false;
 }
 
+/* Such processors have marked when they have been held. Under `change`, before a look at the record without holding them. */
+void gpa_space_bring_in_marks(struct gpa_space *space);
+
 /* How every complaint about a range begins; takes gpa and size. */
 #define RANGE_FORMAT "guest range at 0x%" PRIx64 ", size 0x%" PRIx64 ": "
 
