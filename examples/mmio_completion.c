@@ -53,7 +53,8 @@ static void serve(WHV_PARTITION_HANDLE partition, const WHV_RUN_VP_EXIT_CONTEXT 
 
 int main(void)
 {
-    const WHV_REGISTER_NAME names[] = {WHvX64RegisterCs, WHvX64RegisterDs, WHvX64RegisterRip, WHvX64RegisterRbx, WHvX64RegisterCr0};
+    const WHV_REGISTER_NAME names[] = {WHvX64RegisterCs, WHvX64RegisterDs, WHvX64RegisterRip, WHvX64RegisterRbx,
+                                       WHvX64RegisterCr0};
     WHV_REGISTER_VALUE values[5] = {0};
     WHV_PARTITION_PROPERTY property = {.ProcessorCount = 1};
     WHV_RUN_VP_EXIT_CONTEXT context;
@@ -72,7 +73,8 @@ int main(void)
     values[3].Reg64 = DEVICE;
     values[4].Reg64 = 0x11; /* protected mode, no paging */
     must(WHvSetVirtualProcessorRegisters(partition, 0, names, 5, values), "registers");
-    while (must(WHvRunVirtualProcessor(partition, 0, &context, sizeof context), "run"), context.ExitReason == WHvRunVpExitReasonMemoryAccess)
+    while (must(WHvRunVirtualProcessor(partition, 0, &context, sizeof context), "run"),
+           context.ExitReason == WHvRunVpExitReasonMemoryAccess)
         serve(partition, &context);
     return context.ExitReason == WHvRunVpExitReasonX64Halt && device[0] == 42 && device[4] == 42 ? 0 : 1;
 }

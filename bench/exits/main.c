@@ -1,6 +1,6 @@
 /*
- * exits [rounds [part-of-a-name]]: nanoseconds per exit, best of `rounds` measurements, and how it compares with OpenWHP's completion of a load.
- * All in one run, on one machine: the ratios are what to look at.
+ * exits [rounds [part-of-a-name]]: nanoseconds per exit, best of `rounds` measurements, and how it compares with OpenWHP's
+ * completion of a load. All in one run, on one machine: the ratios are what to look at.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -85,7 +85,9 @@ static double measure(const struct bench *bench, unsigned count, void (*serve)(c
 {
     uint8_t *memory = begin(bench);
     WHV_RUN_VP_EXIT_CONTEXT context;
-    WHV_RUN_VP_EXIT_REASON reason = bench->loop == LOOP_HALT ? WHvRunVpExitReasonX64Halt : bench->loop >= LOOP_IN ? WHvRunVpExitReasonX64IoPortAccess : WHvRunVpExitReasonMemoryAccess;
+    WHV_RUN_VP_EXIT_REASON reason = bench->loop == LOOP_HALT ? WHvRunVpExitReasonX64Halt
+                                    : bench->loop >= LOOP_IN ? WHvRunVpExitReasonX64IoPortAccess
+                                                             : WHvRunVpExitReasonMemoryAccess;
     double start = now_ns();
 
     for (unsigned i = 0; i < count; i++) {
@@ -134,8 +136,9 @@ static void serve_by_hand(const WHV_RUN_VP_EXIT_CONTEXT *context)
         number(context->VpContext.Rip + (context->VpContext.InstructionLength ? context->VpContext.InstructionLength : 2)),
         number(++device_register)};
 
-    bool is_store = context->ExitReason == WHvRunVpExitReasonMemoryAccess ? context->MemoryAccess.AccessInfo.AccessType == WHvMemoryAccessWrite
-                                                                          : context->IoPortAccess.AccessInfo.IsWrite;
+    bool is_store = context->ExitReason == WHvRunVpExitReasonMemoryAccess
+                        ? context->MemoryAccess.AccessInfo.AccessType == WHvMemoryAccessWrite
+                        : context->IoPortAccess.AccessInfo.IsWrite;
 
     must(WHvSetVirtualProcessorRegisters(partition, 0, names, is_store ? 1 : 2, values), "set");
 }

@@ -136,8 +136,8 @@ static void some_dirty(bool scattered)
         struct times t = measure(counts[i]);
         snprintf(name, sizeof(name), "list of %u dirty pages of 1 GiB, %s", counts[i], scattered ? "scattered" : "in a row");
         row_ratio(name, t.list, t.mark, "within 3 of marking as many in a flat bitmap");
-        printf("  %-66s %12.1f ns, writing so many entries %.1f ns, flat: mark %.1f ns, harvest %.1f ns\n", "    as a bitmap", t.bitmap,
-               t.write, t.mark, t.flat);
+        printf("  %-66s %12.1f ns, writing so many entries %.1f ns, flat: mark %.1f ns, harvest %.1f ns\n", "    as a bitmap",
+               t.bitmap, t.write, t.mark, t.flat);
     }
 }
 

@@ -50,7 +50,8 @@ static void fill(struct maps *m, uint64_t *have, uint64_t want)
 static void by_count(bool in_order, const char *how)
 {
     static const uint64_t counts[] = {1, 100, 1000, 10000, 100000, 1000000};
-    struct maps m = {.partition = make_partition(), .host = reserve(4 * PAGE * 1000001ull), .random = 1, .in_order = in_order, .size = PAGE};
+    struct maps m = {
+        .partition = make_partition(), .host = reserve(4 * PAGE * 1000001ull), .random = 1, .in_order = in_order, .size = PAGE};
     uint64_t have = 0;
     double first = 0, first_flip = 0;
     char name[100];

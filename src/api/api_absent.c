@@ -1,5 +1,6 @@
 /*
- * What this platform does not have: device assignment, triggers, the synthetic interrupt controller, migration. Bad handles, pointers and fields are told first; the rest is ERROR_NOT_SUPPORTED.
+ * What this platform does not have: device assignment, triggers, the synthetic interrupt controller, migration. Bad handles,
+ * pointers and fields are told first; the rest is ERROR_NOT_SUPPORTED.
  */
 #include "api/api.h"
 

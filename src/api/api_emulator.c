@@ -138,7 +138,8 @@ static bool has_callbacks(const WHV_EMULATOR_CALLBACKS *c)
            c->WHvEmulatorSetVirtualProcessorRegisters && c->WHvEmulatorTranslateGvaPage;
 }
 
-static const char *wrong_callbacks(const WHV_EMULATOR_CALLBACKS *callbacks, WHV_EMULATOR_HANDLE *handle, WHV_EMULATOR_CALLBACKS *copy)
+static const char *wrong_callbacks(const WHV_EMULATOR_CALLBACKS *callbacks, WHV_EMULATOR_HANDLE *handle,
+                                   WHV_EMULATOR_CALLBACKS *copy)
 {
     if (!callbacks || !handle)
         return "a pointer is NULL";
@@ -270,7 +271,8 @@ static const char *wrong_pointers(struct call *call, const WHV_VP_EXIT_CONTEXT *
 {
     if (!vp || !instruction || !status)
         return "a pointer is NULL";
-    if (caller_read(&call->vp, vp, sizeof(call->vp), "") != STATUS_OK || caller_read(&call->io, instruction, size, "") != STATUS_OK)
+    if (caller_read(&call->vp, vp, sizeof(call->vp), "") != STATUS_OK ||
+        caller_read(&call->io, instruction, size, "") != STATUS_OK)
         return "a context is not readable";
     if (caller_writable(status, sizeof(*status), "") != STATUS_OK)
         return "EmulatorReturnStatus is not writable";

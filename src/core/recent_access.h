@@ -2,8 +2,8 @@
  * WHvReadGpaRange and WHvWriteGpaRange once more near where the thread was the last time: the call for which a client pays most
  * often, and which does little but copy.
  *
- * What the thread remembers (in its slot of os/read_section.h) is a partition's handle, a processor and a piece of a mapping. Only
- * if all three are asked for again, nothing of the space has changed, the processor is still there and no byte is refused,
+ * What the thread remembers (in its slot of os/read_section.h) is a partition's handle, a processor and a piece of a mapping.
+ * Only if all three are asked for again, nothing of the space has changed, the processor is still there and no byte is refused,
  * is the call answered here; everything else goes the long way, which has all checks and all error texts.
  */
 #ifndef OWHP_CORE_RECENT_ACCESS_H

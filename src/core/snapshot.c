@@ -279,7 +279,8 @@ enum status snapshot_query(uint64_t handle, struct snapshot_figures *out)
 
     if (!s)
         return STATUS_BAD_HANDLE;
-    *out = (struct snapshot_figures){.ranges = (uint32_t)s->memory->count, .processors = (uint32_t)__builtin_popcountll(s->vcpu_set)};
+    *out = (struct snapshot_figures){.ranges = (uint32_t)s->memory->count,
+                                     .processors = (uint32_t)__builtin_popcountll(s->vcpu_set)};
     for (size_t i = 0; i < s->memory->count; i++)
         out->guest_bytes += s->memory->ranges[i].size;
     out->stored_bytes = gpa_snapshot_held(s->memory) << PAGE_SHIFT;

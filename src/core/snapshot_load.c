@@ -48,8 +48,8 @@ static enum status get(const struct loader *l, void *bytes, uint64_t size, uint6
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return fail(STATUS_ACCESS_DENIED, "%s: cannot read at offset 0x%llx: %s", l->path, (unsigned long long)(offset + done),
-                        strerror(errno));
+            return fail(STATUS_ACCESS_DENIED, "%s: cannot read at offset 0x%llx: %s", l->path,
+                        (unsigned long long)(offset + done), strerror(errno));
         if (n == 0)
             return corrupt(l, offset + done, "the file ends here");
         done += (uint64_t)n;
@@ -114,8 +114,8 @@ static enum status check_config(const struct loader *l)
         return NOT_FOR("the snapshot's guest has XSAVE features that the partition lacks: 0x%llx",
                        (unsigned long long)(of->xsave_features & ~here.xsave_features));
     if (of->apic_frequency != here.apic_frequency)
-        return NOT_FOR("the snapshot's APIC timer runs at %llu Hz, the partition's at %llu", (unsigned long long)of->apic_frequency,
-                       (unsigned long long)here.apic_frequency);
+        return NOT_FOR("the snapshot's APIC timer runs at %llu Hz, the partition's at %llu",
+                       (unsigned long long)of->apic_frequency, (unsigned long long)here.apic_frequency);
     if (!(l->flags & SNAPSHOT_LOAD_ANY_TSC_FREQUENCY) && !is_near(of->tsc_frequency, here.tsc_frequency))
         return NOT_FOR("the snapshot's TSC runs at %llu Hz, the partition's at %llu", (unsigned long long)of->tsc_frequency,
                        (unsigned long long)here.tsc_frequency);
@@ -358,8 +358,8 @@ static enum status map_piece(struct loader *l, struct gpa_snapshot_range *piece,
     *memory = (struct loaded_memory){.next = l->mapped, .address = address, .size = piece->size};
     l->mapped = memory;
     piece->target = (uintptr_t)address;
-    return gpa_space_map(l->partition->space, &(struct gpa_mapping){
-                                                  .gpa = piece->gpa, .size = piece->size, .host = address, .flags = piece->flags});
+    return gpa_space_map(l->partition->space,
+                         &(struct gpa_mapping){.gpa = piece->gpa, .size = piece->size, .host = address, .flags = piece->flags});
 }
 
 static enum status map_missing(struct loader *l)
@@ -483,7 +483,8 @@ enum status snapshot_load(struct partition *partition, const char *path, uint32_
         return status;
     l.fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (l.fd < 0) {
-        status = fail(errno == ENOENT || errno == ENOTDIR ? STATUS_NOT_FOUND : STATUS_ACCESS_DENIED, "%s: %s", path, strerror(errno));
+        status =
+            fail(errno == ENOENT || errno == ENOTDIR ? STATUS_NOT_FOUND : STATUS_ACCESS_DENIED, "%s: %s", path, strerror(errno));
     } else {
         status = load(&l, handle);
         close(l.fd);

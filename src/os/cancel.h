@@ -1,7 +1,7 @@
 /*
- * Thread cancellation (pthread_cancel) and the library: a client's thread must not end in the middle of a call, with locks held and
- * a processor marked as running. So what waits, or makes system calls that are cancellation points while it holds something, turns
- * cancellation off for that long; it comes true in the client's own code. (Not every call does: it would cost each exit.)
+ * Thread cancellation (pthread_cancel) and the library: a client's thread must not end in the middle of a call, with locks held
+ * and a processor marked as running. So what waits, or makes system calls that are cancellation points while it holds something,
+ * turns cancellation off for that long; it comes true in the client's own code. (Not every call does: it would cost each exit.)
  */
 #ifndef OWHP_OS_CANCEL_H
 #define OWHP_OS_CANCEL_H

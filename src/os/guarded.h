@@ -20,7 +20,8 @@
 #include "util/types.h"
 
 /* Install the handler, and see to it that its signals reach this thread: the kernel ends a process that faults with the signal
- * blocked, and programs block all signals in threads of theirs. Idempotent, thread safe. Returns false when the kernel refuses. */
+ * blocked, and programs block all signals in threads of theirs. Idempotent, thread safe. Returns false when the kernel refuses.
+ */
 bool guarded_init_slow(void);
 extern _Thread_local bool guarded_here;
 static always_inline bool guarded_init(void)

@@ -15,9 +15,9 @@
  * Sections are short, do not nest (also not of different gates), and a thread in one must not close that gate. Changers of one
  * gate are serialized by their caller.
  *
- * What was learnt in a section is true as long as the gate's version is the same: a reader may keep it, and begin its next section
- * with the question whether that is so (read_section_resume). Gates made by read_gate_create may be asked that even after their
- * end: their memory is used for gates only.
+ * What was learnt in a section is true as long as the gate's version is the same: a reader may keep it, and begin its next
+ * section with the question whether that is so (read_section_resume). Gates made by read_gate_create may be asked that even after
+ * their end: their memory is used for gates only.
  *
  * By the same words a thread says which objects it uses, for as long as it likes (in_use_begin): a reference count that the
  * users do not write to.

@@ -60,7 +60,8 @@ static void floating_point(void)
 
     for (unsigned i = 1; i <= 20000 * scale; i++) {
         double x = (double)i / 37.0;
-        double r[] = {sin(x), exp(-x / 100), log(x), pow(x, 0.37), atan2(x, 3.0), cbrt(x), fma(x, x, -1.0), sqrt(x), tgamma(x / 999)};
+        double r[] = {sin(x),  exp(-x / 100),   log(x),  pow(x, 0.37),   atan2(x, 3.0),
+                      cbrt(x), fma(x, x, -1.0), sqrt(x), tgamma(x / 999)};
         float f[] = {sinf((float)x), expf((float)-x / 100), powf((float)x, 1.5f), floorf((float)x)};
         h = hash(hash(h, r, sizeof(r)), f, sizeof(f));
     }

@@ -191,10 +191,11 @@ static void print_state(const char *title, const struct duel_state *s)
     static const char names[16][4] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                       "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"};
 
-    fprintf(stderr, "  %s: vector %u error %x address %" PRIx64 " rip %04x:%" PRIx64 " flags %06" PRIx64
+    fprintf(stderr,
+            "  %s: vector %u error %x address %" PRIx64 " rip %04x:%" PRIx64 " flags %06" PRIx64
             " es %x ss %x ds %x fs %x gs %x base %" PRIx64 " %" PRIx64,
-            title, s->vector, s->error, s->address, s->selector[SEG_CS], s->rip, s->rflags, s->selector[SEG_ES], s->selector[SEG_SS],
-            s->selector[SEG_DS], s->selector[SEG_FS], s->selector[SEG_GS], s->base[0], s->base[1]);
+            title, s->vector, s->error, s->address, s->selector[SEG_CS], s->rip, s->rflags, s->selector[SEG_ES],
+            s->selector[SEG_SS], s->selector[SEG_DS], s->selector[SEG_FS], s->selector[SEG_GS], s->base[0], s->base[1]);
     for (unsigned i = 0; i < 16; i++)
         fprintf(stderr, "%s%s %" PRIx64, i % 8 == 0 ? "\n      " : "  ", names[i], s->gpr[i]);
     fprintf(stderr, "\n");

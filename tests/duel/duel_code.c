@@ -44,18 +44,28 @@ static const struct {
     ZydisMnemonic mnemonic;
     const char *reason;
 } not_comparable[] = {
-    {ZYDIS_MNEMONIC_SYSCALL, "a system call of the host"}, {ZYDIS_MNEMONIC_SYSENTER, "a system call of the host"},
-    {ZYDIS_MNEMONIC_CPUID, "tells of the host"}, {ZYDIS_MNEMONIC_XGETBV, "tells of the host (XCR0)"},
-    {ZYDIS_MNEMONIC_RDPID, "tells of the host (TSC_AUX)"}, {ZYDIS_MNEMONIC_RDTSC, "never twice the same"},
-    {ZYDIS_MNEMONIC_RDTSCP, "never twice the same"}, {ZYDIS_MNEMONIC_RDPMC, "never twice the same"},
-    {ZYDIS_MNEMONIC_RDRAND, "never twice the same"}, {ZYDIS_MNEMONIC_RDSEED, "never twice the same"},
-    {ZYDIS_MNEMONIC_SGDT, "the kernel answers (UMIP)"}, {ZYDIS_MNEMONIC_SIDT, "the kernel answers (UMIP)"},
-    {ZYDIS_MNEMONIC_SLDT, "the kernel answers (UMIP)"}, {ZYDIS_MNEMONIC_STR, "the kernel answers (UMIP)"},
+    {ZYDIS_MNEMONIC_SYSCALL, "a system call of the host"},
+    {ZYDIS_MNEMONIC_SYSENTER, "a system call of the host"},
+    {ZYDIS_MNEMONIC_CPUID, "tells of the host"},
+    {ZYDIS_MNEMONIC_XGETBV, "tells of the host (XCR0)"},
+    {ZYDIS_MNEMONIC_RDPID, "tells of the host (TSC_AUX)"},
+    {ZYDIS_MNEMONIC_RDTSC, "never twice the same"},
+    {ZYDIS_MNEMONIC_RDTSCP, "never twice the same"},
+    {ZYDIS_MNEMONIC_RDPMC, "never twice the same"},
+    {ZYDIS_MNEMONIC_RDRAND, "never twice the same"},
+    {ZYDIS_MNEMONIC_RDSEED, "never twice the same"},
+    {ZYDIS_MNEMONIC_SGDT, "the kernel answers (UMIP)"},
+    {ZYDIS_MNEMONIC_SIDT, "the kernel answers (UMIP)"},
+    {ZYDIS_MNEMONIC_SLDT, "the kernel answers (UMIP)"},
+    {ZYDIS_MNEMONIC_STR, "the kernel answers (UMIP)"},
     {ZYDIS_MNEMONIC_SMSW, "the kernel answers (UMIP)"},
-    {ZYDIS_MNEMONIC_VMCALL, "the host's hypervisor answers"}, {ZYDIS_MNEMONIC_VMMCALL, "the host's hypervisor answers"},
+    {ZYDIS_MNEMONIC_VMCALL, "the host's hypervisor answers"},
+    {ZYDIS_MNEMONIC_VMMCALL, "the host's hypervisor answers"},
     {ZYDIS_MNEMONIC_VMFUNC, "the host's hypervisor answers"},
-    {ZYDIS_MNEMONIC_RDPKRU, "tells of the host"}, {ZYDIS_MNEMONIC_WRPKRU, "would take the test's own memory away"},
-    {ZYDIS_MNEMONIC_XBEGIN, "hidden on some hosts, and there all the same"}, {ZYDIS_MNEMONIC_XABORT, "hidden on some hosts, and there all the same"},
+    {ZYDIS_MNEMONIC_RDPKRU, "tells of the host"},
+    {ZYDIS_MNEMONIC_WRPKRU, "would take the test's own memory away"},
+    {ZYDIS_MNEMONIC_XBEGIN, "hidden on some hosts, and there all the same"},
+    {ZYDIS_MNEMONIC_XABORT, "hidden on some hosts, and there all the same"},
 };
 
 const char *code_reason(ZydisMnemonic mnemonic)
@@ -155,7 +165,8 @@ static void catalogue_vex(void)
         for (unsigned opcode = 0; opcode < 256; opcode++)
             for (unsigned form = 0; form < 32; form++) {
                 const unsigned vvvv = form & 16 ? 15 : 14;
-                uint8_t bytes[16] = {0xc4, (uint8_t)(0xe0 | map), (uint8_t)((form & 8) << 4 | vvvv << 3 | (form & 7)), (uint8_t)opcode};
+                uint8_t bytes[16] = {0xc4, (uint8_t)(0xe0 | map), (uint8_t)((form & 8) << 4 | vvvv << 3 | (form & 7)),
+                                     (uint8_t)opcode};
                 keep_with_modrm(bytes, 4);
             }
 }
@@ -224,8 +235,9 @@ static uint32_t stack_address(unsigned bits)
 
 static uint16_t some_selector(void)
 {
-    static const uint16_t any[] = {0, 3, DUEL_CS64, DUEL_CS32, DUEL_DS, DUEL_CODE16, DUEL_DATA16, DUEL_SHORT, DUEL_DOWN16, DUEL_DOWN32,
-                                   DUEL_READ, DUEL_ABSENT, DUEL_CODE32, DUEL_CONFORMING16, DUEL_EXECUTE_ONLY};
+    static const uint16_t any[] = {0,           3,           DUEL_CS64,   DUEL_CS32,         DUEL_DS,
+                                   DUEL_CODE16, DUEL_DATA16, DUEL_SHORT,  DUEL_DOWN16,       DUEL_DOWN32,
+                                   DUEL_READ,   DUEL_ABSENT, DUEL_CODE32, DUEL_CONFORMING16, DUEL_EXECUTE_ONLY};
     return simd_one_in(4) ? (uint16_t)(simd_random() & 0xff) : any[simd_random() % array_size(any)];
 }
 
@@ -312,9 +324,9 @@ static bool is_rare(const ZydisDecodedInstruction *z)
 {
     return (z->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) || z->meta.category == ZYDIS_CATEGORY_RET ||
            z->meta.category == ZYDIS_CATEGORY_INTERRUPT || z->meta.category == ZYDIS_CATEGORY_UNCOND_BR ||
-           z->meta.category == ZYDIS_CATEGORY_CALL || z->meta.category == ZYDIS_CATEGORY_IO || z->meta.category == ZYDIS_CATEGORY_IOSTRINGOP ||
-           z->mnemonic == ZYDIS_MNEMONIC_UD0 || z->mnemonic == ZYDIS_MNEMONIC_UD1 || z->mnemonic == ZYDIS_MNEMONIC_UD2 ||
-           z->mnemonic == ZYDIS_MNEMONIC_BOUND;
+           z->meta.category == ZYDIS_CATEGORY_CALL || z->meta.category == ZYDIS_CATEGORY_IO ||
+           z->meta.category == ZYDIS_CATEGORY_IOSTRINGOP || z->mnemonic == ZYDIS_MNEMONIC_UD0 ||
+           z->mnemonic == ZYDIS_MNEMONIC_UD1 || z->mnemonic == ZYDIS_MNEMONIC_UD2 || z->mnemonic == ZYDIS_MNEMONIC_BOUND;
 }
 
 /* Bytes of an encoding with operands of its own choice, further prefixes in front. */
@@ -332,7 +344,8 @@ static void build(const struct encoding *e, unsigned bits, uint8_t code[16])
     if (is_vex) {
         code[n + 1] = (uint8_t)((bits == 64 ? simd_random() & 0xe0 : 0xe0) | (e->bytes[1] & 0x1f));
         if (!(e->bytes[2] & 8)) /* vvvv is used */
-            code[n + 2] = (uint8_t)((e->bytes[2] & 0x87) | (simd_random() & (bits == 64 ? 0x78 : 0x38)) | (bits == 64 ? 0 : 0x40));
+            code[n + 2] =
+                (uint8_t)((e->bytes[2] & 0x87) | (simd_random() & (bits == 64 ? 0x78 : 0x38)) | (bits == 64 ? 0 : 0x40));
     } else if (bits == 64 && e->bytes[0] != 0x48 && simd_one_in(3)) {
         /* REX goes right before the opcode, behind the prefixes. */
         const unsigned at = n + (e->bytes[0] == 0x66 || e->bytes[0] == 0xf2 || e->bytes[0] == 0xf3);
@@ -348,7 +361,10 @@ static void build(const struct encoding *e, unsigned bits, uint8_t code[16])
     switch (simd_random() & 3) {
     case 0: code[n + e->length] = kept; break;
     case 1: code[n + e->length] = (uint8_t)((kept & 0xf8) | (simd_random() & 7)); break;
-    case 2: code[n + e->length] = (uint8_t)((kept & 0x38) | (kept >= 0xc0 ? 0xc0 : (simd_random() & 0xc0) % 0xc0) | (simd_random() & 7)); break;
+    case 2:
+        code[n + e->length] =
+            (uint8_t)((kept & 0x38) | (kept >= 0xc0 ? 0xc0 : (simd_random() & 0xc0) % 0xc0) | (simd_random() & 7));
+        break;
     default: code[n + e->length] = (uint8_t)((kept & 0xc0) | (simd_random() & 0x3f)); break;
     }
 }

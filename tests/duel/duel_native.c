@@ -345,7 +345,8 @@ int duel_native_init(void)
         return cannot("modify_ldt");
     if (!catch_signals() || setitimer(ITIMER_VIRTUAL, &period, NULL) != 0)
         return cannot("signals");
-    if (prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, DUEL_BASE + DUEL_SIZE, ~0ul - (DUEL_BASE + DUEL_SIZE) - 1, NULL) != 0)
+    if (prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, DUEL_BASE + DUEL_SIZE, ~0ul - (DUEL_BASE + DUEL_SIZE) - 1,
+              NULL) != 0)
         return cannot("refusing system calls (PR_SET_SYSCALL_USER_DISPATCH)");
     return 0;
 }

@@ -49,7 +49,8 @@ uint64_t duel_random_address(unsigned code_bits)
 
 static uint16_t random_selector(unsigned code_bits)
 {
-    static const uint16_t any[] = {0, 0, DUEL_DS, DUEL_DATA16, DUEL_SHORT, DUEL_DOWN16, DUEL_DOWN32, DUEL_READ, DUEL_CODE16, DUEL_CODE32};
+    static const uint16_t any[] = {0,           0,           DUEL_DS,   DUEL_DATA16, DUEL_SHORT,
+                                   DUEL_DOWN16, DUEL_DOWN32, DUEL_READ, DUEL_CODE16, DUEL_CODE32};
 
     if (!simd_one_in(4))
         return code_bits == 16 ? DUEL_DATA16 : DUEL_DS;
@@ -116,6 +117,7 @@ void duel_random_state(struct duel_state *s, unsigned code_bits)
     random_segments(s, code_bits);
     random_stack(s);
     random_vectors(s);
-    s->rflags = RFLAGS_ONE | RFLAGS_IF | (simd_random() & (RFLAGS_ARITHMETIC | (simd_one_in(8) ? RFLAGS_DF : 0) | (simd_one_in(12) ? RFLAGS_AC : 0)));
+    s->rflags = RFLAGS_ONE | RFLAGS_IF |
+                (simd_random() & (RFLAGS_ARITHMETIC | (simd_one_in(8) ? RFLAGS_DF : 0) | (simd_one_in(12) ? RFLAGS_AC : 0)));
     s->rip = (code_bits == 16 || s->selector[SEG_CS] == DUEL_CODE32 ? 0 : DUEL_BASE) + 0x400;
 }

@@ -92,7 +92,8 @@ static void set_system_registers(struct cpu *cpu)
 {
     cpu->gdtr = (struct table_register){.base = GDT, .limit = 127};
     cpu->idtr = (struct table_register){.base = IDT, .limit = 0xfff};
-    cpu->segment[SEG_LDTR] = (struct segment){.base = LDT, .limit = DUEL_LOCAL * 8 - 1, .selector = 0x50, .attributes = SEG_P | SYSTEM_LDT};
+    cpu->segment[SEG_LDTR] =
+        (struct segment){.base = LDT, .limit = DUEL_LOCAL * 8 - 1, .selector = 0x50, .attributes = SEG_P | SYSTEM_LDT};
     cpu->segment[SEG_TR] = (struct segment){.base = TSS, .limit = 0x67, .selector = 0x40, .attributes = SEG_P | SYSTEM_TSS_BUSY};
     cpu->cr4 |= CR4_OSXSAVE | CR4_FSGSBASE | CR4_SMEP | CR4_UMIP;
     cpu->cr4 |= CR4_PKE;
@@ -288,9 +289,11 @@ bool duel_soft_trace(const struct duel_state *state, uint64_t *undefined)
         if (known && z.mnemonic == ZYDIS_MNEMONIC_XSAVEOPT && !(cpu->gpr[REG_RAX].d & 7))
             return false;
         /* FIP and FDP have as many bits as its linear addresses: 48 or 57. */
-        if (known && (z.meta.isa_set == ZYDIS_ISA_SET_SSE || z.meta.isa_set == ZYDIS_ISA_SET_FXSAVE64) && (cpu->x87.instruction_pointer >> 47 || cpu->x87.data_pointer >> 47))
+        if (known && (z.meta.isa_set == ZYDIS_ISA_SET_SSE || z.meta.isa_set == ZYDIS_ISA_SET_FXSAVE64) &&
+            (cpu->x87.instruction_pointer >> 47 || cpu->x87.data_pointer >> 47))
             return false;
-        if (known && (!is_ours || !code_is_comparable(&z) || (flags && (flags->tested & *undefined)) || is_split_lock(cpu, &z, o)))
+        if (known &&
+            (!is_ours || !code_is_comparable(&z) || (flags && (flags->tested & *undefined)) || is_split_lock(cpu, &z, o)))
             return false;
         is_last = cpu->rflags & RFLAGS_TF;
         if (cpu_step(cpu) != LEAVE_NONE)

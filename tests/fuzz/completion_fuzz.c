@@ -96,7 +96,8 @@ static void begin(bool is_long)
         }
         guest_set(&guest, WHvX64RegisterCr4, 0x40620);
     } else {
-        const WHV_REGISTER_VALUE data = {.Segment = {.Base = WINDOW, .Limit = WINDOW_SIZE - 1, .Selector = WINDOW >> 4, .Attributes = 0x93}};
+        const WHV_REGISTER_VALUE data = {
+            .Segment = {.Base = WINDOW, .Limit = WINDOW_SIZE - 1, .Selector = WINDOW >> 4, .Attributes = 0x93}};
         const WHV_REGISTER_VALUE values[] = {data, data};
 
         assert_ok(WHvSetVirtualProcessorRegisters(guest.partition, 0, &names[18], 1, values));
@@ -168,7 +169,8 @@ static void make_state(bool is_long)
 
         start.registers[i].Reg64 = (r & 7) == 7 ? r : is_long ? WINDOW + at : at;
     }
-    start.registers[WHvX64RegisterRcx].Reg64 = next_random() & 1 ? next_random() % 4 : start.registers[WHvX64RegisterRcx].Reg64 & 0xff;
+    start.registers[WHvX64RegisterRcx].Reg64 =
+        next_random() & 1 ? next_random() % 4 : start.registers[WHvX64RegisterRcx].Reg64 & 0xff;
     if (next_random() & 3)
         start.registers[WHvX64RegisterRsp].Reg64 = STACK;
     start.registers[RFLAGS].Reg64 = next_random() & 1 ? 2 : 2 | (next_random() & 0xcd5);
@@ -268,7 +270,8 @@ static void print_difference(void)
 {
     for (unsigned i = 0; i < NAMES; i++) {
         print_numbers("register", (unsigned)names[i], on_ram.registers[i].Reg128.Low64, completed.registers[i].Reg128.Low64);
-        print_numbers("register's upper half", (unsigned)names[i], on_ram.registers[i].Reg128.High64, completed.registers[i].Reg128.High64);
+        print_numbers("register's upper half", (unsigned)names[i], on_ram.registers[i].Reg128.High64,
+                      completed.registers[i].Reg128.High64);
     }
     for (unsigned i = 0; i < on_ram.xsave_size; i++)
         print_numbers("XSAVE byte", i, on_ram.xsave[i], completed.xsave[i]);
@@ -370,8 +373,8 @@ int main(int argc, char **argv)
     for (unsigned mode = 0; mode < 2; mode++)
         guest_end(&guests[mode]);
     printf("%llu instructions compared from seed %llu, %llu accesses answered; %llu could not be answered, %llu end otherwise\n",
-           (unsigned long long)compared, (unsigned long long)limits.seed, (unsigned long long)accesses, (unsigned long long)unanswered,
-           (unsigned long long)others);
+           (unsigned long long)compared, (unsigned long long)limits.seed, (unsigned long long)accesses,
+           (unsigned long long)unanswered, (unsigned long long)others);
     return limits.count == 1 || (compared && accesses) ? 0 : 1;
 }
 

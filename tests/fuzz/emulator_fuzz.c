@@ -192,7 +192,8 @@ static void prepare(const uint8_t *in, enum mode mode)
 {
     const uint64_t all = RFLAGS_ARITHMETIC | RFLAGS_DF | RFLAGS_TF;
     struct cpu *cpu = flat->cpu;
-    uint64_t flags = in[IN_FLAGS] & 0x40 ? (in[IN_FLAGS] & 0x80 ? all : 0) : all & ((uint64_t)in[IN_FLAGS] << 8 | in[IN_FLAGS + 1]);
+    uint64_t flags =
+        in[IN_FLAGS] & 0x40 ? (in[IN_FLAGS] & 0x80 ? all : 0) : all & ((uint64_t)in[IN_FLAGS] << 8 | in[IN_FLAGS + 1]);
 
     cpu_set_rflags(cpu, 0);
     if (mode <= MODE_COMPATIBILITY)
@@ -211,7 +212,8 @@ static void prepare(const uint8_t *in, enum mode mode)
         cpu->gpr[i].q = mode == MODE_LONG_64 ? value : i < 8 ? (uint32_t)value : 0;
     }
     cpu->gpr[REG_RCX].q = (in[0] & 0xd) == 0xd ? cpu->gpr[REG_RCX].q : in[0] >> 4;
-    cpu->gdtr = (struct table_register){.base = mode <= MODE_COMPATIBILITY ? base_of(mode) + PAGE_SIZE : GUEST + PAGE_SIZE, .limit = 0xfff};
+    cpu->gdtr = (struct table_register){.base = mode <= MODE_COMPATIBILITY ? base_of(mode) + PAGE_SIZE : GUEST + PAGE_SIZE,
+                                        .limit = 0xfff};
     cpu->idtr = (struct table_register){.base = 0, .limit = 0x3ff};
     cpu->interrupt_shadow = false;
     cpu_set_rflags(cpu, flags | (mode == MODE_V86 ? RFLAGS_VM : 0));
@@ -276,7 +278,8 @@ static void print_difference(const struct snapshot *a, const struct snapshot *b)
 }
 
 /* What the emulator refuses is judged by tests/emul; here it must only be without effect. */
-static void check_failure(const uint8_t *in, const struct flat_emulation *done, const struct snapshot *before, const struct snapshot *after)
+static void check_failure(const uint8_t *in, const struct flat_emulation *done, const struct snapshot *before,
+                          const struct snapshot *after)
 {
     if (done->outcome == EMULATOR_INTERNAL_FAILURE && (done->writes || done->calls[FLAT_SET]))
         differ("refused after something had happened", in);
@@ -284,7 +287,8 @@ static void check_failure(const uint8_t *in, const struct flat_emulation *done, 
         differ("failed, and registers have changed", in);
 }
 
-static void check_success(const uint8_t *in, const struct flat_emulation *done, const struct snapshot *before, const struct snapshot *emulated)
+static void check_success(const uint8_t *in, const struct flat_emulation *done, const struct snapshot *before,
+                          const struct snapshot *emulated)
 {
     static struct snapshot processor;
     struct cpu_fault event = flat->cpu->fault;
@@ -305,7 +309,8 @@ static void check_success(const uint8_t *in, const struct flat_emulation *done, 
         print_number("address", flat->cpu->fault.address, event.address);
         differ("they fault differently", in);
     }
-    if (done->traps != ((before->rflags & RFLAGS_TF) && leave == LEAVE_NONE && !flat->cpu->interrupt_shadow && !flat->cpu->trap_cancelled))
+    if (done->traps !=
+        ((before->rflags & RFLAGS_TF) && leave == LEAVE_NONE && !flat->cpu->interrupt_shadow && !flat->cpu->trap_cancelled))
         differ("one of them traps", in);
     /* RF tells how often the processor has paused in a repetition before the fault. */
     uint64_t undefined = undefined_flags(in + 1, in[IN_MODE] % MODES) | (leave == LEAVE_FAULT ? RFLAGS_RF : 0);

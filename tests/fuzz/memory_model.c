@@ -167,7 +167,8 @@ static void do_map(void)
 {
     struct range r = some_range();
     unsigned host = below(HOST), flags = below(20), rights = flags & 7, space = host < PRIVATE ? PRIVATE - host : HOST - host;
-    bool good = !r.misaligned && flags < 16 && (rights == 0 || rights == R || rights == (R | W) || rights == (R | X) || rights == 7);
+    bool good =
+        !r.misaligned && flags < 16 && (rights == 0 || rights == R || rights == (R | W) || rights == (R | X) || rights == 7);
     bool second = byte() & 1;
 
     if (r.count > space && !r.misaligned)

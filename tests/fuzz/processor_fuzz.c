@@ -75,7 +75,8 @@ static void check_state(uint64_t seed)
 
 static struct event random_event(void)
 {
-    const enum event_type types[] = {EVENT_EXTERNAL, EVENT_NMI, EVENT_EXCEPTION, EVENT_SOFTWARE, EVENT_SOFT_EXCEPTION, EVENT_ICEBP};
+    const enum event_type types[] = {EVENT_EXTERNAL,       EVENT_NMI,  EVENT_EXCEPTION, EVENT_SOFTWARE,
+                                     EVENT_SOFT_EXCEPTION, EVENT_ICEBP};
     struct event e = {.type = types[simd_random() % array_size(types)], .vector = (uint8_t)simd_random()};
 
     if (e.type == EVENT_NMI)
@@ -175,9 +176,10 @@ int main(int argc, char **argv)
         simd_restart(limits.seed + i);
         one_life(limits.seed + i);
     }
-    printf("%llu lives from seed %llu, %llu runs, %llu single faults, %llu exits, %llu halts, %llu shutdowns\n", (unsigned long long)lives,
-           (unsigned long long)limits.seed, (unsigned long long)instructions, (unsigned long long)faults_seen,
-           (unsigned long long)exits_seen, (unsigned long long)halts, (unsigned long long)shutdowns);
+    printf("%llu lives from seed %llu, %llu runs, %llu single faults, %llu exits, %llu halts, %llu shutdowns\n",
+           (unsigned long long)lives, (unsigned long long)limits.seed, (unsigned long long)instructions,
+           (unsigned long long)faults_seen, (unsigned long long)exits_seen, (unsigned long long)halts,
+           (unsigned long long)shutdowns);
     return 0; /* the world stays: the other thread still looks at it */
 }
 

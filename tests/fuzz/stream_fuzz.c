@@ -94,7 +94,8 @@ static void print_stream(const struct stream *s)
             ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
             char text[128] = "?";
             if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, s->code[i] + k, s->length[i] - k, &insn, operands)))
-                ZydisFormatterFormatInstruction(&formatter, &insn, operands, insn.operand_count_visible, text, sizeof(text), at, NULL);
+                ZydisFormatterFormatInstruction(&formatter, &insn, operands, insn.operand_count_visible, text, sizeof(text), at,
+                                                NULL);
             else
                 insn.length = (uint8_t)(s->length[i] - k);
             fprintf(stderr, "  %08" PRIx64 "  ", at);
@@ -125,7 +126,8 @@ static void one(uint64_t seed, unsigned longest)
     if (different++ >= PRINTED)
         return;
     reduce(&s);
-    fprintf(stderr, "DIFFERENT: %u-bit code, --seed %" PRIu64 " --longest %u%s\n", bits, seed, longest, s.direct ? "" : ", through the port");
+    fprintf(stderr, "DIFFERENT: %u-bit code, --seed %" PRIu64 " --longest %u%s\n", bits, seed, longest,
+            s.direct ? "" : ", through the port");
     print_stream(&s);
     run(&s, true);
 }

@@ -202,7 +202,9 @@ static void test_expand_down_backwards(void **state)
 /* A trap between two elements finds the flags from before the instruction (so on silicon); one behind it, those of the last. */
 static void test_flags_of_an_interrupted_comparison(void **state)
 {
-    static const struct { uint32_t left, flags, trap_at; } rows[] = {{3, RFLAGS_CF, CODE}, {1, RFLAGS_SF | RFLAGS_AF | RFLAGS_CF | RFLAGS_PF, CODE + 2}};
+    static const struct {
+        uint32_t left, flags, trap_at;
+    } rows[] = {{3, RFLAGS_CF, CODE}, {1, RFLAGS_SF | RFLAGS_AF | RFLAGS_CF | RFLAGS_PF, CODE + 2}};
 
     (void)state;
     PUT(CODE, "\xf2\xa6\xf4"); /* repne cmpsb */
@@ -266,10 +268,14 @@ static void test_busy_bit_of_a_device(void **state)
 int main(void)
 {
 #define CASE(test) cmocka_unit_test_setup_teardown(test, begin, end)
-    const struct CMUnitTest tests[] = {
-        CASE(test_undefined_instruction_is_patched), CASE(test_undefined_instruction_across_pages), CASE(test_limit_moves),
-        CASE(test_both_pages_are_one), CASE(test_link_between_pages), CASE(test_expand_down_backwards), CASE(test_flags_of_an_interrupted_comparison),
-        CASE(test_busy_bit_of_a_device)};
+    const struct CMUnitTest tests[] = {CASE(test_undefined_instruction_is_patched),
+                                       CASE(test_undefined_instruction_across_pages),
+                                       CASE(test_limit_moves),
+                                       CASE(test_both_pages_are_one),
+                                       CASE(test_link_between_pages),
+                                       CASE(test_expand_down_backwards),
+                                       CASE(test_flags_of_an_interrupted_comparison),
+                                       CASE(test_busy_bit_of_a_device)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

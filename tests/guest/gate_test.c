@@ -58,8 +58,10 @@ static void set_gate(const struct row *row, bool is_long)
     const uint8_t access = row->access ? row->access : 0xee;
     const uint32_t at = IDT + VECTOR * (is_long ? 16 : 8);
 
-    put(at, (offset & 0xffff) | (uint64_t)selector_or(row->selector, KCODE) << 16 | (uint64_t)row->ist << 32 | (uint64_t)access << 40 |
-                (offset >> 16 & 0xffff) << 48, 8);
+    put(at,
+        (offset & 0xffff) | (uint64_t)selector_or(row->selector, KCODE) << 16 | (uint64_t)row->ist << 32 |
+            (uint64_t)access << 40 | (offset >> 16 & 0xffff) << 48,
+        8);
     if (is_long)
         put(at + 8, offset >> 32, 8);
     guest.cpu->idtr = (struct table_register){.base = IDT, .limit = row->idt_limit ? row->idt_limit : is_long ? 0xfff : 0x7ff};
@@ -105,7 +107,8 @@ static void set_registers(unsigned cpl, bool is_long)
         cpu->efer = EFER_LME | EFER_LMA;
     }
     for (unsigned i = SEG_ES; i <= SEG_GS; i++)
-        cpu->segment[i] = (struct segment){.limit = 0xffffffff, .selector = cpl ? UDATA | 3 : KDATA, .attributes = cpl ? 0xc0f3 : 0xc093};
+        cpu->segment[i] =
+            (struct segment){.limit = 0xffffffff, .selector = cpl ? UDATA | 3 : KDATA, .attributes = cpl ? 0xc0f3 : 0xc093};
     cpu->segment[SEG_CS].selector = cpl ? UCODE | 3 : KCODE;
     cpu->segment[SEG_CS].attributes = (uint16_t)((is_long ? 0xa09b : 0xc09b) | cpl << 5);
     cpu->cpl = (uint8_t)cpl;
@@ -150,8 +153,9 @@ static unsigned count_wrong(const struct row *rows, size_t count, bool is_long)
         const bool done = deliver(row, is_long);
         const struct cpu *cpu = guest.cpu;
         const bool good = row->vector < 0 ? done
-                                          : !done && cpu->fault.vector == row->vector && cpu->fault.has_error && cpu->fault.error == row->error &&
-                                                cpu->rip == RIP && cpu->gpr[REG_RSP].q == STACK && cpu->cpl == row->cpl;
+                                          : !done && cpu->fault.vector == row->vector && cpu->fault.has_error &&
+                                                cpu->fault.error == row->error && cpu->rip == RIP &&
+                                                cpu->gpr[REG_RSP].q == STACK && cpu->cpl == row->cpl;
         if (!good) {
             print_error("%s: delivered %d, vector %u error %#x; expected %d error %#x\n", row->name, done, cpu->fault.vector,
                         cpu->fault.error, row->vector, row->error);

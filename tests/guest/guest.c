@@ -171,7 +171,8 @@ static enum cpu_leave step(struct guest *guest, struct event *pending)
     const enum cpu_leave leave = cpu_step(cpu);
     if (leave != LEAVE_FAULT)
         return leave;
-    fprintf(stderr, "   fault %u error %#x address %#llx\n", cpu->fault.vector, cpu->fault.error, (unsigned long long)cpu->fault.address);
+    fprintf(stderr, "   fault %u error %#x address %#llx\n", cpu->fault.vector, cpu->fault.error,
+            (unsigned long long)cpu->fault.address);
     *pending = event_from_fault(cpu);
     return event_dispatch(cpu, pending);
 }

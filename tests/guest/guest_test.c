@@ -24,15 +24,16 @@ static void run(bool direct, unsigned exit_one_in, uint64_t seed)
     const enum cpu_leave leave = guest_run(&guest);
     const struct cpu *cpu = guest.cpu;
     if (!guest.ended || guest.code != 0)
-        print_error("%s (one in %u, seed %llu, %u exits): leave %d ended %d check %u (0x%x)\n  output: %s\n  cs %#x rip %#llx rsp %#llx rflags %#llx cr0 %#llx cr2 %#llx "
+        print_error("%s (one in %u, seed %llu, %u exits): leave %d ended %d check %u (0x%x)\n  output: %s\n  cs %#x rip %#llx "
+                    "rsp %#llx rflags %#llx cr0 %#llx cr2 %#llx "
                     "cr3 %#llx cr4 %#llx efer %#llx cpl %u\n  rax %#llx rbx %#llx rcx %#llx rdx %#llx; last fault %u error %#x\n",
-                    payload, exit_one_in, (unsigned long long)seed, guest.exits, leave, guest.ended, guest.code, guest.code, guest.output, cpu->segment[SEG_CS].selector,
-                    (unsigned long long)cpu->rip, (unsigned long long)cpu->gpr[REG_RSP].q,
-                    (unsigned long long)cpu_rflags(cpu), (unsigned long long)cpu->cr0, (unsigned long long)cpu->cr2,
-                    (unsigned long long)cpu->cr3, (unsigned long long)cpu->cr4, (unsigned long long)cpu->efer, cpu->cpl,
-                    (unsigned long long)cpu->gpr[REG_RAX].q, (unsigned long long)cpu->gpr[REG_RBX].q,
-                    (unsigned long long)cpu->gpr[REG_RCX].q, (unsigned long long)cpu->gpr[REG_RDX].q, cpu->fault.vector,
-                    cpu->fault.error);
+                    payload, exit_one_in, (unsigned long long)seed, guest.exits, leave, guest.ended, guest.code, guest.code,
+                    guest.output, cpu->segment[SEG_CS].selector, (unsigned long long)cpu->rip,
+                    (unsigned long long)cpu->gpr[REG_RSP].q, (unsigned long long)cpu_rflags(cpu), (unsigned long long)cpu->cr0,
+                    (unsigned long long)cpu->cr2, (unsigned long long)cpu->cr3, (unsigned long long)cpu->cr4,
+                    (unsigned long long)cpu->efer, cpu->cpl, (unsigned long long)cpu->gpr[REG_RAX].q,
+                    (unsigned long long)cpu->gpr[REG_RBX].q, (unsigned long long)cpu->gpr[REG_RCX].q,
+                    (unsigned long long)cpu->gpr[REG_RDX].q, cpu->fault.vector, cpu->fault.error);
     const bool passed = guest.ended && guest.code == 0;
     guest_destroy(&guest);
     assert_true(passed);

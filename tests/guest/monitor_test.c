@@ -238,8 +238,8 @@ static int tear_down(void **unused)
 int main(void)
 {
 #define CASE(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
-    const struct CMUnitTest tests[] = {CASE(test_address), CASE(test_faults), CASE(test_extensions), CASE(test_privilege_and_presence),
-                                       CASE(test_single_step)};
+    const struct CMUnitTest tests[] = {CASE(test_address), CASE(test_faults), CASE(test_extensions),
+                                       CASE(test_privilege_and_presence), CASE(test_single_step)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -59,7 +59,8 @@ static bool port_page(struct cpu *cpu, gpa_t page, enum access_type type, struct
     if (page >= MEMORY)
         return false;
     m->dirty[page >> 12] |= type == ACCESS_WRITE;
-    *out = (struct port_page){.host = m->memory + page, .rights = PAGE_READ | PAGE_EXECUTE | (m->dirty[page >> 12] ? PAGE_WRITE : 0)};
+    *out = (struct port_page){.host = m->memory + page,
+                              .rights = PAGE_READ | PAGE_EXECUTE | (m->dirty[page >> 12] ? PAGE_WRITE : 0)};
     return true;
 }
 
@@ -185,7 +186,8 @@ static void set_cpl(struct life *l, unsigned cpl)
     const bool is_64 = l->mode->levels > 3;
 
     for (unsigned i = SEG_ES; i <= SEG_GS; i++)
-        cpu->segment[i] = (struct segment){.limit = 0xffffffff, .selector = (uint16_t)(0x10 | cpl), .attributes = (uint16_t)(0xc093 | cpl << 5)};
+        cpu->segment[i] = (struct segment){
+            .limit = 0xffffffff, .selector = (uint16_t)(0x10 | cpl), .attributes = (uint16_t)(0xc093 | cpl << 5)};
     cpu->segment[SEG_CS].attributes = (uint16_t)((is_64 ? 0xa09b : 0xc09b) | cpl << 5);
     cpu->cpl = (uint8_t)cpl;
     cpu_update_mode(cpu);
@@ -219,7 +221,8 @@ static void begin(struct life *l)
     }
     l->current = 0;
     cpu->cr0 = CR0_PE | CR0_PG | CR0_ET | (one_in(2) ? CR0_WP : 0);
-    cpu->cr4 = mode->cr4 | (pge ? CR4_PGE : 0) | (l->has_pcid ? CR4_PCIDE : 0) | (random_u64() & (CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS));
+    cpu->cr4 = mode->cr4 | (pge ? CR4_PGE : 0) | (l->has_pcid ? CR4_PCIDE : 0) |
+               (random_u64() & (CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS));
     cpu->efer = mode->efer | (one_in(4) ? 0 : EFER_NXE);
     cpu->cr3 = l->space[0].cr3;
     cpu_set_pkru(cpu, one_in(2) ? 0 : (uint32_t)random_u64() & ALLOW_CODE);
@@ -246,7 +249,8 @@ static enum cpu_leave execute(struct life *l, const void *bytes, size_t size)
 
 /* ---- the oracle ---- */
 
-static const uint32_t all_flags[] = {[0] = WALK_READ, [1] = WALK_WRITE, [2] = WALK_WRITE, [3] = WALK_EXECUTE, [4] = WALK_READ | WALK_IMPLICIT};
+static const uint32_t all_flags[] = {
+    [0] = WALK_READ, [1] = WALK_WRITE, [2] = WALK_WRITE, [3] = WALK_EXECUTE, [4] = WALK_READ | WALK_IMPLICIT};
 enum { LOAD, STORE, MODIFY, JUMP, LAR, KINDS };
 
 static void ask_oracle(struct life *l, gva_t gva, unsigned kind, struct oracle_result *want)
@@ -277,13 +281,15 @@ static void explain(const struct life *l, gva_t gva, unsigned kind, enum cpu_lea
 {
     const struct cpu *cpu = l->m->cpu;
 
-    print_error("seed %llu, %s: kind %u gva %#llx cpl %u cr0 %#llx cr3 %#llx cr4 %#llx efer %#llx pkru %#x pkrs %#llx rflags %#llx\n",
-                (unsigned long long)l->seed, l->mode->name, kind,
-                (unsigned long long)gva, cpu->cpl, (unsigned long long)cpu->cr0, (unsigned long long)cpu->cr3, (unsigned long long)cpu->cr4,
-                (unsigned long long)cpu->efer, cpu->pkru, (unsigned long long)cpu->pkrs, (unsigned long long)cpu->rflags);
-    print_error("  expected: status %d error %#x gpa %#llx; got: leave %d vector %u error %#x address %#llx device %#llx al %#x\n", want->status, want->error,
-                (unsigned long long)want->gpa, leave, cpu->fault.vector, cpu->fault.error, (unsigned long long)cpu->fault.address,
-                (unsigned long long)l->m->device, cpu->gpr[REG_RAX].d & 0xff);
+    print_error(
+        "seed %llu, %s: kind %u gva %#llx cpl %u cr0 %#llx cr3 %#llx cr4 %#llx efer %#llx pkru %#x pkrs %#llx rflags %#llx\n",
+        (unsigned long long)l->seed, l->mode->name, kind, (unsigned long long)gva, cpu->cpl, (unsigned long long)cpu->cr0,
+        (unsigned long long)cpu->cr3, (unsigned long long)cpu->cr4, (unsigned long long)cpu->efer, cpu->pkru,
+        (unsigned long long)cpu->pkrs, (unsigned long long)cpu->rflags);
+    print_error(
+        "  expected: status %d error %#x gpa %#llx; got: leave %d vector %u error %#x address %#llx device %#llx al %#x\n",
+        want->status, want->error, (unsigned long long)want->gpa, leave, cpu->fault.vector, cpu->fault.error,
+        (unsigned long long)cpu->fault.address, (unsigned long long)l->m->device, cpu->gpr[REG_RAX].d & 0xff);
     for (unsigned i = 0; i < want->entries; i++) {
         uint64_t now = 0;
         memcpy(&now, l->m->memory + want->entry_gpa[i], want->entry_size);
@@ -403,8 +409,8 @@ static void access_once(struct life *l)
 static void must(struct life *l, enum cpu_leave leave)
 {
     if (leave != LEAVE_NONE && leave != LEAVE_REQUEST)
-        fail_msg("%s: leave %d vector %u error %#x at %#llx", l->mode->name, leave, l->m->cpu->fault.vector, l->m->cpu->fault.error,
-                 (unsigned long long)l->m->cpu->rip);
+        fail_msg("%s: leave %d vector %u error %#x at %#llx", l->mode->name, leave, l->m->cpu->fault.vector,
+                 l->m->cpu->fault.error, (unsigned long long)l->m->cpu->rip);
 }
 
 /* Run at CPL 0 what needs it, whatever the current level is. */

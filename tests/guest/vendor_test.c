@@ -255,9 +255,15 @@ static void test_absent_for_both(void **unused)
 int main(void)
 {
 #define CASE(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
-    const struct CMUnitTest tests[] = {CASE(test_branches_with_prefix_66), CASE(test_other_branches_with_prefix_66), CASE(test_system_calls),
-                                       CASE(test_stack_segment_after_sysret), CASE(test_push_of_a_segment), CASE(test_mmx_store_that_faults), CASE(test_wide_far_pointers),
-                                       CASE(test_upper_halves), CASE(test_absent_for_both)};
+    const struct CMUnitTest tests[] = {CASE(test_branches_with_prefix_66),
+                                       CASE(test_other_branches_with_prefix_66),
+                                       CASE(test_system_calls),
+                                       CASE(test_stack_segment_after_sysret),
+                                       CASE(test_push_of_a_segment),
+                                       CASE(test_mmx_store_that_faults),
+                                       CASE(test_wide_far_pointers),
+                                       CASE(test_upper_halves),
+                                       CASE(test_absent_for_both)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -65,7 +65,8 @@ static void report(const struct opcode_row *row, unsigned bits, unsigned offset,
     if (failures++ >= PRINTED)
         return;
     opcode_row_name(row, name);
-    fprintf(stderr, "FAILED: %s (%s), %u-bit code, offset %u [", name, ZydisMnemonicGetString((ZydisMnemonic)row->mnemonic), bits, offset);
+    fprintf(stderr, "FAILED: %s (%s), %u-bit code, offset %u [", name, ZydisMnemonicGetString((ZydisMnemonic)row->mnemonic), bits,
+            offset);
     for (unsigned i = 0; i < 8; i++)
         fprintf(stderr, "%02x ", code[i]);
     fprintf(stderr, "]\n");

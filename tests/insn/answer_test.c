@@ -62,7 +62,8 @@ static uint64_t rax(struct flat_cpu *f) { return f->cpu->gpr[REG_RAX].q; }
 
 static void assert_stored(struct flat_cpu *f, const void *bytes, size_t size)
 {
-    static const uint8_t untouched[16] = {0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5};
+    static const uint8_t untouched[16] = {0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5,
+                                          0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5};
 
     assert_memory_equal(f->memory + DATA_GPA, bytes, size);
     assert_memory_equal(f->memory + DATA_GPA + size, untouched, 16 - size);
@@ -116,7 +117,8 @@ static void table_registers(void **state)
 
 static void umip(void **state)
 {
-    static const uint8_t code[][3] = {{0x0f, 0x00, 0xc0}, {0x0f, 0x00, 0xc8}, {0x0f, 0x01, 0x03}, {0x0f, 0x01, 0x0b}, {0x0f, 0x01, 0xe0}};
+    static const uint8_t code[][3] = {
+        {0x0f, 0x00, 0xc0}, {0x0f, 0x00, 0xc8}, {0x0f, 0x01, 0x03}, {0x0f, 0x01, 0x0b}, {0x0f, 0x01, 0xe0}};
     struct flat_cpu *f = *state;
 
     for (unsigned i = 0; i < 5; i++)
@@ -293,8 +295,8 @@ int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        CASE(selectors_and_status), CASE(table_registers), CASE(umip), CASE(extended_control), CASE(protection_keys), CASE(time_stamps),
-        CASE(processor_numbers), CASE(random_numbers), CASE(identification), CASE(hypercalls),
+        CASE(selectors_and_status), CASE(table_registers),   CASE(umip),           CASE(extended_control), CASE(protection_keys),
+        CASE(time_stamps),          CASE(processor_numbers), CASE(random_numbers), CASE(identification),   CASE(hypercalls),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

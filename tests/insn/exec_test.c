@@ -14,9 +14,19 @@
 #include "x86/system/event.h"
 
 /* Code at CODE, data from DATA on (16 pages, backwards in physical memory), nothing behind. */
-enum { CODE = 0x400000, DATA = 0x500000, DATA_PAGES = 16, DATA_END = DATA + DATA_PAGES * 0x1000, CODE_GPA = 0x100000, DATA_GPA = 0x200000 };
+enum {
+    CODE = 0x400000,
+    DATA = 0x500000,
+    DATA_PAGES = 16,
+    DATA_END = DATA + DATA_PAGES * 0x1000,
+    CODE_GPA = 0x100000,
+    DATA_GPA = 0x200000
+};
 
-static gpa_t data_gpa(gva_t gva) { return DATA_GPA + (DATA_PAGES - 1) * PAGE_SIZE - ((gva - DATA) & PAGE_MASK) + (gva & ~PAGE_MASK); }
+static gpa_t data_gpa(gva_t gva)
+{
+    return DATA_GPA + (DATA_PAGES - 1) * PAGE_SIZE - ((gva - DATA) & PAGE_MASK) + (gva & ~PAGE_MASK);
+}
 static uint8_t *data(struct flat_cpu *f, gva_t gva) { return f->memory + data_gpa(gva); }
 
 static int setup(void **state)
@@ -142,7 +152,8 @@ static void ins_checks_memory_before_the_port(void **state)
 
 static void popf_by_privilege(void **state)
 {
-    const uint64_t all = RFLAGS_IOPL | RFLAGS_IF | RFLAGS_NT | RFLAGS_AC | RFLAGS_ID | RFLAGS_VIF | RFLAGS_VIP | RFLAGS_VM | RFLAGS_RF;
+    const uint64_t all =
+        RFLAGS_IOPL | RFLAGS_IF | RFLAGS_NT | RFLAGS_AC | RFLAGS_ID | RFLAGS_VIF | RFLAGS_VIP | RFLAGS_VM | RFLAGS_RF;
     static const struct {
         uint8_t cpl;
         uint64_t before, taken;

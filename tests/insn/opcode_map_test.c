@@ -111,6 +111,7 @@ int main(void)
         look_at_legacy(mode);
         look_at_vex(mode);
     }
-    printf("encodings: %lu implemented, %lu of sets that are not shown, %lu invalid, %lu missing\n", bound, absent, invalid, missing);
+    printf("encodings: %lu implemented, %lu of sets that are not shown, %lu invalid, %lu missing\n", bound, absent, invalid,
+           missing);
     return missing == 0 && bound != 0 ? 0 : 1;
 }

@@ -70,7 +70,8 @@ static bool table_is_current(const char *path)
     while (good && fgets(wanted, sizeof(wanted), now)) {
         number++;
         if (!fgets(line, sizeof(line), file) || strcmp(line, wanted) != 0) {
-            fprintf(stderr, "%s, line %u: the table has %sthe maps have %s", path, number, feof(file) ? "(nothing)\n" : line, wanted);
+            fprintf(stderr, "%s, line %u: the table has %sthe maps have %s", path, number, feof(file) ? "(nothing)\n" : line,
+                    wanted);
             good = false;
         }
     }
@@ -110,8 +111,8 @@ static void report(const struct opcode_row *r, unsigned bits, const char *what, 
     if (failures++ >= PRINTED)
         return;
     opcode_row_name(r, name);
-    fprintf(stderr, "FAILED: %s (%s), %u-bit code: %s [", name, r->mnemonic ? ZydisMnemonicGetString((ZydisMnemonic)r->mnemonic) : "-",
-            bits, what);
+    fprintf(stderr, "FAILED: %s (%s), %u-bit code: %s [", name,
+            r->mnemonic ? ZydisMnemonicGetString((ZydisMnemonic)r->mnemonic) : "-", bits, what);
     for (unsigned i = 0; i < size; i++)
         fprintf(stderr, "%s%02x", i ? " " : "", code[i]);
     fprintf(stderr, "]\n");
@@ -202,7 +203,8 @@ static void run_whole_maps(void)
             duel_reset_memory();
             executed++;
             if (duel_only_ours(&c) != VECTOR_UD && failures++ < PRINTED)
-                fprintf(stderr, "FAILED: %s %02x %02x should be #UD\n", whole_maps[i].key, code[whole_maps[i].length], code[whole_maps[i].length + 1]);
+                fprintf(stderr, "FAILED: %s %02x %02x should be #UD\n", whole_maps[i].key, code[whole_maps[i].length],
+                        code[whole_maps[i].length + 1]);
         }
 }
 
@@ -229,8 +231,10 @@ int main(int argc, char **argv)
         return result;
     run_rows(argc > 2);
     run_whole_maps();
-    printf("%u rows; %u done and compared with silicon (at least %u cases each), %u done and only executed, %u without enough; %lu executions, "
-           "%lu compared, %lu failures\n", row_count, covered, ENOUGH, only_ours, uncovered, executed, compared, failures);
+    printf("%u rows; %u done and compared with silicon (at least %u cases each), %u done and only executed, %u without enough; "
+           "%lu executions, "
+           "%lu compared, %lu failures\n",
+           row_count, covered, ENOUGH, only_ours, uncovered, executed, compared, failures);
     duel_fini();
     return failures == 0 && uncovered == 0 ? 0 : 1;
 }

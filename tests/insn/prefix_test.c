@@ -117,7 +117,8 @@ static void duel(struct duel_case *c, const struct skeleton *s, unsigned left)
 
 /* Bytes in front of a skeleton, and what follows it: displacements and immediates of use. Returns the size up to its end; 0: it
  * is not for the host. */
-static unsigned make_code(const struct skeleton *s, const uint8_t *prefixes, unsigned prefix_count, uint64_t at, uint8_t code[CODE_LONGEST])
+static unsigned make_code(const struct skeleton *s, const uint8_t *prefixes, unsigned prefix_count, uint64_t at,
+                          uint8_t code[CODE_LONGEST])
 {
     uint8_t bytes[LONGEST];
 
@@ -213,7 +214,8 @@ static void padded(const struct skeleton *s, uint8_t first, uint8_t prefix, unsi
     if (left) {
         if (bits == 32 && simd_one_in(4))
             c.state.selector[SEG_CS] = DUEL_CODE32; /* its limit is there, too */
-        c.state.rip = CODE_END - left - (c.state.selector[SEG_CS] == DUEL_CS64 || c.state.selector[SEG_CS] == DUEL_CS32 ? 0 : DUEL_BASE);
+        c.state.rip =
+            CODE_END - left - (c.state.selector[SEG_CS] == DUEL_CS64 || c.state.selector[SEG_CS] == DUEL_CS32 ? 0 : DUEL_BASE);
     }
     duel(&c, s, left);
     too_long += length > LONGEST;
@@ -246,9 +248,15 @@ static void known_finds(void)
     } finds[] = {
         {32, 7, {0x9a, 0x0a, 0x04, 0x00, 0x30, 0x07, 0x00}}, /* a far call beyond the limit: what is on the stack */
         {32, 9, {0x67, 0x2e, 0x9a, 0x0a, 0x04, 0x00, 0x30, 0x3f, 0x00}},
-        {16, 5, {0x66, 0x62, 0x2e, 0xfa, 0xff}}, /* BOUND at the limit: absent memory in its first half, the limit in the second */
-        {64, 15, {0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x05, 0x13, 0xe4, 0xf8}}, /* and one byte more */
-        {64, 15, {0xf0, 0xf2, 0x66, 0x67, 0x36, 0x36, 0x48, 0x40, 0xc4, 0xe1, 0x79, 0x91, 0x14, 0xfd, 0xeb}}, /* undefined, too long */
+        {16,
+         5,
+         {0x66, 0x62, 0x2e, 0xfa, 0xff}}, /* BOUND at the limit: absent memory in its first half, the limit in the second */
+        {64,
+         15,
+         {0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x05, 0x13, 0xe4, 0xf8}}, /* and one byte more */
+        {64,
+         15,
+         {0xf0, 0xf2, 0x66, 0x67, 0x36, 0x36, 0x48, 0x40, 0xc4, 0xe1, 0x79, 0x91, 0x14, 0xfd, 0xeb}}, /* undefined, too long */
     };
     static const struct skeleton none = {.length = 1, .bytes = {0x90}};
 
@@ -285,9 +293,10 @@ int main(int argc, char **argv)
     all_prefixes();
     all_lengths();
     known_finds();
-    printf("%u-bit code: %u opcodes, %u combinations of prefixes; %lu compared with silicon, %lu of them of 16 bytes; %lu skipped, %lu of sets "
-           "that are absent, %lu not for the host, %lu undefined and of unknown length, %lu failures;", bits, skeleton_count, form_count, compared, too_long, skipped, absent,
-           left_out, unknown, failures);
+    printf("%u-bit code: %u opcodes, %u combinations of prefixes; %lu compared with silicon, %lu of them of 16 bytes; %lu "
+           "skipped, %lu of sets "
+           "that are absent, %lu not for the host, %lu undefined and of unknown length, %lu failures;",
+           bits, skeleton_count, form_count, compared, too_long, skipped, absent, left_out, unknown, failures);
     for (unsigned i = 0; i < 256; i++)
         if (by_vector[i])
             printf(" #%u: %lu", i, by_vector[i]);

@@ -20,7 +20,8 @@
 enum { AX, BX, CX, DX, CS, SS, DS, ES, SP, BP, SI, DI, IP, FLAGS, REGISTERS };
 enum { STEPS = 100000, PRINTED = 25, MEMORY = 0x110000 };
 
-static const char register_names[REGISTERS][6] = {"ax", "bx", "cx", "dx", "cs", "ss", "ds", "es", "sp", "bp", "si", "di", "ip", "flags"};
+static const char register_names[REGISTERS][6] = {"ax", "bx", "cx", "dx", "cs", "ss", "ds",
+                                                  "es", "sp", "bp", "si", "di", "ip", "flags"};
 
 struct reader {
     const uint8_t *at, *end;

@@ -1,6 +1,6 @@
 /*
- * What a processor of the soft engine counts. Written by the processor's thread alone, read by any: relaxed atomics, so counting costs
- * what an increment costs.
+ * What a processor of the soft engine counts. Written by the processor's thread alone, read by any: relaxed atomics, so counting
+ * costs what an increment costs.
  */
 #ifndef OWHP_ENGINE_SOFT_COUNTERS_H
 #define OWHP_ENGINE_SOFT_COUNTERS_H
@@ -23,8 +23,9 @@ static inline void count(_Atomic uint64_t *counter)
 }
 
 /*
- * Time in runs, in units of 100 ns, as one number that can be read at any time and never goes back. Bit 63: the processor runs; then
- * the rest is what was gathered minus the time of the start, by the coarse clock if bit 62 is set. Else it is what was gathered.
+ * Time in runs, in units of 100 ns, as one number that can be read at any time and never goes back. Bit 63: the processor runs;
+ * then the rest is what was gathered minus the time of the start, by the coarse clock if bit 62 is set. Else it is what was
+ * gathered.
  */
 #define RUNTIME_RUNS   BIT64(63)
 #define RUNTIME_COARSE BIT64(62)

@@ -166,8 +166,14 @@ void soft_vcpu_walk_state(struct engine_vcpu *vcpu, struct walk_state *state, ui
 {
     const struct cpu *cpu = vcpu->cpu;
 
-    *state = (struct walk_state){.cr0 = cpu->cr0, .cr3 = cpu->cr3, .cr4 = cpu->cr4, .efer = cpu->efer,
-                                 .pkru = cpu->pkru, .pkrs = (uint32_t)cpu->pkrs, .physical_bits = cpu->physical_bits, .ac = cpu->rflags & RFLAGS_AC,
+    *state = (struct walk_state){.cr0 = cpu->cr0,
+                                 .cr3 = cpu->cr3,
+                                 .cr4 = cpu->cr4,
+                                 .efer = cpu->efer,
+                                 .pkru = cpu->pkru,
+                                 .pkrs = (uint32_t)cpu->pkrs,
+                                 .physical_bits = cpu->physical_bits,
+                                 .ac = cpu->rflags & RFLAGS_AC,
                                  .no_1g_pages = !cpuid_has(&cpu->cpuid, FEATURE_PAGE1GB)};
     *cpl = cpu->cpl;
 }

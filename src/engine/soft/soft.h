@@ -158,7 +158,8 @@ void soft_time_suspend(struct engine_partition *partition);
 void soft_time_resume(struct engine_partition *partition);
 uint64_t soft_reference_time(struct engine_partition *partition);
 enum status soft_request_interrupt(struct engine_partition *partition, const struct interrupt_request *request);
-enum status soft_interrupt_targets(struct engine_partition *partition, uint64_t destination, bool is_logical, uint64_t *set, size_t words);
+enum status soft_interrupt_targets(struct engine_partition *partition, uint64_t destination, bool is_logical, uint64_t *set,
+                                   size_t words);
 enum status soft_vcpu_cpuid(struct engine_vcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 void soft_vcpu_walk_state(struct engine_vcpu *vcpu, struct walk_state *state, uint8_t *cpl);
 void soft_vcpu_counters(struct engine_vcpu *vcpu, struct vcpu_counters *out);

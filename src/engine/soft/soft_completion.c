@@ -192,8 +192,9 @@ void completion_drop(struct engine_vcpu *vcpu)
 /* What the processor receives from outside is not what an instruction computes with. */
 static bool is_external(uint32_t name)
 {
-    return name >= (uint32_t)VREG_PENDING_INTERRUPTION || name == VREG_CR8 || (name >= VREG_APIC_FIRST && name <= VREG_APIC_LAST) ||
-           name == VREG_TSC || name == VREG_TSC_DEADLINE || name == VREG_TSC_ADJUST || name == VREG_TSC_VIRTUAL_OFFSET;
+    return name >= (uint32_t)VREG_PENDING_INTERRUPTION || name == VREG_CR8 ||
+           (name >= VREG_APIC_FIRST && name <= VREG_APIC_LAST) || name == VREG_TSC || name == VREG_TSC_DEADLINE ||
+           name == VREG_TSC_ADJUST || name == VREG_TSC_VIRTUAL_OFFSET;
 }
 
 void completion_registers_set(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count)
@@ -225,8 +226,10 @@ static enum status require_due(const struct engine_vcpu *vcpu)
     case DUE_ACCESS:
         return STATUS_OK;
     case DUE_NONE:
-        return fail(STATUS_INVALID_ARGUMENT, "processor %u does not wait for a memory access: it has run, been given registers, or "
-                    "been completed since", vcpu->index);
+        return fail(STATUS_INVALID_ARGUMENT,
+                    "processor %u does not wait for a memory access: it has run, been given registers, or "
+                    "been completed since",
+                    vcpu->index);
     default:
         return fail(STATUS_NOT_SUPPORTED, "the access at 0x%llx is a fetch, a page walk or an event's delivery: it has no data",
                     (unsigned long long)vcpu->completion.exit_gpa);

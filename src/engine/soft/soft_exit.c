@@ -3,7 +3,8 @@
 
 static union vreg_value segment_value(const struct segment *s)
 {
-    return (union vreg_value){.segment = {.base = s->base, .limit = s->limit, .selector = s->selector, .attributes = s->attributes}};
+    return (union vreg_value){
+        .segment = {.base = s->base, .limit = s->limit, .selector = s->selector, .attributes = s->attributes}};
 }
 
 void soft_exit_state(struct engine_vcpu *vcpu, struct vcpu_exit *exit)

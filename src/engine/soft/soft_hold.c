@@ -13,13 +13,15 @@
  *      holds--, signal  ------------>       inside = true, looks at holds again, does what is pending
  *
  * A processor that enters either sees the hold, or is seen inside: each side's store comes before its load. The barrier
- * between them is the changer's to make for everybody (os/read_section.h), for an exit passes here twice. Queued work is done after entering and before the first guest instruction. Sleeping and idle processors are outside all along and
- * cost the changer one load each.
+ * between them is the changer's to make for everybody (os/read_section.h), for an exit passes here twice. Queued work is done
+ * after entering and before the first guest instruction. Sleeping and idle processors are outside all along and cost the changer
+ * one load each.
  *
  * Code pages. The first processor that decodes code of a page counts itself in code_users and makes the others drop their
  * write tags; from then on page() answers PAGE_CODE, stores are slow, and each makes the other processors, if any of them
- * has code of the page, compare their decoded code with memory (cpu_verify_code). No waiting there: x86 lets the other processor see the new code only after
- * it has synchronized with the writer (SDM 3A 8.1.3), and the request bit is set before the writer's next store.
+ * has code of the page, compare their decoded code with memory (cpu_verify_code). No waiting there: x86 lets the other processor
+ * see the new code only after it has synchronized with the writer (SDM 3A 8.1.3), and the request bit is set before the writer's
+ * next store.
  */
 #include "engine/soft/soft.h"
 #include "os/cancel.h"

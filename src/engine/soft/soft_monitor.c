@@ -15,8 +15,8 @@
  *
  * Noticed are stores of processors, of WHvWriteGpaRange and what else goes through the memory space, OwhpMarkDirty. What the
  * client stores through its own pointer is not: the run loop wakes up after 2, 4, .. 64 ms, from then on every 64, and compares
- * the line with what it was. With the kvm engine guests store unseen; nothing is armed, and MWAIT ends at once. It may end at any time (SDM 2B MWAIT), which
- * is also what a run's exit does to it; so nothing of this is in a snapshot.
+ * the line with what it was. With the kvm engine guests store unseen; nothing is armed, and MWAIT ends at once. It may end at any
+ * time (SDM 2B MWAIT), which is also what a run's exit does to it; so nothing of this is in a snapshot.
  */
 #include <string.h>
 

@@ -23,16 +23,18 @@ static uint64_t get_interruption(const struct engine_vcpu *vcpu)
 
     if (!vcpu->interruption.is_pending)
         return 0;
-    return 1 | (uint64_t)types[e->type] << 1 | (uint64_t)e->has_error << 4 | (uint64_t)(vcpu->interruption.instruction_length & 15) << 5 |
-           (uint64_t)e->vector << 16 | (uint64_t)e->error << 32;
+    return 1 | (uint64_t)types[e->type] << 1 | (uint64_t)e->has_error << 4 |
+           (uint64_t)(vcpu->interruption.instruction_length & 15) << 5 | (uint64_t)e->vector << 16 | (uint64_t)e->error << 32;
 }
 
 static enum status set_interruption(struct engine_vcpu *vcpu, uint64_t value)
 {
     unsigned type = value >> 1 & 7, vector = value >> 16 & 0xffff;
 
-    if ((value & 1) && ((value & INTERRUPTION_RESERVED) || (type != 0 && type != 2 && type != 3) || vector > 255 || (type == 3 && vector > 31)))
-        return fail(STATUS_HV_INVALID_PARAMETER, "pending interruption of type %u with vector %u does not exist, or reserved bits", type, vector);
+    if ((value & 1) &&
+        ((value & INTERRUPTION_RESERVED) || (type != 0 && type != 2 && type != 3) || vector > 255 || (type == 3 && vector > 31)))
+        return fail(STATUS_HV_INVALID_PARAMETER,
+                    "pending interruption of type %u with vector %u does not exist, or reserved bits", type, vector);
     vcpu->interruption = (struct pending_interruption){
         .is_pending = value & 1,
         .event = {.type = type == 0 ? EVENT_EXTERNAL : type == 2 ? EVENT_NMI : EVENT_EXCEPTION,
@@ -83,7 +85,8 @@ static enum status set_pending_debug(struct cpu *cpu, uint64_t value)
 static enum status set_notifications(struct engine_vcpu *vcpu, uint64_t value)
 {
     if (value & ~(uint64_t)0x3f)
-        return fail(STATUS_HV_INVALID_PARAMETER, "deliverability notifications 0x%llx: reserved or SynIC bits", (unsigned long long)value);
+        return fail(STATUS_HV_INVALID_PARAMETER, "deliverability notifications 0x%llx: reserved or SynIC bits",
+                    (unsigned long long)value);
     vcpu->notifications = value;
     return STATUS_OK;
 }

@@ -68,7 +68,8 @@ static void memory_exit(struct engine_vcpu *vcpu, const struct port_access *acce
     exit->memory.gva_valid = access->gva_valid;
     exit->memory.type = (uint8_t)access->type;
     exit->memory.gpa_unmapped = !mapped;
-    if (unlikely(vcpu->cpu->debug_watch & DEBUG_DATA) && access->gva_valid && access->type != ACCESS_EXECUTE && !vcpu->cpu->memory_event)
+    if (unlikely(vcpu->cpu->debug_watch & DEBUG_DATA) && access->gva_valid && access->type != ACCESS_EXECUTE &&
+        !vcpu->cpu->memory_event)
         note_breakpoints(vcpu, debug_hits_data(vcpu->cpu, access->gva, access->size, access->type));
     if (!mapped && access->type != ACCESS_EXECUTE && !vcpu->cpu->memory_event)
         exit->code.count = (uint8_t)cpu_peek_code(vcpu->cpu, exit->code.bytes);
@@ -128,7 +129,8 @@ static bool port_serves(struct cpu *cpu, gpa_t page, enum access_type type)
 static union vreg_value segment_of(const struct cpu *cpu, unsigned index)
 {
     const struct segment *s = &cpu->segment[index];
-    return (union vreg_value){.segment = {.base = s->base, .limit = s->limit, .selector = s->selector, .attributes = s->attributes}};
+    return (union vreg_value){
+        .segment = {.base = s->base, .limit = s->limit, .selector = s->selector, .attributes = s->attributes}};
 }
 
 static enum port_result port_io(struct cpu *cpu, const struct port_io *io)
@@ -385,7 +387,8 @@ bool soft_exception_exit(struct engine_vcpu *vcpu, const struct cpu_fault *fault
 {
     const struct partition_config *config = vcpu->partition->config;
 
-    if (!(config->extended_exits & EXTENDED_EXIT_EXCEPTION) || fault->vector >= 64 || !(config->exception_exit_bitmap >> fault->vector & 1))
+    if (!(config->extended_exits & EXTENDED_EXIT_EXCEPTION) || fault->vector >= 64 ||
+        !(config->exception_exit_bitmap >> fault->vector & 1))
         return false;
     count(&vcpu->counters.intercept[fault->vector == VECTOR_PF ? INTERCEPT_PAGE_FAULT : INTERCEPT_OTHER]);
     struct vcpu_exit *exit = soft_exit_begin(vcpu, EXIT_EXCEPTION, false);

@@ -275,8 +275,8 @@ enum status soft_get_registers(struct engine_vcpu *vcpu, const uint32_t *names, 
 /* ---- writing ---- */
 
 /*
- * Without an emulated APIC the client has one of its own, and IA32_APIC_BASE is a value that is kept for it (clients set it with all
- * the others).
+ * Without an emulated APIC the client has one of its own, and IA32_APIC_BASE is a value that is kept for it (clients set it with
+ * all the others).
  */
 static enum status check_apic_register(const struct engine_vcpu *vcpu, uint32_t name, const union vreg_value *v)
 {
@@ -339,7 +339,8 @@ static enum status set_register(struct engine_vcpu *vcpu, uint32_t name, const u
         status = set_cr8(vcpu, v->q[0]);
     } else if (is_apic_name(name)) {
         status = set_apic_register(vcpu, name, v);
-    } else if (!set_floating_point(cpu, name, v, &status) && !set_special(vcpu, name, v->q[0], &status) && !soft_set_event(vcpu, name, v, &status)) {
+    } else if (!set_floating_point(cpu, name, v, &status) && !set_special(vcpu, name, v->q[0], &status) &&
+               !soft_set_event(vcpu, name, v, &status)) {
         return fail(STATUS_INVALID_VP_REGISTER_NAME, "register name 0x%x is not known", name);
     }
     return status;
@@ -362,7 +363,8 @@ static bool ends_shadow(const uint32_t *names, uint32_t count)
 static bool changes_control(const uint32_t *names, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++)
-        if ((names[i] >= VREG_ES && names[i] <= VREG_CR4) || names[i] == VREG_EFER || names[i] == VREG_DR7 || names[i] == VREG_XCR0)
+        if ((names[i] >= VREG_ES && names[i] <= VREG_CR4) || names[i] == VREG_EFER || names[i] == VREG_DR7 ||
+            names[i] == VREG_XCR0)
             return true;
     return false;
 }

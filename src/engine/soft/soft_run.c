@@ -65,7 +65,8 @@ static bool pending_event_is(const struct engine_vcpu *vcpu, unsigned type)
 static enum step inject_pending_exception(struct engine_vcpu *vcpu)
 {
     uint64_t low = vcpu->pending_event.q[0];
-    struct event event = {.type = EVENT_EXCEPTION, .vector = (uint8_t)(low >> 16), .has_error = low >> 8 & 1, .error = (uint32_t)(low >> 32)};
+    struct event event = {
+        .type = EVENT_EXCEPTION, .vector = (uint8_t)(low >> 16), .has_error = low >> 8 & 1, .error = (uint32_t)(low >> 32)};
 
     if (event.vector == VECTOR_PF)
         vcpu->cpu->cr2 = vcpu->pending_event.q[1];
@@ -73,7 +74,8 @@ static enum step inject_pending_exception(struct engine_vcpu *vcpu)
     return inject(vcpu, event);
 }
 
-/* PendingDebugException: what is left of the instruction before, the client's word included. A trap, as at its end (SDM 3A 6.9). */
+/* PendingDebugException: what is left of the instruction before, the client's word included. A trap, as at its end (SDM 3A 6.9).
+ */
 static enum step inject_debug(struct engine_vcpu *vcpu)
 {
     struct cpu *cpu = vcpu->cpu;

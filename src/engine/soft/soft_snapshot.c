@@ -35,7 +35,8 @@ struct member {
 #define MEMBER(cpu_member, state_member)                                                                                      \
     {offsetof(struct cpu, cpu_member), offsetof(struct vcpu_state, state_member), sizeof(((struct vcpu_state *)0)->state_member)}
 #define SAME(member) MEMBER(member, member)
-#define ASSERT_SAME_SIZE(member) _Static_assert(sizeof(((struct cpu *)0)->member) == sizeof(((struct vcpu_state *)0)->member), #member)
+#define ASSERT_SAME_SIZE(member)                                                                                                 \
+    _Static_assert(sizeof(((struct cpu *)0)->member) == sizeof(((struct vcpu_state *)0)->member), #member)
 
 /* clang-format off */
 static const struct member members[] = {
@@ -270,8 +271,8 @@ enum status soft_load_vcpu(struct engine_vcpu *vcpu, const struct vcpu_state *s)
 
     load_members(cpu, s);
     load_events(vcpu, s);
-    vcpu->unfinished = (struct unfinished){.hits = s->unfinished_hits, .rip = s->unfinished_rip, .next_rip = s->unfinished_next_rip,
-                                           .rcx = s->unfinished_rcx};
+    vcpu->unfinished = (struct unfinished){
+        .hits = s->unfinished_hits, .rip = s->unfinished_rip, .next_rip = s->unfinished_next_rip, .rcx = s->unfinished_rcx};
     atomic_store(&vcpu->tsc.offset, s->tsc_offset);
     atomic_store(&vcpu->tsc.adjust, s->tsc_adjust);
     if (vcpu->lapic)
@@ -309,10 +310,12 @@ static const char *event_problem(const struct vcpu_state *s)
     const struct event_state *e = &s->interruption;
 
     if (e->type >= EVENT_STATE_COUNT || e->instruction_length > 15 ||
-        (e->is_pending && (e->type == EVENT_STATE_EXCEPTION ? e->vector > 31 : e->type == EVENT_STATE_NMI && e->vector != VECTOR_NMI)))
+        (e->is_pending &&
+         (e->type == EVENT_STATE_EXCEPTION ? e->vector > 31 : e->type == EVENT_STATE_NMI && e->vector != VECTOR_NMI)))
         return "a pending event that does not exist";
     if ((s->pending & ~(uint32_t)VCPU_STATE_PENDING_ALL) || s->sipi_vector > 255 || (s->notifications & ~(uint64_t)0x3f) ||
-        (s->pending_debug & ~(uint64_t)DR6_WRITABLE) || (s->unfinished_hits & ~(uint64_t)15) || (s->debug_control & ~DEBUG_CONTROL_BTF))
+        (s->pending_debug & ~(uint64_t)DR6_WRITABLE) || (s->unfinished_hits & ~(uint64_t)15) ||
+        (s->debug_control & ~DEBUG_CONTROL_BTF))
         return "reserved bits in pending events";
     if ((s->pending_event[0] & 1) && (s->pending_event[0] >> 1 & 7) != 0 && (s->pending_event[0] >> 1 & 7) != 5)
         return "PendingEvent of an unknown type";
@@ -368,7 +371,8 @@ static const char *registers_problem(const struct cpu *cpu, const struct vcpu_st
 
 static const char *bounds_problem(const struct vcpu_state *s)
 {
-    if (s->cpl > 3 || s->cr8 > 15 || s->mxcsr >> 16 || s->gdtr_limit > 0xffff || s->idtr_limit > 0xffff || s->pkru >> 32 || s->pkrs >> 32)
+    if (s->cpl > 3 || s->cr8 > 15 || s->mxcsr >> 16 || s->gdtr_limit > 0xffff || s->idtr_limit > 0xffff || s->pkru >> 32 ||
+        s->pkrs >> 32)
         return "CPL, CR8, MXCSR, PKRU or a table limit is out of bounds";
     return NULL;
 }
@@ -384,6 +388,7 @@ enum status soft_check_vcpu(struct engine_vcpu *vcpu, const struct vcpu_state *s
     if (problem)
         return fail(STATUS_HV_INVALID_REGISTER_VALUE, "processor %u: %s", vcpu->index, problem);
     if (s->has_apic != (vcpu->lapic != NULL))
-        return fail(STATUS_HV_INVALID_REGISTER_VALUE, "processor %u: a local APIC that is not here, or none where one is", vcpu->index);
+        return fail(STATUS_HV_INVALID_REGISTER_VALUE, "processor %u: a local APIC that is not here, or none where one is",
+                    vcpu->index);
     return vcpu->lapic ? lapic_check_state(vcpu->lapic, &s->apic) : STATUS_OK;
 }

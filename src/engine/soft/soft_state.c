@@ -104,8 +104,8 @@ enum status soft_set_xsave(struct engine_vcpu *vcpu, const void *buffer, uint32_
         return fail(STATUS_INVALID_ARGUMENT, "the XSAVE image takes %u bytes, not %u", needed, size);
     const char *problem = header_problem(&image, cpu_xcr0_mask(vcpu->cpu));
     if (problem)
-        return fail(STATUS_INVALID_ARGUMENT, "XSAVE image (XSTATE_BV 0x%llx, XCOMP_BV 0x%llx): %s", (unsigned long long)image.xstate_bv,
-                    (unsigned long long)image.xcomp_bv, problem);
+        return fail(STATUS_INVALID_ARGUMENT, "XSAVE image (XSTATE_BV 0x%llx, XCOMP_BV 0x%llx): %s",
+                    (unsigned long long)image.xstate_bv, (unsigned long long)image.xcomp_bv, problem);
     load_image(vcpu->cpu, &image);
     return STATUS_OK;
 }
@@ -116,7 +116,8 @@ enum status soft_get_apic(struct engine_vcpu *vcpu, void *buffer, uint32_t size,
     if (!vcpu->lapic)
         return fail(STATUS_INVALID_VP_STATE, "the partition has no local APIC emulation");
     if (size < LAPIC_STATE_SIZE)
-        return fail(STATUS_INSUFFICIENT_BUFFER, "the local APIC's state takes %u bytes, the buffer has %u", LAPIC_STATE_SIZE, size);
+        return fail(STATUS_INSUFFICIENT_BUFFER, "the local APIC's state takes %u bytes, the buffer has %u", LAPIC_STATE_SIZE,
+                    size);
     lapic_save(vcpu->lapic, buffer);
     return STATUS_OK;
 }

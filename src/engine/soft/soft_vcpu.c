@@ -236,7 +236,8 @@ enum status soft_vcpu_create(struct engine_partition *partition, uint32_t index,
         return fail(STATUS_NO_MEMORY, "no memory for processor %u", index);
     if (!host_stub_available()) {
         free(vcpu);
-        return fail(STATUS_NOT_SUPPORTED, "processor %u: the host gives no executable memory (memfd and mmap), which MMX, SSE and AVX need", index);
+        return fail(STATUS_NOT_SUPPORTED,
+                    "processor %u: the host gives no executable memory (memfd and mmap), which MMX, SSE and AVX need", index);
     }
     *vcpu = (struct engine_vcpu){.partition = partition, .index = index};
     pthread_mutex_init(&vcpu->sleep_lock, NULL);

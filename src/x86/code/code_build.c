@@ -130,7 +130,8 @@ static bool add_crossing(struct builder *b, uint64_t rip, const uint8_t *head, s
         return false;
     switch (decode(b->cpu->mode, bytes, sizeof(bytes), &d)) {
     case DECODE_OK:
-        return exceeds_limit(b->cpu, rip, d.insn.length) ? add_raising(b, exec_raise_gp, bytes, sizeof(bytes)) : add_op(b, &d, &ends);
+        return exceeds_limit(b->cpu, rip, d.insn.length) ? add_raising(b, exec_raise_gp, bytes, sizeof(bytes))
+                                                         : add_op(b, &d, &ends);
     case DECODE_INVALID:
         return add_raising(b, exec_raise_ud, bytes, sizeof(bytes));
     default:

@@ -143,7 +143,8 @@ static void convert_memory(const ZydisDecodedOperand *from, struct memory_operan
 /* MONITOR's address is in rAX, in DS or another segment; Zydis has a register there, and no segment. */
 static void convert_monitor(uint32_t mode, const ZydisDecodedInstruction *z, struct memory_operand *to)
 {
-    static const uint8_t prefixes[] = {[SEG_ES] = 0x26, [SEG_CS] = 0x2e, [SEG_SS] = 0x36, [SEG_DS] = 0x3e, [SEG_FS] = 0x64, [SEG_GS] = 0x65};
+    static const uint8_t prefixes[] = {
+        [SEG_ES] = 0x26, [SEG_CS] = 0x2e, [SEG_SS] = 0x36, [SEG_DS] = 0x3e, [SEG_FS] = 0x64, [SEG_GS] = 0x65};
 
     to->base = gpr_offset(REG_RAX);
     for (unsigned i = 0; i < z->raw.prefix_count; i++)
@@ -287,7 +288,8 @@ static bool is_too_long(uint32_t mode, const uint8_t bytes[15])
         uint8_t rest[15];
         unsigned length = 0;
         for (unsigned i = 0; i < 15; i++) {
-            const bool goes = bytes[i] == 0xf0 || (bytes[i] & 0xfe) == 0xf2 || (pass == 1 && (bytes[i] == 0x66 || (bytes[i] & 0xf0) == 0x40));
+            const bool goes =
+                bytes[i] == 0xf0 || (bytes[i] & 0xfe) == 0xf2 || (pass == 1 && (bytes[i] == 0x66 || (bytes[i] & 0xf0) == 0x40));
             if (i >= prefixes || !goes)
                 rest[length++] = bytes[i];
         }

@@ -55,7 +55,8 @@ static struct block *owner(const struct op *op)
 /* Links hold within a page only: the translation of the page is the one that the running block was found by. */
 static bool can_link(const struct block *from, const struct block *to)
 {
-    return !from->crosses && !to->crosses && !to->dead && (from->gpa & PAGE_MASK) == (to->gpa & PAGE_MASK) && from->mode == to->mode;
+    return !from->crosses && !to->crosses && !to->dead && (from->gpa & PAGE_MASK) == (to->gpa & PAGE_MASK) &&
+           from->mode == to->mode;
 }
 
 const struct op *interpret_branch(struct cpu *cpu, const struct op *op)
@@ -280,7 +281,8 @@ static void update_attention(struct cpu *cpu)
 void cpu_interrupts_enabled(struct cpu *cpu)
 {
     update_attention(cpu);
-    if (!cpu->interrupt_shadow && ((cpu->interrupt_waiting && (cpu->rflags & RFLAGS_IF)) || (cpu->nmi_waiting && !cpu->nmi_masked)))
+    if (!cpu->interrupt_shadow &&
+        ((cpu->interrupt_waiting && (cpu->rflags & RFLAGS_IF)) || (cpu->nmi_waiting && !cpu->nmi_masked)))
         atomic_fetch_or_explicit(&cpu->request, REQUEST_INTERRUPT, memory_order_relaxed);
 }
 

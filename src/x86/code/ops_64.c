@@ -2,3 +2,5 @@
 #define OPS_64    1
 #define OPS_TABLE ops_64
 #include "x86/code/ops_template.h"
+
+#include "x86/code/ops_table.h"

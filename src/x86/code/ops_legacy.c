@@ -2,3 +2,5 @@
 #define OPS_64    0
 #define OPS_TABLE ops_legacy
 #include "x86/code/ops_template.h"
+
+#include "x86/code/ops_table.h"

@@ -300,7 +300,8 @@ static bool select_push(const struct selection *s, unsigned unused)
         s->op->source = o->offset;
         return take(s, s->table->push_r);
     }
-    if (o->kind == OPERAND_IMMEDIATE && s->insn->operand_size != 2 && has_natural_width(s, s->mode & MODE_64 ? 8 : s->insn->operand_size)) {
+    if (o->kind == OPERAND_IMMEDIATE && s->insn->operand_size != 2 &&
+        has_natural_width(s, s->mode & MODE_64 ? 8 : s->insn->operand_size)) {
         s->op->immediate = o->immediate;
         return take(s, s->table->push_i);
     }

@@ -355,8 +355,8 @@ static bool cas_exclusive(struct cpu *cpu, const struct split *split, size_t siz
     return ok;
 }
 
-static bool cas_slow(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, uint64_t desired, uint64_t *old, bool *equal,
-                     enum mem_privilege privilege)
+static bool cas_slow(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, uint64_t desired, uint64_t *old,
+                     bool *equal, enum mem_privilege privilege)
 {
     struct split split;
 

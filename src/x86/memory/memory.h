@@ -40,7 +40,8 @@ must_check bool mem_write64(struct cpu *cpu, gva_t linear, uint64_t value);
 uint8_t *mem_direct(struct cpu *cpu, gva_t linear, enum access_type type);
 
 /* Atomic compare-exchange of 1, 2, 4, 8 bytes (16 through mem_cas128). *equal tells the outcome; *old is what was there. */
-must_check bool mem_cas(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, uint64_t desired, uint64_t *old, bool *equal);
+must_check bool mem_cas(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expected, uint64_t desired, uint64_t *old,
+                        bool *equal);
 /*
  * Atomic read-modify-write of 1, 2, 4, 8 bytes: `compute` gets the old value and gives the new one; over memory it may run
  * more than once, over a device there is one read and one write.

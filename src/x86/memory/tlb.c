@@ -76,7 +76,8 @@ static enum walk_status update_entry(void *context, gpa_t gpa, unsigned size, ui
 
 static uint32_t walk_flags(enum access_type type, unsigned mode)
 {
-    static const uint8_t check_flags[] = {[ACCESS_READ] = WALK_READ, [ACCESS_WRITE] = WALK_WRITE, [ACCESS_EXECUTE] = WALK_EXECUTE};
+    static const uint8_t check_flags[] = {
+        [ACCESS_READ] = WALK_READ, [ACCESS_WRITE] = WALK_WRITE, [ACCESS_EXECUTE] = WALK_EXECUTE};
     uint32_t flags = check_flags[type] | WALK_SET_BITS;
 
     if (mode == TLB_MODE_USER)
@@ -193,7 +194,10 @@ bool tlb_translate(struct cpu *cpu, gva_t linear, enum access_type type, unsigne
 {
     struct walk_result walked;
     struct port_page page;
-    unsigned privilege = mode == TLB_MODE_SLOW ? (cpu->cpl == 3 ? TLB_MODE_USER : cpu->rflags & RFLAGS_AC ? TLB_MODE_NO_SMAP : TLB_MODE_SUPERVISOR) : mode;
+    unsigned privilege = mode == TLB_MODE_SLOW ? (cpu->cpl == 3             ? TLB_MODE_USER
+                                                  : cpu->rflags & RFLAGS_AC ? TLB_MODE_NO_SMAP
+                                                                            : TLB_MODE_SUPERVISOR)
+                                               : mode;
 
     if (unlikely(cpu_is_64(cpu) && !cpu_is_canonical(cpu, linear)))
         return raise_gp(cpu, 0);
@@ -260,7 +264,8 @@ bool tlb_translate_fetch(struct cpu *cpu, gva_t linear, uint8_t **host, gpa_t *g
         }
         if (walked.page_size > PAGE_SIZE)
             tlb_note_large(cpu, linear, walked.page_size, walked.global);
-        *f = (struct tlb_fetch){.tag = tag, .host = page.host, .page = (walked.gpa & PAGE_MASK) | (walked.global ? global_mark(cpu->tlb) : 0)};
+        *f = (struct tlb_fetch){
+            .tag = tag, .host = page.host, .page = (walked.gpa & PAGE_MASK) | (walked.global ? global_mark(cpu->tlb) : 0)};
     }
     *host = f->host;
     *gpa_page = f->page & TLB_PAGE_ADDRESS;

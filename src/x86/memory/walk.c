@@ -166,7 +166,9 @@ static enum walk_status walk_long(struct descent *d, gva_t gva, bool *again)
     for (unsigned level = levels; level > 1; level--) {
         const unsigned shift = PAGE_SHIFT + 9 * (level - 1);
         const gpa_t gpa = table | (((gva >> shift) & 511) << 3);
-        const uint64_t large = level > 3 ? PTE_PS : level == 3 ? (state->no_1g_pages ? PTE_PS : LARGE_1G_RESERVED) : LARGE_2M_RESERVED;
+        const uint64_t large = level > 3    ? PTE_PS
+                               : level == 3 ? (state->no_1g_pages ? PTE_PS : LARGE_1G_RESERVED)
+                                            : LARGE_2M_RESERVED;
         enum walk_status status = descend(d, gpa, reserved, large);
         if (unlikely(status != WALK_OK))
             return status;
@@ -292,7 +294,8 @@ enum walk_status walk(const struct walk_state *state, const struct walk_memory *
 
     if (!(state->cr0 & CR0_PG))
         return no_walk(gva, result);
-    if ((state->efer & EFER_LMA) && likely((state->cr4 & CR4_LA57 ? walk_common_5 : walk_common_4)(state, memory, gva, flags, result, &status)))
+    if ((state->efer & EFER_LMA) &&
+        likely((state->cr4 & CR4_LA57 ? walk_common_5 : walk_common_4)(state, memory, gva, flags, result, &status)))
         return status;
     d.state = state;
     d.memory = memory;

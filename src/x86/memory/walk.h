@@ -60,6 +60,7 @@ struct walk_result {
     uint32_t fault_error;  /* the #PF error code for NOT_PRESENT, PRIVILEGE and RESERVED_BITS */
 };
 
-enum walk_status walk(const struct walk_state *state, const struct walk_memory *memory, gva_t gva, uint32_t flags, struct walk_result *result);
+enum walk_status walk(const struct walk_state *state, const struct walk_memory *memory, gva_t gva, uint32_t flags,
+                      struct walk_result *result);
 
 #endif

@@ -95,9 +95,9 @@ static always_inline uint64_t address_mask(const struct walk_state *state)
 }
 
 /*
- * The walk that most walks are: four or five levels, everything present and allowed, accessed and dirty bits set already. It keeps
- * what it gathers in registers, which the general one cannot. False: something is different, the general walk sees to it; but
- * a table that cannot be read is not asked for twice: *status tells.
+ * The walk that most walks are: four or five levels, everything present and allowed, accessed and dirty bits set already. It
+ * keeps what it gathers in registers, which the general one cannot. False: something is different, the general walk sees to it;
+ * but a table that cannot be read is not asked for twice: *status tells.
  */
 static always_inline bool walk_common(const struct walk_state *state, const struct walk_memory *memory, gva_t gva, uint32_t flags,
                                       struct walk_result *result, enum walk_status *status, const unsigned width)

@@ -70,8 +70,8 @@ void cpu_control_changed(struct cpu *cpu);
 /* For accesses and branches: by what CR4.LA57 says. */
 bool cpu_is_canonical(const struct cpu *cpu, uint64_t address);
 /*
- * For what only keeps an address (bases of tables and system segments, MSRs, but not WRFSBASE) or invalidates one (INVLPG, INVPCID): processors with
- * 57-bit addresses take all of those, whatever CR4.LA57 says.
+ * For what only keeps an address (bases of tables and system segments, MSRs, but not WRFSBASE) or invalidates one (INVLPG,
+ * INVPCID): processors with 57-bit addresses take all of those, whatever CR4.LA57 says.
  */
 bool cpu_is_storable(const struct cpu *cpu, uint64_t address);
 

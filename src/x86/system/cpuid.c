@@ -453,8 +453,8 @@ static const struct {
     uint32_t leaf;
     leaf_fn *answer;
 } leaves[] = {
-    {0x00, leaf_0}, {0x01, leaf_1}, {0x02, leaf_2}, {0x04, leaf_4}, {0x05, leaf_5}, {0x06, leaf_6}, {0x07, leaf_7}, {0x0b, leaf_b}, {0x0d, leaf_d},
-    {0x15, leaf_15}, {0x16, leaf_16},
+    {0x00, leaf_0}, {0x01, leaf_1}, {0x02, leaf_2}, {0x04, leaf_4}, {0x05, leaf_5}, {0x06, leaf_6},
+    {0x07, leaf_7}, {0x0b, leaf_b}, {0x0d, leaf_d}, {0x15, leaf_15}, {0x16, leaf_16},
     {0x40000000, leaf_40000000},
     {0x80000000, leaf_80000000}, {0x80000001, leaf_80000001},
     {0x80000002, leaf_brand}, {0x80000003, leaf_brand}, {0x80000004, leaf_brand},

@@ -38,7 +38,8 @@ enum exec_result exec_push_segment(struct cpu *cpu, const struct insn *insn)
     const unsigned size = insn->operand_size;
 
     /* Intel does not write the upper half of a 32-bit slot (SDM 2B PUSH: recent processors; seen on silicon). */
-    if (!stack_write(cpu, -(int64_t)size, size == 4 && vendor_pushes_16_bits(cpu) ? 2 : size, cpu->segment[insn->operand[0].number].selector))
+    if (!stack_write(cpu, -(int64_t)size, size == 4 && vendor_pushes_16_bits(cpu) ? 2 : size,
+                     cpu->segment[insn->operand[0].number].selector))
         return EXEC_LEAVE;
     stack_adjust(cpu, -(int64_t)size);
     return EXEC_NEXT;
