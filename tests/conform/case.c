@@ -44,7 +44,11 @@ unsigned test_rounds(unsigned rounds)
     const char *shorter = getenv("OPENWHP_TEST_SHORTER");
     unsigned part = shorter ? (unsigned)strtoul(shorter, NULL, 0) : 1;
 
-    return part > 1 ? (rounds + part - 1) / part : rounds;
+    if (part < 2)
+        return rounds;
+    unsigned fewer = (rounds + part - 1) / part;
+    print_message("SHORTER (OPENWHP_TEST_SHORTER=%u): %u instead of %u\n", part, fewer, rounds);
+    return fewer;
 }
 
 void *wild_pointer(void)

@@ -12,8 +12,8 @@
 #include <WinHvPlatform.h>
 #include <openwhp.h>
 
-/* SLOW_KVM: a KVM that interprets guests itself in most modes (no hardware underneath), and only that. */
-enum where { KVM, SLOW_KVM };
+/* SLOW_KVM: a KVM that interprets guests itself in most modes (no hardware underneath), and only that; FAST_KVM: all others. */
+enum where { KVM, SLOW_KVM, FAST_KVM };
 
 /* How WHvGetCapability shows it: an optional exit that is not offered, or a bit of the engine's differences. */
 enum { CPUID = 1, EXCEPTIONS = 4, RDTSC = 8, HYPERCALL = 32 };
@@ -51,6 +51,7 @@ static const struct {
     {"PROC-12", KVM, SHOWN(SplitStores), "the half of a store that lies in memory is there already when the other half exits"},
     {"PROC-22", KVM, ELSEWHERE, "an unprivileged process may not open /dev/kvm"},
     {"MEM-10", KVM, SHOWN(UnmappedPageTables), "page tables that no memory slot holds: KVM raises a page fault, or never comes back"},
+    {"VENDOR-1", FAST_KVM, SHOWN(HostVendor), "what the host's processor executes itself, it does as its own vendor"},
     {"VENDOR-2", KVM, SHOWN(HostVendor), "what the host's processor executes itself, it does as its own vendor"},
     {"VENDOR-3", KVM, SHOWN(HostVendor), "what the host's processor executes itself, it does as its own vendor"},
     {"EXIT-3", SLOW_KVM, SHOWN(Interpreted), "user mode runs with IOPL 0"},
@@ -105,10 +106,15 @@ static bool is_slow(void)
     return known;
 }
 
+static bool is_here(enum where where)
+{
+    return where == KVM || is_slow() == (where == SLOW_KVM);
+}
+
 const char *engine_difference(const char *id)
 {
     for (size_t i = 0; is_kvm() && i < sizeof(differences) / sizeof(differences[0]); i++)
-        if (strcmp(differences[i].id, id) == 0 && (differences[i].where == KVM || is_slow()))
+        if (strcmp(differences[i].id, id) == 0 && is_here(differences[i].where))
             return differences[i].reason;
     return NULL;
 }
@@ -123,7 +129,7 @@ static UINT64 capability(WHV_CAPABILITY_CODE code)
 const char *difference_hidden(void)
 {
     for (size_t i = 0; is_kvm() && i < sizeof(differences) / sizeof(differences[0]); i++)
-        if ((differences[i].where == KVM || is_slow()) &&
+        if (is_here(differences[i].where) &&
             (capability(differences[i].capability) & differences[i].bits) != (differences[i].is_set ? differences[i].bits : 0))
             return differences[i].id;
     return NULL;

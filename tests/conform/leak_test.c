@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PARTITIONS = 10000, WARM_UP = 300 };
+enum { PARTITIONS = 10000 };
 
 /* A sanitizer keeps memory that was freed, and its own records. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -82,11 +82,13 @@ static void nothing_is_left(void **state)
     UINT8 *ram = aligned_alloc(4096, 0x10000);
     struct left before = {0}, after;
 
+    const unsigned rounds = test_rounds(SANITIZED ? PARTITIONS / 20 : PARTITIONS), warm_up = rounds < 1000 ? rounds / 4 : 300;
+
     (void)state;
     assert_non_null(ram);
     memset(ram, 0, 0x10000);
-    for (int i = 0; i < (int)test_rounds(SANITIZED ? PARTITIONS / 20 : PARTITIONS); i++) {
-        if (i == WARM_UP)
+    for (unsigned i = 0; i < rounds; i++) {
+        if (i == warm_up)
             before = count();
         one(ram, code, sizeof(code));
     }

@@ -484,8 +484,9 @@ static void mutated(void **state)
     save(&g);
     guest_end(&g);
     UINT8 *whole = read_whole(&size), *other = malloc(size);
-    const char *rounds = getenv("OPENWHP_TEST_ROUNDS");
-    for (unsigned i = 0; i < (rounds ? (unsigned)atoi(rounds) : test_rounds(1500)); i++) {
+    const char *given = getenv("OPENWHP_TEST_ROUNDS");
+    const unsigned rounds = given ? (unsigned)atoi(given) : test_rounds(1500);
+    for (unsigned i = 0; i < rounds; i++) {
         struct guest h;
         OWHP_SNAPSHOT_HANDLE s;
 

@@ -165,6 +165,8 @@ static unsigned fewer(void)
     const char *shorter = getenv("OPENWHP_TEST_SHORTER");
     unsigned part = shorter ? (unsigned)strtoul(shorter, NULL, 0) : 1;
 
+    if (part > 1)
+        printf("SHORTER (OPENWHP_TEST_SHORTER=%u): ", part);
     return FEWER * (part ? part : 1) * (engine_differs(OwhpEngineDifferenceInterpreted) ? 50 : 1);
 }
 
@@ -177,7 +179,8 @@ static void begin(const struct parameters *parameters, const UINT8 *payload, siz
     run.odd_exit = WHvRunVpExitReasonNone;
     memset(run.ram, 0, RAM_SIZE);
     memcpy(run.ram + LOAD_AT, payload, size);
-    given.rounds = (given.rounds + fewer() - 1) / fewer();
+    const unsigned part = fewer();
+    given.rounds = (given.rounds + part - 1) / part;
     memcpy(run.ram + PARAMETERS, &given, sizeof(given));
     must(WHvCreatePartition(&run.partition));
     property(WHvPartitionPropertyCodeProcessorCount, given.processors, 4);

@@ -207,8 +207,8 @@ static enum status vcpu_create(struct engine_partition *p, uint32_t index, struc
                                                   : fail(STATUS_NO_MEMORY, "engine kvm: KVM has no processor %u to give", index);
     if (status == STATUS_OK) {
         vcpu->kvm = k;
-        if (is_new && !kvm_state_set_cpuid(vcpu))
-            status = fail(STATUS_UNEXPECTED, "engine kvm: KVM_SET_CPUID2 failed");
+        if (is_new && !kvm_cpuid_set(vcpu))
+            status = fail(STATUS_UNEXPECTED, "engine kvm: KVM_SET_CPUID2 failed, or there are results for more than 200 sub-leaves");
         else if (kvm_call(k->fd, KVM_GET_SREGS, &k->mirror.sregs))
             status = fail(STATUS_UNEXPECTED, "engine kvm: KVM_GET_SREGS failed");
     }

@@ -7,7 +7,7 @@
  *
  *   engine_kvm.c     the engine table: partitions and processors are the machine's, with a virtual machine beside them
  *   kvm_host.c       /dev/kvm: is it usable, and is it fast
- *   kvm_cpuid.c      which features a guest may have
+ *   kvm_cpuid.c      which features a guest may have, and what CPUID says
  *   kvm_slots.c      memory slots mirror the guest memory space
  *   kvm_dirty.c      which pages KVM saw written
  *   kvm_state.c      registers between the processor and KVM
@@ -39,6 +39,8 @@ int kvm_call(int fd, unsigned long request, void *argument);
 void kvm_cpuid_limit(struct cpuid_config *config);
 /* Bits of guest physical addresses, at most `most`. */
 uint8_t kvm_address_bits(uint8_t most);
+/* Before the first run. False: KVM refuses it, or there are more leaves than it takes. */
+bool kvm_cpuid_set(struct engine_vcpu *vcpu);
 
 /* ---- a virtual machine ---- */
 
@@ -153,7 +155,6 @@ void kvm_state_pull(struct engine_vcpu *vcpu);
 void kvm_state_complete(struct engine_vcpu *vcpu);
 /* Before a run. False: KVM refuses the state. */
 bool kvm_state_push(struct engine_vcpu *vcpu);
-bool kvm_state_set_cpuid(struct engine_vcpu *vcpu);
 bool kvm_state_set_msr_filter(const struct engine_partition *partition);
 
 /* ---- kvm_half_done.c ---- */

@@ -1,5 +1,6 @@
 /*
- * Which of the software processor's features a guest may have when KVM runs it.
+ * Which of the software processor's features a guest may have when KVM runs it; and what CPUID says, which KVM answers itself,
+ * from a list that it is given once.
  *
  * On hardware a guest gets what KVM supports (KVM_GET_SUPPORTED_CPUID): an instruction that the host's processor lacks would be
  * #UD there, whatever CPUID says. Some features are ours all the same, because KVM never sees their use: local APIC, and MSRs
@@ -109,4 +110,96 @@ void kvm_cpuid_limit(struct cpuid_config *config)
 uint8_t kvm_address_bits(uint8_t most)
 {
     return know() && host.address_bits < most ? host.address_bits : most;
+}
+
+/* ---- what the instruction says ---- */
+
+enum { CPUID_ENTRIES = 256 }; /* more than that KVM refuses, and so do we */
+struct cpuid_list {
+    struct kvm_cpuid2 head;
+    struct kvm_cpuid_entry2 entry[CPUID_ENTRIES + 1];
+};
+
+static void add_leaf(struct engine_vcpu *vcpu, struct cpuid_list *list, uint32_t leaf, uint32_t subleaf, bool has_subleaves)
+{
+    uint32_t out[4];
+
+    if (list->head.nent > CPUID_ENTRIES)
+        return;
+    soft_cpuid(vcpu, leaf, subleaf, out);
+    list->entry[list->head.nent++] =
+        (struct kvm_cpuid_entry2){.function = leaf, .index = subleaf, .flags = has_subleaves ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
+                                  .eax = out[0], .ebx = out[1], .ecx = out[2], .edx = out[3]};
+}
+
+/* A sub-leaf that nothing is said of, so that it is as all others are: behind those of add_leaves, and not singled out. */
+static uint32_t other_subleaf(const struct engine_vcpu *vcpu)
+{
+    const struct partition_config *config = vcpu->partition->config;
+    uint32_t other = 32;
+
+    for (size_t i = 0; i < config->cpuid_override_count; i++)
+        if (config->cpuid_overrides[i].subleaf_specific && config->cpuid_overrides[i].index == other) {
+            other++;
+            i = (size_t)-1; /* from the first again */
+        }
+    return other;
+}
+
+/* `other`: other_subleaf(). */
+static void add_leaves(struct engine_vcpu *vcpu, struct cpuid_list *list, uint32_t first, uint32_t other)
+{
+    static const uint8_t subleaves[32] = {[4] = 5, [7] = 3, [0xb] = 3, [0xd] = 20, [0x12] = 3, [0x14] = 2, [0x1f] = 3};
+    uint32_t out[4];
+
+    soft_cpuid(vcpu, first, 0, out);
+    uint32_t last = out[0] >= first && out[0] - first < 0x40 ? out[0] : first;
+    for (uint32_t leaf = first; leaf <= last; leaf++) {
+        unsigned count = first == 0 && leaf < 32 ? subleaves[leaf] : 0;
+        for (uint32_t i = 0; i < (count ? count : 1); i++)
+            add_leaf(vcpu, list, leaf, count ? i : other, count != 0);
+    }
+}
+
+static bool is_listed(const struct cpuid_list *list, uint32_t leaf, uint32_t subleaf, uint32_t flags)
+{
+    for (uint32_t i = 0; i < list->head.nent; i++)
+        if (list->entry[i].function == leaf && list->entry[i].flags == flags && (!flags || list->entry[i].index == subleaf))
+            return true;
+    return false;
+}
+
+/* Sub-leaves that the client's results single out: KVM takes the first entry that fits, so they come before the others. */
+static void add_singled_out(struct engine_vcpu *vcpu, struct cpuid_list *list)
+{
+    const struct partition_config *config = vcpu->partition->config;
+
+    for (size_t i = 0; i < config->cpuid_override_count; i++) {
+        const struct cpuid_override *o = &config->cpuid_overrides[i];
+        if (o->subleaf_specific && !is_listed(list, o->function, o->index, KVM_CPUID_FLAG_SIGNIFCANT_INDEX))
+            add_leaf(vcpu, list, o->function, o->index, true);
+    }
+}
+
+/* All other sub-leaves of what the client has results for: one that is not singled out stands for them. */
+static void add_others(struct engine_vcpu *vcpu, struct cpuid_list *list, uint32_t other)
+{
+    const struct partition_config *config = vcpu->partition->config;
+
+    for (size_t i = 0; i < config->cpuid_override_count; i++)
+        if (!is_listed(list, config->cpuid_overrides[i].function, 0, 0))
+            add_leaf(vcpu, list, config->cpuid_overrides[i].function, other, false);
+}
+
+bool kvm_cpuid_set(struct engine_vcpu *vcpu)
+{
+    const uint32_t other = other_subleaf(vcpu);
+    struct cpuid_list list = {.head = {.nent = 0}};
+
+    add_singled_out(vcpu, &list);
+    add_leaves(vcpu, &list, 0, other);
+    add_leaves(vcpu, &list, 0x40000000, other);
+    add_leaves(vcpu, &list, 0x80000000, other);
+    add_others(vcpu, &list, other);
+    return list.head.nent <= CPUID_ENTRIES && !kvm_call(vcpu->kvm->fd, KVM_SET_CPUID2, &list);
 }
