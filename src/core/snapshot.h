@@ -103,6 +103,7 @@ must_check enum status snapshot_apply(struct partition *partition, struct snapsh
 struct loaded_memory {
     struct loaded_memory *next;
     void *address;
+    gpa_t gpa; /* where it was mapped at first */
     uint64_t size;
 };
 

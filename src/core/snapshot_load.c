@@ -31,6 +31,8 @@ struct loader {
     /* The memory to be: pieces of the file's ranges, as the partition has them or will have them. */
     struct gpa_snapshot_range *ranges;
     size_t count, capacity;
+    struct page_room room;  /* of their stores */
+    uint64_t data_offset;   /* of room's memory in the file */
     struct loaded_memory *mapped; /* in the partition because of us */
 };
 
@@ -212,10 +214,41 @@ static enum status add_piece(struct loader *l, const struct gpa_snapshot_range *
         l->capacity = capacity;
     }
     l->ranges[l->count] = *piece;
-    if (!page_store_init_mapped(&l->ranges[l->count].store, pages_of(piece->size), l->fd, offset))
-        return fail(STATUS_NO_MEMORY, "0x%llx bytes of %s cannot be mapped: %s", (unsigned long long)piece->size, l->path,
-                    strerror(errno));
-    l->count++;
+    l->ranges[l->count].store.pages = pages_of(piece->size);
+    l->ranges[l->count++].store.memory = l->room.memory + (offset - l->data_offset);
+    return STATUS_OK;
+}
+
+/* All pages of the file, by one mapping. */
+static enum status map_pages(struct loader *l)
+{
+    uint64_t first = UINT64_MAX, end = 0;
+
+    for (size_t i = 0; i < l->header.range_count; i++) {
+        const struct snapshot_file_range *r = &l->file_ranges[i];
+        first = r->data_offset < first ? r->data_offset : first;
+        end = r->data_offset + r->size > end ? r->data_offset + r->size : end;
+    }
+    l->data_offset = end ? first : 0;
+    if (page_room_map(&l->room, l->fd, l->data_offset, end - l->data_offset))
+        return STATUS_OK;
+    return fail(STATUS_NO_MEMORY, "0x%llx bytes of %s cannot be mapped: %s", (unsigned long long)(end - l->data_offset), l->path,
+                strerror(errno));
+}
+
+/* Now that it is known how many pieces there are. */
+static enum status make_stores(struct loader *l)
+{
+    uint64_t words = 0;
+
+    for (size_t i = 0; i < l->count; i++)
+        words += page_store_words(l->ranges[i].store.pages);
+    if (!page_room_reserve_words(&l->room, words))
+        return fail(STATUS_NO_MEMORY, "no memory for the list of pages");
+    for (size_t i = 0; i < l->count; i++) {
+        struct page_store *store = &l->ranges[i].store;
+        page_store_init(store, store->pages, NULL, &l->room, store->memory);
+    }
     return STATUS_OK;
 }
 
@@ -259,7 +292,7 @@ static enum status check_gap(const struct loader *l, gpa_t from, gpa_t to)
 
 static enum status plan(struct loader *l)
 {
-    enum status status = STATUS_OK;
+    enum status status = map_pages(l);
     gpa_t at = 0;
 
     for (size_t i = 0; i < l->header.range_count && status == STATUS_OK; i++) {
@@ -268,7 +301,9 @@ static enum status plan(struct loader *l)
             status = plan_range(l, &l->file_ranges[i]);
         at = l->file_ranges[i].gpa + l->file_ranges[i].size;
     }
-    return status == STATUS_OK ? check_gap(l, at, gpa_space_limit(l->partition->space)) : status;
+    if (status == STATUS_OK)
+        status = check_gap(l, at, gpa_space_limit(l->partition->space));
+    return status == STATUS_OK ? make_stores(l) : status;
 }
 
 /* ---- tables ---- */
@@ -355,7 +390,7 @@ static enum status map_piece(struct loader *l, struct gpa_snapshot_range *piece,
         free(memory);
         return fail(STATUS_NO_MEMORY, "0x%llx bytes of %s cannot be mapped", (unsigned long long)piece->size, l->path);
     }
-    *memory = (struct loaded_memory){.next = l->mapped, .address = address, .size = piece->size};
+    *memory = (struct loaded_memory){.next = l->mapped, .address = address, .gpa = piece->gpa, .size = piece->size};
     l->mapped = memory;
     piece->target = (uintptr_t)address;
     return gpa_space_map(l->partition->space,
@@ -375,16 +410,23 @@ static enum status map_missing(struct loader *l)
     return status;
 }
 
+/* Take it out of the partition again, where nobody else has mapped something meanwhile. */
+static void unmap_memory(struct gpa_space *space, const struct loaded_memory *m)
+{
+    struct gpa_snapshot_range now;
+
+    for (gpa_t at = m->gpa, end = m->gpa + m->size; at < end; at += now.size) {
+        gpa_snapshot_piece(space, at, end, &now);
+        if (now.target == (uintptr_t)m->address + (at - m->gpa) && gpa_space_unmap(space, at, now.size) != STATUS_OK)
+            last_error_clear();
+    }
+}
+
 /* Leave the partition as it was. */
 static void unmap_missing(struct loader *l)
 {
-    for (size_t i = 0; i < l->header.range_count && l->mapped; i++)
-        for (const struct loaded_memory *m = l->mapped; m; m = m->next) {
-            struct gpa_snapshot_range now;
-            gpa_snapshot_piece(l->partition->space, l->file_ranges[i].gpa, l->file_ranges[i].gpa + l->file_ranges[i].size, &now);
-            if (now.target == (uintptr_t)m->address && gpa_space_unmap(l->partition->space, now.gpa, now.size) != STATUS_OK)
-                last_error_clear();
-        }
+    for (const struct loaded_memory *m = l->mapped; m; m = m->next)
+        unmap_memory(l->partition->space, m);
     while (l->mapped) {
         struct loaded_memory *m = l->mapped;
         l->mapped = m->next;
@@ -412,7 +454,7 @@ static enum status apply(struct loader *l, uint64_t *handle)
 
     if (status != STATUS_OK)
         return status;
-    status = gpa_snapshot_adopt(l->partition->space, l->ranges, l->count, &s->memory);
+    status = gpa_snapshot_adopt(l->partition->space, l->ranges, l->count, &l->room, &s->memory);
     l->ranges = NULL;
     l->count = 0;
     if (status == STATUS_OK)
@@ -465,7 +507,8 @@ static enum status load(struct loader *l, uint64_t *handle)
         unmap_missing(l);
     else
         keep_mapped(l);
-    gpa_snapshot_free_ranges(l->ranges, l->count);
+    free(l->ranges);
+    page_room_free(&l->room);
     free(l->file_ranges);
     return status;
 }

@@ -17,39 +17,14 @@
 
 #include "mem/gpa_consumer.h"
 #include "mem/gpa_sources.h"
-#include "mem/gpa_space_state.h"
+#include "mem/gpa_snapshot_state.h"
 #include "os/guarded.h"
 #include "os/host_data.h"
 #include "util/last_error.h"
 
-enum { RIGHTS = GPA_READ | GPA_WRITE | GPA_EXECUTE, DEPTH_LIMIT = 8 };
+enum { DEPTH_LIMIT = 8 };
 
 /* ---- ranges ---- */
-
-static struct extent extent_of(const struct gpa_snapshot_range *range)
-{
-    return (struct extent){range->gpa, range->size, range->target, range->owner, range->flags};
-}
-
-/* The index of the range that contains gpa, or of the first one behind it. */
-static size_t find_range(const struct gpa_snapshot *s, gpa_t gpa)
-{
-    size_t low = 0, high = s->count;
-
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (s->ranges[middle].gpa + s->ranges[middle].size <= gpa)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-static bool contains(const struct gpa_snapshot_range *range, gpa_t gpa)
-{
-    return gpa - range->gpa < range->size;
-}
 
 /* Write down what is mapped. Under `change`. */
 static bool list_ranges(struct gpa_snapshot *s)
@@ -78,66 +53,6 @@ static void hold_sources(struct gpa_snapshot *s, bool hold)
     for (size_t i = 0; i < s->count; i++)
         if (s->ranges[i].owner)
             gpa_sources_of(s->space, s->ranges[i].owner)->pages += hold ? 1 : (uint64_t)-1;
-}
-
-/* ---- are the mappings what they were? ---- */
-
-/* What a stretch from `at` on should be mapped to; it ends where that changes. */
-static struct extent wanted_piece(const struct gpa_snapshot *s, gpa_t at)
-{
-    size_t i = find_range(s, at);
-    struct extent e = {.start = at, .size = s->space->limit - at};
-
-    if (i == s->count)
-        return e;
-    struct extent next = extent_of(&s->ranges[i]);
-    if (contains(&s->ranges[i], at))
-        return extent_clip(&next, at, s->space->limit - at);
-    e.size = next.start - at;
-    return e;
-}
-
-/* The next stretch from *at on that is mapped otherwise; tracking does not count. False: none. */
-static bool next_difference(const struct gpa_snapshot *s, gpa_t *at, struct extent *wanted)
-{
-    while (*at < s->space->limit) {
-        *wanted = wanted_piece(s, *at);
-        struct extent now = extent_tree_piece(&s->space->mappings, *at, *at + wanted->size);
-        *wanted = extent_clip(wanted, now.start, now.size);
-        *at = now.start + now.size;
-        if (now.target != wanted->target || now.owner != wanted->owner || (now.attributes ^ wanted->attributes) & RIGHTS)
-            return true;
-    }
-    return false;
-}
-
-static enum status remap(struct gpa_snapshot *s)
-{
-    struct extent wanted;
-    enum status status = STATUS_OK;
-
-    for (gpa_t at = 0; status == STATUS_OK && next_difference(s, &at, &wanted);)
-        status = gpa_space_replace(s->space, (struct gpa_range){wanted.start, wanted.size}, wanted.target ? &wanted : NULL,
-                                   wanted.target ? 1 : 0);
-    return status;
-}
-
-static enum status check_mappings(struct gpa_snapshot *s, bool may_remap)
-{
-    struct extent wanted;
-    enum status status = STATUS_OK;
-    gpa_t at = 0;
-
-    if (likely(s->map_changes == s->space->map_changes))
-        return STATUS_OK;
-    if (may_remap)
-        status = remap(s);
-    else if (next_difference(s, &at, &wanted))
-        status = fail(STATUS_GPA_RANGE_NOT_FOUND, RANGE_FORMAT "not mapped as it was when the snapshot was taken (%s then)",
-                      wanted.start, wanted.size, wanted.target ? "mapped" : "unmapped");
-    if (status == STATUS_OK)
-        s->map_changes = s->space->map_changes;
-    return status;
 }
 
 /* ---- copying out ---- */
@@ -171,7 +86,7 @@ static void keep_source_page(struct page_store *store, uint64_t page, const stru
 
 static void keep_page(const struct gpa_snapshot *s, struct gpa_snapshot_range *range, gpa_t gpa)
 {
-    const struct extent extent = extent_of(range);
+    const struct extent extent = gpa_snapshot_extent(range);
     const struct gpa_view view = gpa_view_of(s->space, &extent);
     uint64_t page = pages_of(gpa - range->gpa);
 
@@ -191,29 +106,20 @@ static void keep_run(void *context, uintptr_t start, uintptr_t end)
 
 static void keep_all(const struct gpa_snapshot *s)
 {
+    struct host_data *data = host_data_open();
+
     for (size_t i = 0; i < s->count; i++) {
         struct gpa_snapshot_range *range = &s->ranges[i];
-        const struct extent extent = extent_of(range);
+        const struct extent extent = gpa_snapshot_extent(range);
 
         if (likely(!gpa_view_of(s->space, &extent).source)) {
-            host_each_data((const void *)(uintptr_t)range->target, range->size, keep_run, range);
+            host_data_each(data, (const void *)(uintptr_t)range->target, range->size, keep_run, range);
             continue;
         }
         for (uint64_t at = 0; at < range->size; at += PAGE_SIZE)
             keep_page(s, range, range->gpa + at);
     }
-}
-
-/* The next page of the words, which it is taken from; false: there is none left. */
-static bool next_page(struct gpa_dirty_bits *left, const struct gpa_dirty_bits **words, const struct gpa_dirty_bits *end, gpa_t *gpa)
-{
-    if (!left->bits && *words == end)
-        return false;
-    if (!left->bits)
-        *left = *(*words)++;
-    *gpa = (left->first + (uint64_t)__builtin_ctzll(left->bits)) << PAGE_SHIFT;
-    left->bits &= left->bits - 1;
-    return true;
+    host_data_close(data);
 }
 
 /* A gpa_dirty_sink. */
@@ -224,9 +130,9 @@ static bool keep_bits(void *context, const struct gpa_dirty_bits *words, size_t 
     struct gpa_dirty_bits left = {0};
     gpa_t gpa;
 
-    while (next_page(&left, &words, end, &gpa)) {
-        size_t i = find_range(s, gpa);
-        if (i < s->count && contains(&s->ranges[i], gpa))
+    while (gpa_snapshot_next_page(&left, &words, end, &gpa)) {
+        size_t i = gpa_snapshot_find(s, gpa);
+        if (i < s->count && gpa_snapshot_contains(&s->ranges[i], gpa))
             keep_page(s, &s->ranges[i], gpa);
     }
     return true;
@@ -258,7 +164,7 @@ static bool has_aliases(const struct gpa_snapshot *s)
     bool found = !sorted;
 
     for (size_t i = 0; sorted && i < s->count; i++)
-        sorted[i] = extent_of(&s->ranges[i]);
+        sorted[i] = gpa_snapshot_extent(&s->ranges[i]);
     if (sorted)
         qsort(sorted, s->count, sizeof(*sorted), by_target);
     for (size_t i = 1; !found && i < s->count; i++)
@@ -281,9 +187,17 @@ static bool is_base(const struct gpa_snapshot *s, const struct gpa_snapshot *lik
 
 static bool make_stores(struct gpa_snapshot *s)
 {
+    uint64_t pages = 0, words = 0;
+
+    for (size_t i = 0; i < s->count; i++) {
+        pages += pages_of(s->ranges[i].size);
+        words += page_store_words(pages_of(s->ranges[i].size));
+    }
+    if (!page_room_reserve_pages(&s->room, pages) || !page_room_reserve_words(&s->room, s->parent ? 2 * words : words))
+        return false;
     for (size_t i = 0; i < s->count; i++)
-        if (!page_store_init(&s->ranges[i].store, pages_of(s->ranges[i].size), s->parent ? &s->parent->ranges[i].store : NULL))
-            return false;
+        page_store_init(&s->ranges[i].store, pages_of(s->ranges[i].size), s->parent ? &s->parent->ranges[i].store : NULL,
+                        &s->room, NULL);
     return true;
 }
 
@@ -364,7 +278,7 @@ static void mark_run(void *context, uintptr_t start, uintptr_t end)
 }
 
 /* What has content in the store, or may have some in memory, is to be written by the next restore. */
-static void mark_all(const struct gpa_snapshot_range *range, struct gpa_dirty *record)
+static void mark_all(const struct gpa_snapshot_range *range, struct host_data *data, struct gpa_dirty *record)
 {
     const void *pair[] = {range, record};
     uint64_t first = pages_of(range->gpa);
@@ -375,7 +289,17 @@ static void mark_all(const struct gpa_snapshot_range *range, struct gpa_dirty *r
     if (range->owner)
         gpa_dirty_mark_range(record, first, range->store.pages);
     else
-        host_each_data((const void *)(uintptr_t)range->target, range->size, mark_run, pair);
+        host_data_each(data, (const void *)(uintptr_t)range->target, range->size, mark_run, pair);
+}
+
+static void mark_what_is_not_current(const struct gpa_snapshot *s)
+{
+    struct host_data *data = host_data_open();
+
+    for (size_t i = 0; i < s->count; i++)
+        if (!s->ranges[i].is_current)
+            mark_all(&s->ranges[i], data, gpa_consumer_find(s->space, s->consumer)->pending);
+    host_data_close(data);
 }
 
 void gpa_snapshot_piece(struct gpa_space *space, gpa_t gpa, gpa_t end, struct gpa_snapshot_range *range)
@@ -389,22 +313,18 @@ void gpa_snapshot_piece(struct gpa_space *space, gpa_t gpa, gpa_t end, struct gp
         .gpa = e.start, .size = e.size, .target = e.target, .owner = e.owner, .flags = e.attributes};
 }
 
-void gpa_snapshot_free_ranges(struct gpa_snapshot_range *ranges, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        page_store_fini(&ranges[i].store);
-    free(ranges);
-}
-
 enum status gpa_snapshot_adopt(struct gpa_space *space, struct gpa_snapshot_range *ranges, size_t count,
-                               struct gpa_snapshot **out)
+                               struct page_room *room, struct gpa_snapshot **out)
 {
     struct gpa_snapshot *s = new_snapshot(space);
 
     if (!s) {
-        gpa_snapshot_free_ranges(ranges, count);
+        free(ranges);
+        page_room_free(room);
         return no_memory(NULL);
     }
+    s->room = *room;
+    *room = (struct page_room){0};
     s->ranges = ranges;
     s->count = count;
     if (attach(s) != STATUS_OK)
@@ -412,9 +332,7 @@ enum status gpa_snapshot_adopt(struct gpa_space *space, struct gpa_snapshot_rang
     pthread_mutex_lock(&space->change);
     hold_sources(s, true);
     s->map_changes = space->map_changes - 1; /* look, at the first restore */
-    for (size_t i = 0; i < count; i++)
-        if (!ranges[i].is_current)
-            mark_all(&ranges[i], gpa_consumer_find(space, s->consumer)->pending);
+    mark_what_is_not_current(s);
     pthread_mutex_unlock(&space->change);
     *out = s;
     return STATUS_OK;
@@ -444,163 +362,9 @@ void gpa_snapshot_destroy(struct gpa_snapshot *s)
         gpa_snapshot_detach(s);
     while (s && atomic_fetch_sub(&s->references, 1) == 1) {
         struct gpa_snapshot *parent = s->parent;
-        gpa_snapshot_free_ranges(s->ranges, s->count);
+        free(s->ranges);
+        page_room_free(&s->room);
         free(s);
         s = parent;
     }
-}
-
-/* ---- restore ---- */
-
-struct restore {
-    const struct gpa_snapshot *snapshot;
-    struct gpa_consumer *consumer;
-    const struct gpa_snapshot_range *range; /* the one looked at last */
-    uint64_t pages;
-    uint64_t failed;     /* pages */
-    gpa_t first_failed;
-};
-
-static bool write_source(const struct gpa_snapshot *s, const struct gpa_snapshot_range *range, gpa_t gpa, const uint8_t *content)
-{
-    static const uint8_t zeros[PAGE_SIZE];
-    const struct extent extent = extent_of(range);
-    const struct gpa_view view = gpa_view_of(s->space, &extent);
-
-    return gpa_source_write(&view, gpa, content ? content : zeros, PAGE_SIZE);
-}
-
-static bool is_reached_by_copying(const struct gpa_snapshot *s, const struct gpa_snapshot_range *range)
-{
-    return unlikely(range->owner) && gpa_space_copied(s->space, range->owner);
-}
-
-static bool write_page(const struct gpa_snapshot *s, const struct gpa_snapshot_range *range, gpa_t gpa)
-{
-    const uint8_t *content = page_store_get(&range->store, pages_of(gpa - range->gpa));
-    uint8_t *host = (uint8_t *)(uintptr_t)(range->target + (gpa - range->gpa));
-
-    if (is_reached_by_copying(s, range))
-        return write_source(s, range, gpa, content);
-    return content ? guarded_copy(host, content, PAGE_SIZE) : guarded_fill_partial(host, 0, PAGE_SIZE) == 0;
-}
-
-static void put_page_back(struct restore *r, gpa_t gpa)
-{
-    const struct gpa_snapshot *s = r->snapshot;
-
-    if (!r->range || !contains(r->range, gpa)) {
-        size_t i = find_range(s, gpa);
-        if (i == s->count || !contains(&s->ranges[i], gpa))
-            return; /* was, and is, not mapped */
-        r->range = &s->ranges[i];
-    }
-    r->pages++;
-    if (likely(write_page(s, r->range, gpa)))
-        return;
-    gpa_dirty_mark(r->consumer->pending, pages_of(gpa)); /* to try again next time */
-    if (!r->failed++)
-        r->first_failed = gpa;
-}
-
-/* A gpa_dirty_sink. */
-static bool put_back(void *context, const struct gpa_dirty_bits *words, size_t count)
-{
-    struct restore *r = context;
-    struct gpa_consumers others = {r->snapshot->space, r->consumer};
-    const struct gpa_dirty_bits *const end = words + count, *at = words;
-    struct gpa_dirty_bits left = {0};
-    gpa_t gpa;
-
-    while (next_page(&left, &at, end, &gpa))
-        put_page_back(r, gpa);
-    if (r->snapshot->space->consumers->next)
-        (void)gpa_consumers_give(&others, words, count);
-    return true;
-}
-
-static enum status outcome(const struct restore *r)
-{
-    if (likely(!r->failed))
-        return STATUS_OK;
-    return fail(STATUS_ACCESS_DENIED, "guest page at 0x%" PRIx64 " and %" PRIu64 " more: the host memory is missing or cannot be written",
-                r->first_failed, r->failed - 1);
-}
-
-static void take_changed(struct restore *r)
-{
-    struct gpa_space *space = r->snapshot->space;
-    const struct gpa_range all = {0, space->limit};
-
-    gpa_space_bring_in_marks(space);
-    if (!gpa_dirty_any(space->dirty, 0, pages_of(space->limit)) && !gpa_dirty_any(r->consumer->pending, 0, pages_of(space->limit)))
-        return;
-    gpa_space_hold(space);
-    gpa_dirty_visit_take(&(struct gpa_dirty_visit){.record = space->dirty, .other = r->consumer->pending,
-                                                   .count = pages_of(space->limit), .sink = put_back, .ctx = r});
-    gpa_space_release(space, &(struct gpa_change){GPA_CHANGE_DIRTY_CLEAR, all});
-}
-
-enum status gpa_snapshot_restore(struct gpa_snapshot *s, bool may_remap, uint64_t *pages)
-{
-    struct gpa_space *space = s->space;
-    struct restore r = {.snapshot = s};
-    enum status status;
-
-    pthread_mutex_lock(&space->change);
-    status = check_mappings(s, may_remap);
-    if (status == STATUS_OK) {
-        r.consumer = gpa_consumer_find(space, s->consumer);
-        take_changed(&r);
-        status = outcome(&r);
-    }
-    pthread_mutex_unlock(&space->change);
-    *pages = r.pages;
-    return status;
-}
-
-/* ---- figures ---- */
-
-struct count {
-    const struct gpa_snapshot *snapshot;
-    uint64_t pages;
-};
-
-static bool count_bits(void *context, const struct gpa_dirty_bits *words, size_t number)
-{
-    struct count *count = context;
-    const struct gpa_snapshot *s = count->snapshot;
-    const struct gpa_dirty_bits *const end = words + number;
-    struct gpa_dirty_bits left = {0};
-    gpa_t gpa;
-
-    while (next_page(&left, &words, end, &gpa)) {
-        size_t i = find_range(s, gpa);
-        count->pages += i < s->count && contains(&s->ranges[i], gpa);
-    }
-    return true;
-}
-
-uint64_t gpa_snapshot_changed(const struct gpa_snapshot *s)
-{
-    struct count count = {s, 0};
-
-    if (!s->space)
-        return 0;
-    pthread_mutex_lock(&s->space->change);
-    gpa_space_bring_in_marks(s->space);
-    gpa_dirty_visit_peek(&(struct gpa_dirty_visit){.record = s->space->dirty,
-                                                   .other = gpa_consumer_find(s->space, s->consumer)->pending,
-                                                   .count = pages_of(s->space->limit), .sink = count_bits, .ctx = &count});
-    pthread_mutex_unlock(&s->space->change);
-    return count.pages;
-}
-
-uint64_t gpa_snapshot_held(const struct gpa_snapshot *s)
-{
-    uint64_t pages = 0;
-
-    for (size_t i = 0; i < s->count; i++)
-        pages += page_store_held(&s->ranges[i].store);
-    return pages;
 }

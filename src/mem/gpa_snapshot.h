@@ -30,6 +30,7 @@ struct gpa_snapshot {
     uint32_t depth;
     size_t count;
     struct gpa_snapshot_range *ranges; /* ascending */
+    struct page_room room; /* of their stores */
 };
 
 /*
@@ -56,13 +57,11 @@ must_check enum status gpa_snapshot_restore(struct gpa_snapshot *snapshot, bool 
 /* How the space is mapped from gpa on: *range without its store, up to `end` at most; target 0: not mapped. */
 void gpa_snapshot_piece(struct gpa_space *space, gpa_t gpa, gpa_t end, struct gpa_snapshot_range *range);
 
-/* Free an array of ranges with their stores. */
-void gpa_snapshot_free_ranges(struct gpa_snapshot_range *ranges, size_t count);
-
-/* One whose pages come from elsewhere (a file): `ranges`, an allocated array with stores, become its, whatever happens. What
- * is mapped is what they say; but for those that are current all their memory counts as changed. STATUS_NO_MEMORY */
+/* One whose pages come from elsewhere (a file): `ranges`, an allocated array with stores, and their room become its, whatever
+ * happens. What is mapped is what they say; but for those that are current all their memory counts as changed.
+ * STATUS_NO_MEMORY */
 must_check enum status gpa_snapshot_adopt(struct gpa_space *space, struct gpa_snapshot_range *ranges, size_t count,
-                                          struct gpa_snapshot **out);
+                                          struct page_room *room, struct gpa_snapshot **out);
 
 /* Pages of the space that would be written now (0 if detached), and pages held. */
 uint64_t gpa_snapshot_changed(const struct gpa_snapshot *snapshot);

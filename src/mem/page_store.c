@@ -3,12 +3,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "os/host_data.h"
-
-static uint64_t bitmap_bytes(const struct page_store *store)
-{
-    return ((store->pages + 63) / 64 * 8 + PAGE_SIZE - 1) & PAGE_MASK;
-}
+#include "util/check.h"
 
 /* Addresses for what may come. */
 static void *reserve(uint64_t size)
@@ -18,41 +13,75 @@ static void *reserve(uint64_t size)
     return memory == MAP_FAILED ? NULL : memory;
 }
 
-static bool finish_init(struct page_store *store)
+bool page_room_reserve_pages(struct page_room *room, uint64_t pages)
 {
-    store->held = reserve(bitmap_bytes(store));
-    store->own = store->parent ? reserve(bitmap_bytes(store)) : NULL;
-    if (store->memory && store->held && (!store->parent || store->own))
-        return true;
-    page_store_fini(store);
-    return false;
+    const uint64_t size = pages << PAGE_SHIFT;
+    uint8_t *memory = pages ? reserve(size) : NULL;
+
+    if (!memory)
+        return pages == 0;
+    (void)madvise(memory, size, MADV_NOHUGEPAGE); /* a page must not cost 512 */
+    room->memory = memory;
+    room->memory_size = size;
+    return true;
 }
 
-bool page_store_init(struct page_store *store, uint64_t pages, const struct page_store *parent)
+bool page_room_reserve_words(struct page_room *room, uint64_t words)
 {
-    *store = (struct page_store){.pages = pages, .parent = parent, .memory = reserve(pages << PAGE_SHIFT)};
-    if (store->memory)
-        (void)madvise(store->memory, pages << PAGE_SHIFT, MADV_NOHUGEPAGE); /* a page must not cost 512 */
-    return finish_init(store);
+    const uint64_t size = words * sizeof(*room->bitmaps);
+    uint64_t *bitmaps = words ? reserve(size) : NULL;
+
+    if (!bitmaps)
+        return words == 0;
+    room->bitmaps = bitmaps;
+    room->bitmaps_size = size;
+    return true;
 }
 
-bool page_store_init_mapped(struct page_store *store, uint64_t pages, int fd, uint64_t offset)
+bool page_room_map(struct page_room *room, int fd, uint64_t offset, uint64_t size)
 {
-    void *memory = mmap(NULL, pages << PAGE_SHIFT, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, fd, (off_t)offset);
+    void *memory = size ? mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, fd, (off_t)offset) : MAP_FAILED;
 
-    *store = (struct page_store){.pages = pages, .memory = memory == MAP_FAILED ? NULL : memory, .is_mapped = true};
-    return finish_init(store);
+    if (memory == MAP_FAILED)
+        return size == 0;
+    room->memory = memory;
+    room->memory_size = size;
+    return true;
 }
 
-void page_store_fini(struct page_store *store)
+void page_room_free(struct page_room *room)
 {
-    if (store->memory)
-        munmap(store->memory, store->pages << PAGE_SHIFT);
-    if (store->held)
-        munmap(store->held, bitmap_bytes(store));
-    if (store->own)
-        munmap(store->own, bitmap_bytes(store));
-    *store = (struct page_store){0};
+    if (room->memory)
+        munmap(room->memory, room->memory_size);
+    if (room->bitmaps)
+        munmap(room->bitmaps, room->bitmaps_size);
+    *room = (struct page_room){0};
+}
+
+static uint64_t *take_words(struct page_room *room, uint64_t pages)
+{
+    uint64_t *words = room->bitmaps + room->words_taken;
+
+    room->words_taken += page_store_words(pages);
+    check(room->words_taken * sizeof(*words) <= room->bitmaps_size);
+    return words;
+}
+
+static uint8_t *take_pages(struct page_room *room, uint64_t pages)
+{
+    uint8_t *memory = room->memory + (room->pages_taken << PAGE_SHIFT);
+
+    room->pages_taken += pages;
+    check(room->pages_taken << PAGE_SHIFT <= room->memory_size);
+    return memory;
+}
+
+void page_store_init(struct page_store *store, uint64_t pages, const struct page_store *parent, struct page_room *room,
+                     uint8_t *memory)
+{
+    *store = (struct page_store){.pages = pages, .parent = parent, .memory = memory ? memory : take_pages(room, pages)};
+    store->held = take_words(room, pages);
+    store->own = parent ? take_words(room, pages) : NULL;
 }
 
 uint64_t page_store_word(const struct page_store *store, uint64_t word)
@@ -64,27 +93,6 @@ uint64_t page_store_word(const struct page_store *store, uint64_t word)
         open &= ~store->own[word];
     }
     return result | (open & store->held[word]);
-}
-
-struct count {
-    uint64_t bits;
-};
-
-/* Only where the bitmap was touched. */
-static void count_bits(void *context, uintptr_t start, uintptr_t end)
-{
-    struct count *count = context;
-
-    for (const uint64_t *word = (const uint64_t *)start; word < (const uint64_t *)end; word++)
-        count->bits += (uint64_t)__builtin_popcountll(*word);
-}
-
-uint64_t page_store_held(const struct page_store *store)
-{
-    struct count count = {0};
-
-    host_each_data(store->held, bitmap_bytes(store), count_bits, &count);
-    return count.bits;
 }
 
 bool page_is_zero(const uint8_t *page)

@@ -3,10 +3,14 @@
  *   private without a file   /proc/self/pagemap: a page that is neither present nor swapped was never touched
  *   shared                   the file's holes (lseek SEEK_DATA), exact for memfd and tmpfs whether in memory or swapped
  *   private with a file      nothing: all of it
+ *
+ * The list of areas is long where much is mapped, so it is read once for many questions.
  */
 #include "os/host_data.h"
 
 #include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "os/cancel.h"
@@ -18,13 +22,102 @@
 #define PRESENT ((uint64_t)1 << 63)
 #define SWAPPED ((uint64_t)1 << 62)
 
-struct search {
+struct host_data {
     struct process *self;
-    uintptr_t start, end;
+    struct process_area *areas; /* ascending */
+    size_t count, capacity;
+    bool no_memory; /* for all areas */
+    int pagemap;
+    size_t file_area; /* the area whose file was asked for last */
+    int file;         /* -1: it cannot be had */
+};
+
+struct search {
     host_data_visitor *visit;
     void *context;
-    int pagemap;
 };
+
+/* ---- areas ---- */
+
+static bool note_area(void *context, const struct process_area *area)
+{
+    struct host_data *data = context;
+
+    if (data->count == data->capacity) {
+        size_t capacity = data->capacity ? 2 * data->capacity : 256;
+        struct process_area *areas = realloc(data->areas, capacity * sizeof(*areas));
+        data->no_memory = !areas;
+        if (!areas)
+            return false;
+        data->areas = areas;
+        data->capacity = capacity;
+    }
+    data->areas[data->count++] = *area;
+    return true;
+}
+
+struct host_data *host_data_open(void)
+{
+    NO_CANCEL;
+    struct host_data *data = calloc(1, sizeof(*data));
+
+    if (!data)
+        return NULL;
+    data->pagemap = data->file = -1;
+    data->file_area = SIZE_MAX;
+    if (process_open((uint32_t)getpid(), &data->self) != STATUS_OK)
+        last_error_clear();
+    if (!data->self || !process_each_area(data->self, note_area, data) || data->no_memory) {
+        host_data_close(data);
+        return NULL;
+    }
+    data->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    return data;
+}
+
+void host_data_close(struct host_data *data)
+{
+    NO_CANCEL;
+
+    if (!data)
+        return;
+    if (data->file >= 0)
+        close(data->file);
+    if (data->pagemap >= 0)
+        close(data->pagemap);
+    if (data->self)
+        process_put(data->self);
+    free(data->areas);
+    free(data);
+}
+
+/* The index of the first area that ends above the address. */
+static size_t area_from(const struct host_data *data, uintptr_t address)
+{
+    size_t low = 0, high = data->count;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (data->areas[middle].end > address)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+static int file_of(struct host_data *data, size_t index)
+{
+    if (data->file_area == index)
+        return data->file;
+    if (data->file >= 0)
+        close(data->file);
+    data->file = process_open_file(data->self, &data->areas[index]);
+    data->file_area = index;
+    return data->file;
+}
+
+/* ---- what is in them ---- */
 
 static void tell(const struct search *s, uintptr_t start, uintptr_t end)
 {
@@ -32,7 +125,7 @@ static void tell(const struct search *s, uintptr_t start, uintptr_t end)
         s->visit(s->context, start, end);
 }
 
-static void search_pagemap(const struct search *s, uintptr_t start, uintptr_t end)
+static void search_pagemap(const struct search *s, int pagemap, uintptr_t start, uintptr_t end)
 {
     uint64_t entries[2048];
     uintptr_t run = 0;
@@ -40,7 +133,7 @@ static void search_pagemap(const struct search *s, uintptr_t start, uintptr_t en
     for (uintptr_t at = start; at < end;) {
         size_t n = (end - at) >> PAGE_SHIFT;
         n = n < array_size(entries) ? n : array_size(entries);
-        ssize_t got = pread(s->pagemap, entries, n * sizeof(entries[0]), (off_t)((at >> PAGE_SHIFT) * sizeof(entries[0])));
+        ssize_t got = pread(pagemap, entries, n * sizeof(entries[0]), (off_t)((at >> PAGE_SHIFT) * sizeof(entries[0])));
         if (got < (ssize_t)(n * sizeof(entries[0]))) {
             tell(s, run ? run : at, end);
             return;
@@ -77,42 +170,58 @@ static void search_file(const struct search *s, int fd, const struct process_are
     }
 }
 
-static bool search_area(void *context, const struct process_area *area)
+static void search_area(struct host_data *data, size_t index, const struct search *s, uintptr_t start, uintptr_t end)
 {
-    const struct search *s = context;
-    uintptr_t start = area->start > s->start ? area->start : s->start;
-    uintptr_t end = area->end < s->end ? area->end : s->end;
+    const struct process_area *area = &data->areas[index];
+    int fd;
 
-    if (start >= end)
-        return area->start < s->end;
-    if (!area->is_shared && area->inode == 0 && s->pagemap >= 0) {
-        search_pagemap(s, start, end);
-        return true;
-    }
-    int fd = process_open_file(s->self, area);
-    if (fd >= 0) {
+    start = area->start > start ? area->start : start;
+    end = area->end < end ? area->end : end;
+    if (!area->is_shared && area->inode == 0 && data->pagemap >= 0)
+        search_pagemap(s, data->pagemap, start, end);
+    else if ((fd = file_of(data, index)) >= 0)
         search_file(s, fd, area, start, end);
-        close(fd);
-    } else {
+    else
         tell(s, start, end);
-    }
-    return true;
 }
 
-void host_each_data(const void *address, uint64_t size, host_data_visitor *visit, void *context)
+void host_data_each(struct host_data *data, const void *address, uint64_t size, host_data_visitor *visit, void *context)
 {
     NO_CANCEL;
-    struct search s = {.start = (uintptr_t)address, .end = (uintptr_t)address + size, .visit = visit, .context = context};
+    const struct search s = {visit, context};
+    const uintptr_t start = (uintptr_t)address, end = start + size;
 
-    if (process_open((uint32_t)getpid(), &s.self) != STATUS_OK) {
-        last_error_clear();
-        tell(&s, s.start, s.end);
+    if (!data) {
+        tell(&s, start, end);
         return;
     }
-    s.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    if (!process_each_area(s.self, search_area, &s))
-        tell(&s, s.start, s.end);
-    if (s.pagemap >= 0)
-        close(s.pagemap);
-    process_put(s.self);
+    for (size_t i = area_from(data, start); i < data->count && data->areas[i].start < end; i++)
+        search_area(data, i, &s, start, end);
+}
+
+/* A shared area may reach beyond its file's end. */
+static bool has_file_behind(struct host_data *data, size_t index, uintptr_t end)
+{
+    const struct process_area *area = &data->areas[index];
+    struct stat s;
+
+    return !area->is_shared ? area->inode == 0
+                            : file_of(data, index) >= 0 && fstat(data->file, &s) == 0 &&
+                                  (uint64_t)s.st_size >= area->offset + (end - area->start);
+}
+
+bool host_data_is_writable(struct host_data *data, const void *address, uint64_t size)
+{
+    NO_CANCEL;
+    const uintptr_t end = (uintptr_t)address + size;
+    uintptr_t at = (uintptr_t)address;
+
+    for (size_t i = data ? area_from(data, at) : 0; data && at < end && i < data->count; i++) {
+        const struct process_area *area = &data->areas[i];
+        const uintptr_t stop = area->end < end ? area->end : end;
+        if (area->start > at || !area->readable || !area->writable || !has_file_behind(data, i, stop))
+            return false;
+        at = stop;
+    }
+    return at >= end;
 }

@@ -7,14 +7,24 @@
 
 #include "util/types.h"
 
+/* What the process maps at the moment it was opened. One thread. */
+struct host_data;
+
+/* NULL: no memory, or the kernel does not tell; the others take that. */
+struct host_data *host_data_open(void);
+void host_data_close(struct host_data *data);
+
 /* A run of whole pages [start, end) that may hold something else than zeros. */
 typedef void host_data_visitor(void *context, uintptr_t start, uintptr_t end);
 
 /*
  * Calls visit with such runs, ascending, that together hold everything in [address, address + size), page aligned, that is
  * not zero at this moment. What is left out reads as zeros or is not there. Swapped-out memory counts as something. When the
- * kernel does not tell, all of the range is one run. Any thread.
+ * kernel does not tell, all of the range is one run.
  */
-void host_each_data(const void *address, uint64_t size, host_data_visitor *visit, void *context);
+void host_data_each(struct host_data *data, const void *address, uint64_t size, host_data_visitor *visit, void *context);
+
+/* Can all of the range be stored to, as far as is known? False: perhaps not. */
+bool host_data_is_writable(struct host_data *data, const void *address, uint64_t size);
 
 #endif
