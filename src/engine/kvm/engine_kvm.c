@@ -142,7 +142,7 @@ static enum status partition_create(const struct partition_config *config, struc
     p->executor = &executor;
     p->listener.marks_late = true;
     p->listener.hold = hold;
-    if (!kvm_state_set_msr_filter(p)) {
+    if (!kvm_msrs_set_filter(p)) {
         engine_soft.partition_destroy(p);
         machine_destroy(kvm);
         return fail(STATUS_UNEXPECTED, "engine kvm: KVM_X86_SET_MSR_FILTER failed");

@@ -11,15 +11,32 @@
  *   kvm_slots.c      memory slots mirror the guest memory space
  *   kvm_dirty.c      which pages KVM saw written
  *   kvm_state.c      registers between the processor and KVM
+ *   kvm_msr.c        model-specific registers: which of them KVM serves
  *   kvm_run.c        running, and what each of KVM's exits means
  *   kvm_half_done.c  accesses that KVM began and has not finished
+ *   kvm_plain.c      instructions that are one access and one register
  */
 #ifndef OWHP_ENGINE_KVM_H
 #define OWHP_ENGINE_KVM_H
 
 #include <linux/kvm.h>
+#include <string.h>
 
 #include "engine/soft/soft.h"
+#include "x86/code/decode.h"
+
+/* Are these bytes the same? `size` is known here and a multiple of 8: no call, no branch until the end. */
+static always_inline bool kvm_same(const void *a, const void *b, size_t size)
+{
+    uint64_t x, y, different = 0;
+
+    for (size_t at = 0; at < size; at += 8) {
+        memcpy(&x, (const char *)a + at, 8);
+        memcpy(&y, (const char *)b + at, 8);
+        different |= x ^ y;
+    }
+    return !different;
+}
 
 /* ---- the host (kvm_host.c) ---- */
 
@@ -69,10 +86,18 @@ struct kvm_partition {
     int parked[SOFT_MAXIMUM_PROCESSORS]; /* file descriptors of processors that were deleted: KVM cannot make them anew; -1: none */
 };
 
+/* Of the processor, what struct kvm_sregs tells of. */
+struct kvm_control {
+    struct segment segment[SEG_COUNT];
+    struct table_register gdtr, idtr;
+    uint64_t cr0, cr2, cr3, cr4, efer, shows_apic;
+};
+
 /* What a processor's KVM side holds, so that only what differs is handed over. */
 struct kvm_mirror {
     struct kvm_regs regs;
     struct kvm_sregs sregs;
+    struct kvm_control control; /* what `sregs` was made from, or became */
     struct kvm_xsave xsave;
     struct kvm_debugregs debug;
     uint64_t xcr0, tsc_offset;
@@ -93,21 +118,25 @@ struct effect {
     uint8_t data[8];
 };
 
-/* A MOV, MOVZX, IN or OUT that makes one access (kvm_half_done.c). */
+/* A MOV, MOVZX, IN or OUT that makes one access (kvm_plain.c). */
 struct kvm_plain {
+    uint64_t reported;         /* RIP, as KVM reported it with the access */
     uint64_t rip;
     uint32_t mode;
-    uint8_t bytes[15], length; /* length 0: none is known */
+    uint8_t length;            /* 0: none is known */
     bool is_port, is_store;
     uint8_t size;              /* of the access */
     uint8_t reg, reg_size;     /* general register that it loads or stores; NO_REGISTER */
+    uint64_t word[2], mask[2]; /* its bytes, and which bits of the words are theirs */
+    struct insn insn;
 };
 #define NO_REGISTER 255
+enum { PLAIN_KNOWN = 16 };     /* by the RIP reported; a power of two */
 
 /* Such an instruction that KVM has begun and keeps pending. */
 struct kvm_open {
     bool is_open;
-    struct kvm_plain plain;
+    const struct kvm_plain *plain;
     struct effect effect;
     uint64_t behind;        /* RIP after it */
     struct kvm_regs before; /* as KVM reported them */
@@ -120,6 +149,7 @@ struct kvm_vcpu {
     uint32_t ring_entries, ring_next, ring_given_back;
     struct kvm_mirror mirror;
     struct kvm_open open;
+    struct kvm_plain known[PLAIN_KNOWN];
     bool whole;             /* the processor's registers are complete: nothing newer is in KVM */
     _Atomic bool in_kvm;
     _Atomic int thread;     /* the kernel's id of the thread that runs it */
@@ -155,7 +185,13 @@ void kvm_state_pull(struct engine_vcpu *vcpu);
 void kvm_state_complete(struct engine_vcpu *vcpu);
 /* Before a run. False: KVM refuses the state. */
 bool kvm_state_push(struct engine_vcpu *vcpu);
-bool kvm_state_set_msr_filter(const struct engine_partition *partition);
+
+/* ---- kvm_msr.c: of a whole state ---- */
+
+void kvm_msrs_pull(struct engine_vcpu *vcpu);
+bool kvm_msrs_push(struct engine_vcpu *vcpu);
+/* Before the first processor. */
+bool kvm_msrs_set_filter(const struct engine_partition *partition);
 
 /* ---- kvm_half_done.c ---- */
 
@@ -168,10 +204,34 @@ bool kvm_half_done(struct engine_vcpu *vcpu);
 
 /* Something is open: may KVM finish it and then have these registers? True: it is prepared, the next KVM_RUN does it. */
 bool kvm_open_settle(struct engine_vcpu *vcpu, const struct kvm_regs *wanted);
-/* The exit of what is open, when nobody but the client can serve it. False: the software processor runs the instruction. */
-bool kvm_open_exit(struct engine_vcpu *vcpu);
+/*
+ * Serve what is open. LEAVE_EXIT: it is the client's. LEAVE_NONE: it is done, KVM is to finish it. LEAVE_FAULT: neither; the
+ * software processor runs the instruction.
+ */
+enum cpu_leave kvm_open_serve(struct engine_vcpu *vcpu);
 /* KVM is to forget what is open, if anything. The registers in KVM are then to be handed over. */
 void kvm_open_forget(struct engine_vcpu *vcpu);
+
+/* ---- kvm_plain.c ---- */
+
+/* RIP as it wraps in the processor's mode. */
+uint64_t kvm_rip_within(const struct cpu *cpu, uint64_t rip);
+/* The instruction at RIP. */
+bool kvm_decode_here(struct cpu *cpu, struct decoded *d);
+
+/* Is it a plain one? All but the RIPs are filled in. */
+bool kvm_plain_find(struct cpu *cpu, struct kvm_plain *plain);
+/* Is it still what is at RIP, in this mode? */
+bool kvm_plain_is_here(struct cpu *cpu, const struct kvm_plain *plain);
+/* Does it make the access that was reported? */
+bool kvm_plain_fits(const struct cpu *cpu, const struct kvm_plain *plain, const struct effect *effect);
+/* Where in the address space it accesses `gpa`. False: it does not. */
+bool kvm_plain_address(struct cpu *cpu, const struct kvm_plain *plain, gpa_t gpa, gva_t *linear);
+/* Into its register goes what was loaded. */
+void kvm_plain_load(struct cpu *cpu, const struct kvm_plain *plain, uint64_t data);
+uint64_t *kvm_plain_destination(const struct kvm_plain *plain, struct kvm_regs *regs);
+/* Could it have left this value in its register, and by loading what? */
+bool kvm_plain_could_load(const struct kvm_plain *plain, uint64_t before, uint64_t value, uint64_t *data);
 
 /* ---- kvm_run.c ---- */
 

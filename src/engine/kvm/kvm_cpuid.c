@@ -4,7 +4,7 @@
  *
  * On hardware a guest gets what KVM supports (KVM_GET_SUPPORTED_CPUID): an instruction that the host's processor lacks would be
  * #UD there, whatever CPUID says. Some features are ours all the same, because KVM never sees their use: local APIC, and MSRs
- * that come to us (kvm_state_set_msr_filter). Others nobody may have: their state is not carried between the two (protection
+ * that come to us (kvm_msrs_set_filter). Others nobody may have: their state is not carried between the two (protection
  * keys, 5-level paging), or they would promise what only the real MSR gives (speculation control, and not being vulnerable).
  * Where KVM interprets guests it hands over what it does not know, so only the latter are taken away.
  */

@@ -43,7 +43,6 @@
 #include "engine/kvm/kvm.h"
 #include "os/guarded.h"
 #include "x86/code/code.h"
-#include "x86/code/decode.h"
 #include "x86/memory/memory.h"
 #include "x86/memory/tlb.h"
 
@@ -70,33 +69,6 @@ static struct effect effect_of(const struct kvm_run *run)
 
 /* ---- forget ---- */
 
-/* Code bytes at RIP, as many as can be fetched. */
-static size_t read_code(struct cpu *cpu, uint8_t bytes[15])
-{
-    gva_t linear = cpu_is_64(cpu) ? cpu->rip : (uint32_t)(cpu->segment[SEG_CS].base + cpu->rip);
-    size_t have = 0;
-
-    while (have < 15) {
-        size_t piece = PAGE_SIZE - (linear & ~PAGE_MASK);
-        uint8_t *host;
-        gpa_t page;
-        piece = piece < 15 - have ? piece : 15 - have;
-        if (!tlb_translate_fetch(cpu, linear, &host, &page) || !guarded_copy(bytes + have, host + (linear & ~PAGE_MASK), piece))
-            break;
-        have += piece;
-        linear += piece;
-    }
-    return have;
-}
-
-static bool decode_here(struct cpu *cpu, struct decoded *d)
-{
-    uint8_t bytes[15];
-    size_t count = read_code(cpu, bytes);
-
-    return count && decode(cpu->mode, bytes, count, d) == DECODE_OK;
-}
-
 /* Where an instruction that loads will store at once. False: nowhere. */
 static bool store_of_load(struct cpu *cpu, gva_t *linear)
 {
@@ -104,7 +76,7 @@ static bool store_of_load(struct cpu *cpu, gva_t *linear)
     uint64_t offset;
     const struct segment *segment;
 
-    if (!decode_here(cpu, &d))
+    if (!kvm_decode_here(cpu, &d))
         return false;
     unsigned stack = cpu_is_64(cpu) ? 8 : d.zydis.stack_width / 8;
     uint64_t address_mask = d.zydis.address_width == 64 ? ~0ull : d.zydis.address_width == 32 ? 0xffffffffu : 0xffffu;
@@ -325,11 +297,6 @@ static bool undo_registers(struct cpu *cpu, const struct decoded *d)
     return true;
 }
 
-static uint64_t rip_within(const struct cpu *cpu, uint64_t rip)
-{
-    return cpu_is_64(cpu) ? rip : cpu->mode & MODE_CS32 ? (uint32_t)rip : (uint16_t)rip;
-}
-
 /* Is the instruction `length` bytes back from `behind` the one? The processor is then before it. */
 static bool try_place(struct engine_vcpu *vcpu, const struct position *behind, unsigned length, const struct effect *wanted)
 {
@@ -340,8 +307,8 @@ static bool try_place(struct engine_vcpu *vcpu, const struct position *behind, u
     struct position place;
 
     go_to(cpu, behind);
-    cpu->rip = rip_within(cpu, behind->rip - length);
-    if (!decode_here(cpu, &d) || (length && d.insn.length != length) || !undo_registers(cpu, &d))
+    cpu->rip = kvm_rip_within(cpu, behind->rip - length);
+    if (!kvm_decode_here(cpu, &d) || (length && d.insn.length != length) || !undo_registers(cpu, &d))
         return false;
     remember(cpu, &place);
     current = &trial;
@@ -372,52 +339,6 @@ static bool go_back(struct engine_vcpu *vcpu, const struct effect *wanted)
 
 /* ---- left open ---- */
 
-/* What the register operand is; false: not a whole general register. */
-static bool plain_register(const ZydisDecodedOperand *operand, struct kvm_plain *plain)
-{
-    const ZydisRegisterClass kind =
-        operand->type == ZYDIS_OPERAND_TYPE_REGISTER ? ZydisRegisterGetClass(operand->reg.value) : ZYDIS_REGCLASS_INVALID;
-
-    if (kind != ZYDIS_REGCLASS_GPR16 && kind != ZYDIS_REGCLASS_GPR32 && kind != ZYDIS_REGCLASS_GPR64 &&
-        operand->reg.value != ZYDIS_REGISTER_AL)
-        return false;
-    plain->reg = (uint8_t)ZydisRegisterGetId(operand->reg.value);
-    plain->reg_size = (uint8_t)(operand->size / 8);
-    return true;
-}
-
-/* Is it one of those that are left open? */
-static bool plain_of(const struct decoded *d, struct kvm_plain *plain)
-{
-    const ZydisDecodedOperand *to = &d->operands[0], *from = &d->operands[1];
-
-    plain->reg = NO_REGISTER;
-    plain->length = d->insn.length;
-    plain->is_port = d->zydis.mnemonic == ZYDIS_MNEMONIC_IN || d->zydis.mnemonic == ZYDIS_MNEMONIC_OUT;
-    if (plain->is_port) {
-        plain->is_store = d->zydis.mnemonic == ZYDIS_MNEMONIC_OUT;
-        (void)plain_register(plain->is_store ? from : to, plain);
-        plain->size = plain->reg_size;
-        return true;
-    }
-    if (d->zydis.mnemonic != ZYDIS_MNEMONIC_MOV && d->zydis.mnemonic != ZYDIS_MNEMONIC_MOVZX)
-        return false;
-    plain->is_store = to->type == ZYDIS_OPERAND_TYPE_MEMORY;
-    plain->size = (uint8_t)((plain->is_store ? to : from)->size / 8);
-    if (!plain->is_store && from->type != ZYDIS_OPERAND_TYPE_MEMORY)
-        return false;
-    return plain_register(plain->is_store ? from : to, plain) ||
-           (plain->is_store && from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE);
-}
-
-/* Does the instruction at RIP make the access that was reported? What it stores decides, where there is something. */
-static bool plain_fits(const struct cpu *cpu, const struct kvm_plain *plain, const struct effect *effect)
-{
-    if (plain->is_port != effect->is_port || plain->is_store != effect->is_store || plain->size != effect->size)
-        return false;
-    return !plain->is_store || plain->reg == NO_REGISTER || memcmp(&cpu->gpr[plain->reg], effect->data, effect->size) == 0;
-}
-
 static bool can_be_left(const struct engine_vcpu *vcpu)
 {
     const struct cpu *cpu = vcpu->cpu;
@@ -425,77 +346,55 @@ static bool can_be_left(const struct engine_vcpu *vcpu)
     return !(cpu->rflags & RFLAGS_TF) && !(cpu->dr7 & 0xff) && !cpu->interrupt_shadow && !vcpu->interruption.is_pending;
 }
 
-static void open_begin(struct engine_vcpu *vcpu, const struct effect *effect)
+/* The processor is at the instruction: KVM keeps it pending. */
+static bool open_begin(struct engine_vcpu *vcpu, const struct kvm_plain *plain, const struct effect *effect)
 {
-    struct kvm_vcpu *k = vcpu->kvm;
-    struct kvm_open *open = &k->open;
+    struct kvm_open *open = &vcpu->kvm->open;
 
+    open->plain = plain;
     open->effect = *effect;
-    open->behind = rip_within(vcpu->cpu, vcpu->cpu->rip + open->plain.length);
-    open->before = k->mirror.regs;
+    open->behind = kvm_rip_within(vcpu->cpu, vcpu->cpu->rip + plain->length);
+    open->before = vcpu->kvm->mirror.regs;
     open->is_open = true;
-}
-
-/*
- * The same instruction again, as in most loops: the bytes tell. Where the registers are behind it, it begins as far back as it
- * did the last time. True: the processor is at it, and KVM keeps it pending.
- */
-static bool leave_open_again(struct engine_vcpu *vcpu, const struct effect *effect)
-{
-    const struct kvm_plain *plain = &vcpu->kvm->open.plain;
-    struct cpu *cpu = vcpu->cpu;
-    const uint64_t rip = cpu->rip;
-    uint8_t bytes[15];
-
-    if (!plain->length || plain->mode != cpu->mode || !can_be_left(vcpu) || !plain_fits(cpu, plain, effect))
-        return false;
-    if (effect->is_store && rip != plain->rip)
-        cpu->rip = rip_within(cpu, rip - plain->length);
-    if (cpu->rip == plain->rip && read_code(cpu, bytes) >= plain->length && memcmp(bytes, plain->bytes, plain->length) == 0) {
-        open_begin(vcpu, effect);
-        return true;
-    }
-    cpu->rip = rip;
-    return false;
-}
-
-/* The processor is at the instruction. True: KVM keeps it pending. */
-static bool leave_open(struct engine_vcpu *vcpu, const struct effect *effect)
-{
-    struct kvm_plain *plain = &vcpu->kvm->open.plain;
-    struct cpu *cpu = vcpu->cpu;
-    struct decoded d;
-
-    plain->length = 0;
-    if (!can_be_left(vcpu) || !decode_here(cpu, &d))
-        return false;
-    if (!plain_of(&d, plain) || !plain_fits(cpu, plain, effect)) {
-        plain->length = 0;
-        return false;
-    }
-    plain->rip = cpu->rip;
-    plain->mode = cpu->mode;
-    (void)read_code(cpu, plain->bytes);
-    open_begin(vcpu, effect);
     return true;
 }
 
-/* The register in struct kvm_regs. */
-static uint64_t *destination_of(const struct kvm_plain *plain, struct kvm_regs *regs)
+static struct kvm_plain *known_at(struct kvm_vcpu *k, uint64_t rip)
 {
-    static const uint8_t place[16] = {0, 2, 3, 1, 6, 7, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15}; /* RAX RCX RDX RBX RSP RBP RSI RDI */
-
-    return &((uint64_t *)(void *)regs)[place[plain->reg & 15]];
+    return &k->known[(rip ^ rip >> 4) % PLAIN_KNOWN];
 }
 
-/* Could the instruction have left this value in its destination, and by loading what? */
-static bool data_for(const struct kvm_plain *plain, uint64_t before, uint64_t value, uint64_t *data)
+/* An instruction that was here before, as in most loops: the bytes tell. */
+static bool leave_open_again(struct engine_vcpu *vcpu, const struct effect *effect)
 {
-    const uint8_t size = plain->size, written = plain->reg_size == 4 ? 8 : plain->reg_size;
-    const uint64_t loaded = size == 8 ? ~0ull : (1ull << 8 * size) - 1, changed = written == 8 ? ~0ull : (1ull << 8 * written) - 1;
+    struct cpu *cpu = vcpu->cpu;
+    const uint64_t reported = cpu->rip;
+    const struct kvm_plain *plain = known_at(vcpu->kvm, reported);
 
-    *data = value & loaded;
-    return value == ((before & ~changed) | *data);
+    if (!plain->length || plain->reported != reported || plain->mode != cpu->mode || !can_be_left(vcpu) ||
+        !kvm_plain_fits(cpu, plain, effect))
+        return false;
+    cpu->rip = plain->rip;
+    if (kvm_plain_is_here(cpu, plain))
+        return open_begin(vcpu, plain, effect);
+    cpu->rip = reported;
+    return false;
+}
+
+/* The processor is at the instruction. */
+static bool leave_open(struct engine_vcpu *vcpu, const struct effect *effect, uint64_t reported)
+{
+    struct cpu *cpu = vcpu->cpu;
+    struct kvm_plain *plain = known_at(vcpu->kvm, reported);
+
+    plain->length = 0;
+    if (!can_be_left(vcpu) || !kvm_plain_find(cpu, plain) || !kvm_plain_fits(cpu, plain, effect)) {
+        plain->length = 0;
+        return false;
+    }
+    plain->reported = reported;
+    plain->rip = cpu->rip;
+    return open_begin(vcpu, plain, effect);
 }
 
 /* The registers that KVM will have when it has finished are to be these. False: they cannot. */
@@ -504,14 +403,14 @@ static bool can_finish(const struct kvm_open *open, const struct kvm_regs *wante
     struct kvm_regs after = open->before;
 
     after.rip = open->behind;
-    if (!open->plain.is_store) {
+    if (!open->plain->is_store) {
         struct kvm_regs end = *wanted;
-        uint64_t *to = destination_of(&open->plain, &after), value = *destination_of(&open->plain, &end);
-        if (!data_for(&open->plain, *to, value, data))
+        uint64_t *to = kvm_plain_destination(open->plain, &after), value = *kvm_plain_destination(open->plain, &end);
+        if (!kvm_plain_could_load(open->plain, *to, value, data))
             return false;
         *to = value;
     }
-    return memcmp(&after, wanted, sizeof(after)) == 0;
+    return kvm_same(&after, wanted, sizeof(after));
 }
 
 bool kvm_open_settle(struct engine_vcpu *vcpu, const struct kvm_regs *wanted)
@@ -527,15 +426,51 @@ bool kvm_open_settle(struct engine_vcpu *vcpu, const struct kvm_regs *wanted)
     return true;
 }
 
-bool kvm_open_exit(struct engine_vcpu *vcpu)
+static enum cpu_leave serve_port(struct engine_vcpu *vcpu)
+{
+    const struct effect *e = &vcpu->kvm->open.effect;
+    const struct port_io io = {.port = e->port, .size = e->size, .is_write = e->is_store};
+
+    return soft_port.io(vcpu->cpu, &io) == PORT_EXIT ? LEAVE_EXIT : LEAVE_FAULT;
+}
+
+/* The access is done, and with it the instruction. */
+static void finish(struct cpu *cpu, const struct kvm_open *open, uint64_t data)
+{
+    if (!open->plain->is_store)
+        kvm_plain_load(cpu, open->plain, data);
+    cpu->rip = open->behind;
+    cpu->rflags &= ~RFLAGS_RF;
+    cpu_interrupts_enabled(cpu);
+}
+
+/*
+ * KVM has translated the address and looked at the rights. Where no memory is mapped, only the port is left of what the software
+ * processor would do; but alignment is not checked by every KVM.
+ */
+static enum cpu_leave serve_memory(struct engine_vcpu *vcpu)
 {
     const struct kvm_open *open = &vcpu->kvm->open;
-    const struct port_io io = {.port = open->effect.port, .size = open->effect.size, .is_write = open->effect.is_store};
+    struct port_access access = {.gpa = open->effect.gpa, .gva_valid = true, .size = open->effect.size,
+                                 .type = open->effect.is_store ? ACCESS_WRITE : ACCESS_READ};
+    struct cpu *cpu = vcpu->cpu;
+    uint64_t data;
 
-    if (!open->effect.is_port)
-        return false;
-    vcpu->cpu->next_rip = open->behind;
-    return soft_port.io(vcpu->cpu, &io) == PORT_EXIT;
+    if (soft_find_view(vcpu, access.gpa) || (cpu->rflags & RFLAGS_AC) || !kvm_plain_address(cpu, open->plain, access.gpa, &access.gva))
+        return LEAVE_FAULT;
+    memcpy(&data, open->effect.data, sizeof(data));
+    access.data = &data;
+    cpu->insn = &open->plain->insn;
+    if (soft_port.access(cpu, &access) == PORT_EXIT)
+        return LEAVE_EXIT;
+    finish(cpu, open, data);
+    return LEAVE_NONE;
+}
+
+enum cpu_leave kvm_open_serve(struct engine_vcpu *vcpu)
+{
+    vcpu->cpu->next_rip = vcpu->kvm->open.behind;
+    return vcpu->kvm->open.effect.is_port ? serve_port(vcpu) : serve_memory(vcpu);
 }
 
 void kvm_open_forget(struct engine_vcpu *vcpu)
@@ -555,11 +490,12 @@ void kvm_open_forget(struct engine_vcpu *vcpu)
 bool kvm_half_done(struct engine_vcpu *vcpu)
 {
     const struct effect effect = effect_of(vcpu->kvm->run);
+    const uint64_t reported = vcpu->cpu->rip;
 
     if (leave_open_again(vcpu, &effect))
         return true;
     bool found = !effect.is_store || go_back(vcpu, &effect);
-    if (found && leave_open(vcpu, &effect))
+    if (found && leave_open(vcpu, &effect, reported))
         return true;
     kvm_state_complete(vcpu);
     forget(vcpu);

@@ -92,7 +92,8 @@ static enum cpu_leave half_done(struct engine_vcpu *vcpu, struct event *event)
         return unsupported(vcpu);
     if (!vcpu->kvm->open.is_open)
         return step(vcpu, event);
-    return kvm_open_exit(vcpu) ? LEAVE_EXIT : cpu_run_one(vcpu->cpu, event);
+    enum cpu_leave leave = kvm_open_serve(vcpu);
+    return leave == LEAVE_FAULT ? cpu_run_one(vcpu->cpu, event) : leave;
 }
 
 /*

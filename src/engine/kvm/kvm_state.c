@@ -66,8 +66,17 @@ static struct segment segment_from_kvm(const struct kvm_segment *s)
 
 #define SEGMENTS(X) X(es, SEG_ES) X(cs, SEG_CS) X(ss, SEG_SS) X(ds, SEG_DS) X(fs, SEG_FS) X(gs, SEG_GS) X(ldt, SEG_LDTR) X(tr, SEG_TR)
 
-static void sregs_to_kvm(const struct cpu *cpu, struct kvm_sregs *sregs)
+static bool shows_apic(const struct engine_vcpu *vcpu)
 {
+    return vcpu->lapic && lapic_is_shown(vcpu->lapic) && cpuid_has(&vcpu->cpu->cpuid, FEATURE_APIC);
+}
+
+#define APIC_BASE_ENABLE BIT64(11)
+
+static void sregs_to_kvm(const struct engine_vcpu *vcpu, struct kvm_sregs *sregs)
+{
+    const struct cpu *cpu = vcpu->cpu;
+
 #define X(name, index) sregs->name = segment_to_kvm(&cpu->segment[index]);
     SEGMENTS(X)
 #undef X
@@ -79,7 +88,8 @@ static void sregs_to_kvm(const struct cpu *cpu, struct kvm_sregs *sregs)
     sregs->cr4 = cpu->cr4;
     sregs->efer = cpu->efer;
     /* KVM has no local APIC; but whether CPUID tells of one goes by this. */
-    sregs->apic_base = 0xfee00000 | (cpuid_has(&cpu->cpuid, FEATURE_APIC) ? cpu->apic_base & BIT64(11) : 0);
+    sregs->apic_base = 0xfee00000 | (shows_apic(vcpu) ? APIC_BASE_ENABLE : 0);
+    memset(sregs->interrupt_bitmap, 0, sizeof(sregs->interrupt_bitmap));
 }
 
 static void sregs_from_kvm(struct cpu *cpu, const struct kvm_sregs *sregs)
@@ -94,6 +104,32 @@ static void sregs_from_kvm(struct cpu *cpu, const struct kvm_sregs *sregs)
     cpu->cr3 = sregs->cr3;
     cpu->cr4 = sregs->cr4;
     cpu->efer = sregs->efer;
+}
+
+/* Most exits change none of it: it is compared as the processor has it, and converted only when it differs. */
+static void control_note(const struct engine_vcpu *vcpu, struct kvm_control *c)
+{
+    const struct cpu *cpu = vcpu->cpu;
+
+    memcpy(c->segment, cpu->segment, sizeof(c->segment));
+    memcpy(&c->gdtr, &cpu->gdtr, sizeof(c->gdtr));
+    memcpy(&c->idtr, &cpu->idtr, sizeof(c->idtr));
+    c->cr0 = cpu->cr0;
+    c->cr2 = cpu->cr2;
+    c->cr3 = cpu->cr3;
+    c->cr4 = cpu->cr4;
+    c->efer = cpu->efer;
+    c->shows_apic = shows_apic(vcpu);
+}
+
+static bool control_is(const struct engine_vcpu *vcpu, const struct kvm_control *c)
+{
+    const struct cpu *cpu = vcpu->cpu;
+    const uint64_t different = (c->cr0 ^ cpu->cr0) | (c->cr2 ^ cpu->cr2) | (c->cr3 ^ cpu->cr3) | (c->cr4 ^ cpu->cr4) |
+                               (c->efer ^ cpu->efer) | (c->shows_apic ^ shows_apic(vcpu));
+
+    return !different && kvm_same(c->segment, cpu->segment, sizeof(c->segment)) && kvm_same(&c->gdtr, &cpu->gdtr, sizeof(c->gdtr)) &&
+           kvm_same(&c->idtr, &cpu->idtr, sizeof(c->idtr));
 }
 
 static uint8_t privilege_level(const struct cpu *cpu)
@@ -129,15 +165,41 @@ static bool had_event(const struct kvm_vcpu_events *events)
            events->nmi.pending;
 }
 
+/* The control part is as it was handed over: but the guest may have changed its page tables. */
+static bool is_only_flushed(const struct cpu *cpu)
+{
+    const bool has_pdptes = (cpu->cr0 & CR0_PG) && (cpu->cr4 & CR4_PAE) && !cpu_is_long(cpu); /* loaded with CR3 */
+
+    return !has_pdptes && cpu->cpl == privilege_level(cpu);
+}
+
+static void control_from_kvm(struct engine_vcpu *vcpu, bool same)
+{
+    struct kvm_mirror *m = &vcpu->kvm->mirror;
+    struct cpu *cpu = vcpu->cpu;
+
+    if (likely(same && is_only_flushed(cpu))) {
+        cpu_flush_tlb(cpu, false);
+        return;
+    }
+    cpu->cpl = privilege_level(cpu);
+    cpu_control_changed(cpu);
+    control_note(vcpu, &m->control);
+}
+
 void kvm_state_pull(struct engine_vcpu *vcpu)
 {
     struct kvm_vcpu *k = vcpu->kvm;
     const struct kvm_sync_regs *s = &k->run->s.regs;
     struct cpu *cpu = vcpu->cpu;
+    const bool same = likely(k->mirror.valid && kvm_same(&s->sregs, &k->mirror.sregs, sizeof(s->sregs)));
 
-    sregs_from_kvm(cpu, &s->sregs);
+    if (!same) {
+        sregs_from_kvm(cpu, &s->sregs);
+        k->mirror.sregs = s->sregs;
+    }
     regs_from_kvm(cpu, &s->regs);
-    cpu->cpl = privilege_level(cpu);
+    control_from_kvm(vcpu, same);
     cpu->interrupt_shadow = s->events.interrupt.shadow;
     cpu->debug_shadow = s->events.interrupt.shadow & KVM_X86_SHADOW_INT_MOV_SS;
     cpu->nmi_masked = s->events.nmi.masked;
@@ -145,10 +207,8 @@ void kvm_state_pull(struct engine_vcpu *vcpu)
     if (vcpu->lapic && lapic_cr8(vcpu->lapic) != k->run->cr8) /* the task priority has four bits more */
         lapic_set_cr8(vcpu->lapic, k->run->cr8);
     cpu->cr8 = k->run->cr8;
-    cpu_control_changed(cpu);
     cpu_verify_code(cpu);
     k->mirror.regs = s->regs;
-    k->mirror.sregs = s->sregs;
     k->mirror.shadow = s->events.interrupt.shadow;
     k->mirror.nmi_masked = cpu->nmi_masked;
     k->mirror.valid = !had_event(&s->events);
@@ -156,53 +216,6 @@ void kvm_state_pull(struct engine_vcpu *vcpu)
 }
 
 /* ---- the rest ---- */
-
-static const struct {
-    uint32_t index;
-    uint16_t offset;
-} msrs[] = {
-    {MSR_KERNEL_GS_BASE, offsetof(struct cpu, kernel_gs_base)}, {MSR_STAR, offsetof(struct cpu, star)},
-    {MSR_LSTAR, offsetof(struct cpu, lstar)}, {MSR_CSTAR, offsetof(struct cpu, cstar)}, {MSR_SFMASK, offsetof(struct cpu, sfmask)},
-    {MSR_SYSENTER_CS, offsetof(struct cpu, sysenter_cs)}, {MSR_SYSENTER_ESP, offsetof(struct cpu, sysenter_esp)},
-    {MSR_SYSENTER_EIP, offsetof(struct cpu, sysenter_eip)}, {MSR_TSC_AUX, offsetof(struct cpu, tsc_aux)},
-};
-_Static_assert(array_size(msrs) <= array_size(((struct kvm_mirror *)0)->msr), "the mirror holds them");
-
-struct msr_list {
-    struct kvm_msrs head;
-    struct kvm_msr_entry entry[array_size(msrs)];
-};
-
-static uint64_t *msr_member(struct cpu *cpu, size_t i)
-{
-    return (uint64_t *)(void *)((uint8_t *)cpu + msrs[i].offset);
-}
-
-static void msrs_from_kvm(struct engine_vcpu *vcpu)
-{
-    struct msr_list list = {.head = {.nmsrs = array_size(msrs)}};
-
-    for (size_t i = 0; i < array_size(msrs); i++)
-        list.entry[i].index = msrs[i].index;
-    int got = ioctl(vcpu->kvm->fd, KVM_GET_MSRS, &list);
-    for (int i = 0; i < got; i++)
-        *msr_member(vcpu->cpu, (size_t)i) = vcpu->kvm->mirror.msr[i] = list.entry[i].data;
-}
-
-static bool msrs_to_kvm(struct engine_vcpu *vcpu)
-{
-    struct kvm_mirror *m = &vcpu->kvm->mirror;
-    struct msr_list list = {.head = {.nmsrs = 0}};
-
-    for (size_t i = 0; i < array_size(msrs); i++) {
-        uint64_t value = *msr_member(vcpu->cpu, i);
-        if (m->rest_valid && m->msr[i] == value)
-            continue;
-        list.entry[list.head.nmsrs++] = (struct kvm_msr_entry){.index = msrs[i].index, .data = value};
-        m->msr[i] = value;
-    }
-    return !list.head.nmsrs || ioctl(vcpu->kvm->fd, KVM_SET_MSRS, &list) == (int)list.head.nmsrs;
-}
 
 /* The XSAVE image (standard format): 512 bytes as FXSAVE64, the header, upper halves of YMM registers at 576. */
 enum { XSAVE_XMM = 160, XSAVE_HEADER = 512, XSAVE_YMM = 576, XSAVE_MXCSR = 24 };
@@ -289,7 +302,7 @@ void kvm_state_complete(struct engine_vcpu *vcpu)
     if (!kvm_call(k->fd, KVM_GET_DEBUGREGS, &m->debug))
         debug_from_kvm(vcpu->cpu, &m->debug);
     xcr_from_kvm(vcpu);
-    msrs_from_kvm(vcpu);
+    kvm_msrs_pull(vcpu);
     /* In the mirror as we would hand it over. */
     xsave_to_kvm(vcpu->cpu, &m->xsave);
 }
@@ -312,7 +325,7 @@ static bool push_rest(struct engine_vcpu *vcpu)
     struct cpu *cpu = vcpu->cpu;
     struct kvm_debugregs debug = {.dr6 = cpu->dr6, .dr7 = cpu->dr7};
     struct kvm_xsave xsave;
-    bool ok = msrs_to_kvm(vcpu) && xcr_to_kvm(vcpu);
+    bool ok = kvm_msrs_push(vcpu) && xcr_to_kvm(vcpu);
 
     memcpy(debug.db, cpu->dr, sizeof(cpu->dr));
     if (!m->rest_valid || memcmp(&debug, &m->debug, sizeof(debug)) != 0) {
@@ -356,80 +369,61 @@ static uint8_t shadow_of(const struct cpu *cpu)
     return !cpu->interrupt_shadow ? 0 : cpu->debug_shadow ? KVM_X86_SHADOW_INT_MOV_SS : KVM_X86_SHADOW_INT_STI;
 }
 
-/* KVM has no APIC here, but shows one in CPUID where this says so. */
-#define APIC_BASE_ENABLE BIT64(11)
-
-static bool shows_apic(const struct engine_vcpu *vcpu)
+static void sregs_push(struct engine_vcpu *vcpu)
 {
-    return vcpu->lapic && lapic_is_shown(vcpu->lapic);
+    struct kvm_vcpu *k = vcpu->kvm;
+    struct kvm_mirror *m = &k->mirror;
+    struct kvm_sregs sregs = m->sregs;
+
+    sregs_to_kvm(vcpu, &sregs);
+    control_note(vcpu, &m->control);
+    if (m->valid && kvm_same(&sregs, &m->sregs, sizeof(sregs)))
+        return;
+    k->run->s.regs.sregs = m->sregs = sregs;
+    k->run->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
+}
+
+static void events_push(struct engine_vcpu *vcpu)
+{
+    struct kvm_vcpu *k = vcpu->kvm;
+    const struct cpu *cpu = vcpu->cpu;
+
+    k->run->s.regs.events = (struct kvm_vcpu_events){.nmi = {.masked = cpu->nmi_masked},
+                                                     .interrupt = {.shadow = shadow_of(cpu)},
+                                                     .flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW};
+    k->mirror.shadow = shadow_of(cpu);
+    k->mirror.nmi_masked = cpu->nmi_masked;
+    k->run->kvm_dirty_regs |= KVM_SYNC_X86_EVENTS;
 }
 
 bool kvm_state_push(struct engine_vcpu *vcpu)
 {
     struct kvm_vcpu *k = vcpu->kvm;
     struct kvm_mirror *m = &k->mirror;
-    struct kvm_sync_regs *s = &k->run->s.regs;
     struct cpu *cpu = vcpu->cpu;
     struct kvm_regs regs;
-    struct kvm_sregs sregs = m->sregs;
 
     if (k->whole && !push_rest(vcpu))
         return false;
     push_tsc(vcpu);
     regs_to_kvm(cpu, &regs);
-    sregs_to_kvm(cpu, &sregs);
-    sregs.apic_base = shows_apic(vcpu) ? sregs.apic_base | APIC_BASE_ENABLE : sregs.apic_base & ~APIC_BASE_ENABLE;
-    memset(sregs.interrupt_bitmap, 0, sizeof(sregs.interrupt_bitmap));
+    const bool same_control = m->valid && control_is(vcpu, &m->control);
+    const bool same_events = m->valid && m->shadow == shadow_of(cpu) && m->nmi_masked == cpu->nmi_masked;
     if (k->open.is_open) {
-        bool same = m->valid && m->shadow == shadow_of(cpu) && m->nmi_masked == cpu->nmi_masked &&
-                    memcmp(&sregs, &m->sregs, sizeof(sregs)) == 0;
-        if (same && kvm_open_settle(vcpu, &regs))
+        if (same_control && same_events && kvm_open_settle(vcpu, &regs))
             m->regs = regs;
         else
             kvm_open_forget(vcpu);
     }
-    if (!m->valid || memcmp(&regs, &m->regs, sizeof(regs)) != 0) {
-        s->regs = m->regs = regs;
+    if (!m->valid || !kvm_same(&regs, &m->regs, sizeof(regs))) {
+        k->run->s.regs.regs = m->regs = regs;
         k->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
     }
-    if (!m->valid || memcmp(&sregs, &m->sregs, sizeof(sregs)) != 0) {
-        s->sregs = m->sregs = sregs;
-        k->run->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
-    }
-    if (!m->valid || m->shadow != shadow_of(cpu) || m->nmi_masked != cpu->nmi_masked) {
-        s->events = (struct kvm_vcpu_events){.nmi = {.masked = cpu->nmi_masked},
-                                             .interrupt = {.shadow = shadow_of(cpu)},
-                                             .flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW};
-        m->shadow = shadow_of(cpu);
-        m->nmi_masked = cpu->nmi_masked;
-        k->run->kvm_dirty_regs |= KVM_SYNC_X86_EVENTS;
-    }
+    if (!same_control)
+        sregs_push(vcpu);
+    if (!same_events)
+        events_push(vcpu);
     k->run->cr8 = vcpu->lapic ? lapic_cr8(vcpu->lapic) : cpu->cr8;
     m->valid = true;
     return true;
-}
-
-/* ---- what is settled before the first run ---- */
-
-/*
- * The MSRs that KVM may serve: those that the state above carries, when the partition does not ask for an exit. Every other
- * access comes to us and is the software processor's.
- */
-bool kvm_state_set_msr_filter(const struct engine_partition *p)
-{
-    static const struct { uint32_t first, count; } ranges[] = {{MSR_SYSENTER_CS, 3}, {MSR_EFER, 5}, {MSR_FS_BASE, 4}};
-    struct kvm_msr_filter filter = {.flags = KVM_MSR_FILTER_DEFAULT_DENY};
-    uint8_t bits[array_size(ranges)] = {0};
-
-    for (size_t r = 0; r < array_size(ranges); r++) {
-        for (uint32_t i = 0; i < ranges[r].count; i++) {
-            bool wanted = false;
-            for (size_t a = 0; a < p->config->msr_action_count; a++)
-                wanted |= p->config->msr_actions[a].index == ranges[r].first + i;
-            bits[r] |= (uint8_t)(!wanted << i);
-        }
-        filter.ranges[r] = (struct kvm_msr_filter_range){.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE, .base = ranges[r].first,
-                                                         .nmsrs = ranges[r].count, .bitmap = &bits[r]};
-    }
-    return !kvm_call(p->kvm->vm, KVM_X86_SET_MSR_FILTER, &filter);
 }
