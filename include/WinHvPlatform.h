@@ -282,7 +282,9 @@ OWHP_EXPORT HRESULT WINAPI WHvTranslateGva(WHV_PARTITION_HANDLE Partition, UINT3
  * E_INVALIDARG               address or size is not a multiple of 4096, size 0, a range that
  *                            wraps around or reaches beyond the physical address width, Bitmap
  *                            not aligned to 8 bytes
- * E_POINTER                  Bitmap is NULL although BitmapSizeInBytes is not 0
+ * E_POINTER                  Bitmap is NULL although BitmapSizeInBytes is not 0, or cannot be
+ *                            written; nothing is cleared (if another thread takes the Bitmap
+ *                            away during the call, all pages of the range count as written)
  *
  * API page WHvQueryGpaRangeDirtyBitmap.
  */

@@ -153,6 +153,22 @@ static enum status put_ranges(struct gpa_space *space, const struct gpa_mapping 
     return status;
 }
 
+/* An allocated list. */
+static enum status list_ranges(struct gpa_space *space, struct gpa_mapping **list, size_t *count)
+{
+    for (;;) {
+        const size_t room = gpa_space_range_count(space) + 16; /* some more may come meanwhile; if too many, once more */
+
+        *list = malloc(room * sizeof(**list));
+        if (!*list)
+            return fail(STATUS_NO_MEMORY, "no memory to list %zu ranges", room);
+        *count = gpa_space_list(space, 0, *list, room);
+        if (*count < room)
+            return STATUS_OK;
+        free(*list);
+    }
+}
+
 static enum status enumerate(struct partition *partition, OWHP_GPA_RANGE *ranges, UINT32 capacity, UINT32 *count_out)
 {
     enum status status = partition_require_set_up(partition);
@@ -166,11 +182,11 @@ static enum status enumerate(struct partition *partition, OWHP_GPA_RANGE *ranges
         return status;
 
     struct gpa_space *space = partition->space;
-    size_t room = gpa_space_range_count(space) + 16; /* some more may come between the two calls */
-    struct gpa_mapping *list = malloc(room * sizeof(*list));
-    if (!list)
-        return fail(STATUS_NO_MEMORY, "no memory to list %zu ranges", room);
-    size_t total = gpa_space_list(space, 0, list, room);
+    struct gpa_mapping *list = NULL;
+    size_t total = 0;
+    status = list_ranges(space, &list, &total);
+    if (status != STATUS_OK)
+        return status;
     status = put_ranges(space, list, total < capacity ? total : capacity, ranges);
     free(list);
     UINT32 count = (UINT32)total;

@@ -116,7 +116,7 @@ static enum status check_parts(const struct transfer *t)
 
 static void mark(const struct part *part, uint64_t size)
 {
-    if (!part->view.dirty || !size)
+    if (!part->view.dirty)
         return;
     struct gpa_range pages = range_round_out((struct gpa_range){part->gpa, size});
     if (pages.size == PAGE_SIZE)
@@ -145,9 +145,16 @@ static uint64_t copy_source(const struct part *part, bool write)
     return done;
 }
 
-/* Returns the bytes copied, and has marked them. */
-static uint64_t copy_part(const struct part *part, bool write)
+static bool in_one_page(uint64_t start, uint64_t size)
 {
+    return (start & ~PAGE_MASK) + size <= PAGE_SIZE;
+}
+
+/* Returns the bytes copied, and has marked them and told of them. How far a copy to another process that failed has come, is not
+ * known: within a page no byte, else perhaps any. */
+static uint64_t copy_part(const struct transfer *t, const struct part *part)
+{
+    const bool write = t->write;
     uint8_t *host = gpa_view_host(&part->view, part->gpa);
     uint64_t done;
 
@@ -157,8 +164,11 @@ static uint64_t copy_part(const struct part *part, bool write)
         done = part->size - guarded_copy_partial(host, part->buffer, part->size);
     else
         done = part->size - guarded_copy_partial(part->buffer, host, part->size);
-    if (write)
-        mark(part, done);
+    const uint64_t touched = likely(!part->view.source) || in_one_page(part->gpa, part->size) ? done : part->size;
+    if (write && likely(touched)) {
+        mark(part, touched);
+        gpa_space_wrote(t->space, part->gpa, touched);
+    }
     return done;
 }
 
@@ -168,15 +178,10 @@ static enum status copy_parts(const struct transfer *t)
     for (uint64_t done = 0; done < t->size; done += part.size) {
         if (!part_at(t, done, &part))
             return refuse(t, done, "not mapped");
-        if (copy_part(&part, t->write) < part.size)
+        if (copy_part(t, &part) < part.size)
             return refuse(t, done, "memory went away during the copy");
     }
     return STATUS_OK;
-}
-
-static bool in_one_page(uint64_t start, uint64_t size)
-{
-    return (start & ~PAGE_MASK) + size <= PAGE_SIZE;
 }
 
 static void remember(const struct transfer *t, const struct gpa_view *view)
@@ -206,7 +211,7 @@ static enum status transfer_in_page(const struct transfer *t)
         return status;
     if (!in_one_page((uintptr_t)t->buffer, t->size) && !probe(t->buffer + t->size - 1, !t->write))
         return bad_buffer(t);
-    if (likely(copy_part(&part, t->write) == t->size)) {
+    if (likely(copy_part(t, &part) == t->size)) {
         if (t->found)
             remember(t, &part.view);
         return STATUS_OK;
@@ -230,8 +235,6 @@ static enum status transfer(const struct transfer *t)
 
     gpa_space_read_begin(t->space);
     enum status status = likely(in_one_page(t->gpa, t->size)) ? transfer_in_page(t) : transfer_parts(t);
-    if (t->write && status == STATUS_OK)
-        gpa_space_wrote(t->space, t->gpa, t->size);
     gpa_space_read_end(t->space);
     return status;
 }

@@ -92,6 +92,18 @@ static bool cover_for(struct gpa_space *space, const struct gpa_consumer *new)
             cover_mapped(space, whole(space), 0, space->dirty));
 }
 
+void gpa_consumer_mark_all(struct gpa_space *space, const struct gpa_consumer *consumer, struct gpa_range range)
+{
+    gpa_t at = range.gpa, end = range_end(range);
+    struct extent e;
+
+    for (; at < end; at += e.size) {
+        e = extent_tree_piece(&space->mappings, at, end);
+        if (e.target && (e.attributes & flags_seen(consumer)) == flags_seen(consumer))
+            gpa_dirty_mark_range(space->dirty, pages_of(e.start), pages_of(e.size));
+    }
+}
+
 /* ---- handing on ---- */
 
 static void give_word(struct gpa_consumer *c, uint64_t first, uint64_t bits)

@@ -19,19 +19,24 @@ struct collector {
     uint64_t first;
     uint64_t *bitmap; /* NULL: only count */
     uint64_t count;
+    bool bad_bitmap;
 };
 
-static void collect_word(struct collector *collector, uint64_t page, uint64_t bits)
+/* It could be written a moment ago; but it is the caller's, and he may have other threads. */
+static always_inline bool put_bits(uint64_t *word, uint64_t bits)
 {
-    if (page < collector->first) { /* the range begins inside this word */
-        collector->bitmap[0] |= bits >> (collector->first - page);
-        return;
-    }
+    uint64_t before;
+
+    return likely(guarded_load64(word, &before) && guarded_store64(word, before | bits));
+}
+
+static always_inline bool collect_word(const struct collector *collector, uint64_t page, uint64_t bits)
+{
+    if (page < collector->first) /* the range begins inside this word */
+        return put_bits(collector->bitmap, bits >> (collector->first - page));
     uint64_t *word = collector->bitmap + (page - collector->first) / 64;
     unsigned shift = (page - collector->first) % 64;
-    word[0] |= bits << shift;
-    if (shift && bits >> (64 - shift))
-        word[1] |= bits >> (64 - shift);
+    return put_bits(word, bits << shift) && (!shift || !(bits >> (64 - shift)) || put_bits(word + 1, bits >> (64 - shift)));
 }
 
 static bool collect(void *ctx, const struct gpa_dirty_bits *words, size_t count)
@@ -40,8 +45,10 @@ static bool collect(void *ctx, const struct gpa_dirty_bits *words, size_t count)
 
     for (size_t i = 0; i < count; i++) {
         collector->count += (uint64_t)__builtin_popcountll(words[i].bits);
-        if (collector->bitmap)
-            collect_word(collector, words[i].first, words[i].bits);
+        if (collector->bitmap && unlikely(!collect_word(collector, words[i].first, words[i].bits))) {
+            collector->bad_bitmap = true;
+            return false;
+        }
     }
     return true;
 }
@@ -67,12 +74,15 @@ static enum status check_bitmap(gpa_t gpa, uint64_t size, const uint64_t *bitmap
 }
 
 /* Also finds out whether the bitmap can be written, before anything is cleared. */
-static enum status zero_bitmap(gpa_t gpa, uint64_t size, uint64_t *bitmap, size_t bytes)
+static enum status bad_bitmap(struct gpa_range range, const uint64_t *bitmap)
 {
-    if (bytes == 0 || guarded_fill_partial(bitmap, 0, bitmap_size(size)) == 0)
-        return STATUS_OK;
-    return fail(STATUS_BAD_POINTER, RANGE_FORMAT "the bitmap at %p cannot be written", gpa, size,
-                (void *)bitmap);
+    return fail(STATUS_BAD_POINTER, RANGE_FORMAT "the bitmap at %p cannot be written", range.gpa, range.size,
+                (const void *)bitmap);
+}
+
+static enum status zero_bitmap(struct gpa_range range, uint64_t *bitmap, size_t bytes)
+{
+    return bytes == 0 || guarded_fill_partial(bitmap, 0, bitmap_size(range.size)) == 0 ? STATUS_OK : bad_bitmap(range, bitmap);
 }
 
 /* ---- lists ---- */
@@ -335,13 +345,18 @@ enum status gpa_consumer_bitmap(struct gpa_space *space, const struct gpa_dirty_
     if (status != STATUS_OK)
         return status;
 
-    struct collector collector = {pages_of(range.gpa), bitmap_bytes ? bitmap : NULL, 0};
+    struct collector collector = {pages_of(range.gpa), bitmap_bytes ? bitmap : NULL, 0, false};
     query_begin(space, query);
     status = check_consumer(space, query, &consumer);
     if (status == STATUS_OK)
-        status = zero_bitmap(range.gpa, range.size, bitmap, bitmap_bytes);
+        status = zero_bitmap(range, bitmap, bitmap_bytes);
     if (status == STATUS_OK)
         (query->flags & GPA_QUERY_PEEK ? peek : take)(space, consumer, range, collect, &collector);
+    if (unlikely(collector.bad_bitmap)) {
+        if (!(query->flags & GPA_QUERY_PEEK))
+            gpa_consumer_mark_all(space, consumer, range); /* what was cleared is in a bitmap that nobody can read */
+        status = bad_bitmap(range, bitmap);
+    }
     query_end(space, query);
     if (status == STATUS_OK && count)
         *count = collector.count;

@@ -111,7 +111,7 @@ static gpa_t populate_part(struct populate *p, gpa_t at, gpa_t end)
 {
     struct gpa_view view;
 
-    if (!check_mapped(p, at, end) || !gpa_space_find(p->space, at, &view))
+    if (!check_mapped(p, at, end) || !gpa_space_find_mapped(p->space, at, &view))
         return end;
     gpa_t stop = view.gpa + view.size < end ? view.gpa + view.size : end;
     uint64_t skip = PAGE_SIZE;
@@ -184,7 +184,9 @@ static void wish_huge(const struct populate *p)
 {
     struct gpa_view view;
 
-    for (gpa_t at = p->pages.gpa; at < range_end(p->pages) && gpa_space_find(p->space, at, &view); at = view.gpa + view.size) {
+    for (gpa_t at = p->pages.gpa; at < range_end(p->pages); at = view.gpa + view.size) {
+        if (!gpa_space_find_mapped(p->space, at, &view))
+            return;
         struct gpa_range part = range_intersect((struct gpa_range){view.gpa, view.size}, p->pages);
         uintptr_t start = (uintptr_t)gpa_view_host(&view, part.gpa), end = start + part.size;
         start = (start + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1);

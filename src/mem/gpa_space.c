@@ -317,7 +317,7 @@ enum status gpa_space_unmap(struct gpa_space *space, gpa_t gpa, uint64_t size)
 
 /* ---- lookup ---- */
 
-bool gpa_space_find(const struct gpa_space *space, gpa_t gpa, struct gpa_view *view)
+bool gpa_space_find_mapped(const struct gpa_space *space, gpa_t gpa, struct gpa_view *view)
 {
     struct extent extent;
     bool found = extent_tree_find(&space->mappings, gpa, &extent);
@@ -327,6 +327,13 @@ bool gpa_space_find(const struct gpa_space *space, gpa_t gpa, struct gpa_view *v
         *view = (struct gpa_view){.gpa = space->limit, .size = 0 - space->limit};
     else if (!found && view->size > space->limit - view->gpa)
         view->size = space->limit - view->gpa;
+    return found;
+}
+
+bool gpa_space_find(const struct gpa_space *space, gpa_t gpa, struct gpa_view *view)
+{
+    const bool found = gpa_space_find_mapped(space, gpa, view);
+
     if (likely(!space->doorbells.count))
         return found;
     gpa_doorbells_hide(space, gpa, view);

@@ -103,6 +103,9 @@ must_check enum status gpa_space_replace(struct gpa_space *space, struct gpa_ran
 /* The source of an owner that is not 0, if it is reached by copying. */
 struct process_source *gpa_space_copied(const struct gpa_space *space, uint32_t owner);
 
+/* gpa_space_find as if there were no doorbells: for what is about the memory and not about accesses. */
+bool gpa_space_find_mapped(const struct gpa_space *space, gpa_t gpa, struct gpa_view *view);
+
 /* The bytes from start on that are mapped without a hole, with all of the flags (0: any); no more
  * than size. Under `change` or in a read section. */
 uint64_t gpa_space_covered(const struct gpa_space *space, gpa_t start, uint64_t size,
@@ -141,6 +144,9 @@ void gpa_consumers_forget(struct gpa_space *space, struct gpa_range range, uint3
 
 /* The pages of the range were mapped, replaced or unmapped. Processors are held. */
 void gpa_consumers_replaced(struct gpa_space *space, struct gpa_range range);
+
+/* All pages of the range that the consumer is told of are dirty, for all consumers. Under `change`. */
+void gpa_consumer_mark_all(struct gpa_space *space, const struct gpa_consumer *consumer, struct gpa_range range);
 
 /* A gpa_dirty_sink: the pages are dirty for all consumers but one. Its context. Under `change`. */
 struct gpa_consumers {

@@ -66,7 +66,7 @@ uint64_t gpa_space_resident_copied(struct gpa_space *space, gpa_t gpa, uint64_t 
     uint64_t resident = 0;
 
     gpa_space_read_begin(space);
-    if (gpa_space_find(space, gpa, &view) && view.source && view.size - (gpa - view.gpa) >= size)
+    if (gpa_space_find_mapped(space, gpa, &view) && view.source && view.size - (gpa - view.gpa) >= size)
         resident = process_resident(view.source->process, remote_address(&view, gpa), size);
     gpa_space_read_end(space);
     return resident;
@@ -265,7 +265,8 @@ static bool take_area(void *context, const struct process_area *area)
 {
     struct build *b = context;
     uint64_t first = address_at(b, 0), last = first + b->mapping->size;
-    uint64_t start = area->start > first ? area->start : first, end = area->end < last ? area->end : last;
+    uint64_t free = first + b->done; /* areas do not overlap, or so the list of a process that changes them meanwhile says */
+    uint64_t start = area->start > free ? area->start : free, end = area->end < last ? area->end : last;
 
     if (area->start >= last)
         return false;

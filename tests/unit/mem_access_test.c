@@ -233,6 +233,35 @@ static void test_wrote(void **state)
     assert_int_equal(wrote_calls, 2);
 }
 
+static void take_second_page_away(void *ctx, gpa_t gpa, uint64_t size)
+{
+    on_wrote(NULL, gpa, size);
+    assert_int_equal(mprotect(ctx, PAGE_SIZE, PROT_NONE), 0);
+}
+
+/* A write that fails in the middle, because memory goes away after it was looked at, is told as far as it came, and dirty. */
+static void test_wrote_half(void **state)
+{
+    struct fixture *f = *state;
+    struct gpa_listener listens = {nothing, no_change, take_second_page_away, f->host + PAGES(3), NULL};
+    uint8_t buffer[100] = {0};
+    uint64_t bitmap;
+
+    arm_guard();
+    gpa_space_add_listener(f->space, &listens);
+    assert_ok(map(f->space, BASE, PAGES(1), f->host, RW | T));
+    assert_ok(map(f->space, BASE + PAGES(1), PAGES(1), f->host + PAGES(3), RW | T));
+    wrote_calls = 0;
+    assert_status(gpa_space_write(f->space, BASE + 4050, buffer, 100), STATUS_ACCESS_DENIED);
+    assert_int_equal(wrote_calls, 1);
+    assert_int_equal(wrote_gpa, BASE + 4050);
+    assert_int_equal(wrote_size, 46);
+    assert_ok(gpa_space_query_dirty(f->space, BASE, PAGES(2), &bitmap, 8));
+    assert_int_equal(bitmap, 1);
+    assert_int_equal(mprotect(f->host + PAGES(3), PAGE_SIZE, PROT_READ | PROT_WRITE), 0);
+    gpa_space_remove_listener(f->space, &listens);
+}
+
 static void test_entries(void **state)
 {
     struct fixture *f = *state;
@@ -339,7 +368,7 @@ int main(void)
         TEST(test_host_memory_gone),
         TEST(test_truncated_file),
         TEST(test_bad_buffers),
-        TEST(test_wrote),
+        TEST(test_wrote), TEST(test_wrote_half),
         TEST(test_entries),
         TEST(test_entries_without_host),
         TEST(test_copy_stops_exactly),

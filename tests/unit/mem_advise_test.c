@@ -1,11 +1,13 @@
 /* gpa_advise.h: populate makes pages resident, pins are counted. */
 #include "mem_test.h"
 
+#include "mem/gpa_doorbell.h"
 #include "mem/host_pins.h"
 
 #include <stdlib.h>
 
 #include <fcntl.h>
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -73,6 +75,23 @@ static void test_populate(void **state)
     uint64_t count;
     assert_ok(gpa_space_peek_dirty(f->space, BASE, PAGES(64), NULL, 0, &count));
     assert_int_equal(count, 0);
+}
+
+/* A doorbell keeps guests off its page; the memory under it, and behind it, is what it was. */
+static void test_populate_doorbell(void **state)
+{
+    struct fixture *f = *state;
+    const struct gpa_doorbell first = {.gpa = BASE}, fifth = {.gpa = BASE + PAGES(5) + 8, .length = 4};
+    const int event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    uint64_t id;
+
+    assert_true(event >= 0);
+    assert_ok(map(f->space, BASE, PAGES(64), f->host, RW));
+    assert_ok(gpa_doorbell_create(f->space, &first, event, &id));
+    assert_ok(gpa_doorbell_create(f->space, &fifth, event, &id));
+    assert_ok(gpa_space_populate(f->space, range(BASE, PAGES(64)), GPA_ACCESS_WRITE, 0));
+    assert_int_equal(resident(f->host, 64), 64);
+    close(event);
 }
 
 static void test_populate_pieces(void **state)
@@ -440,6 +459,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_map_touches_nothing),
         TEST(test_populate),
+        TEST(test_populate_doorbell),
         TEST(test_populate_pieces),
         TEST(test_populate_arguments),
         TEST(test_populate_missing_host),

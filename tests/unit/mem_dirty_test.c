@@ -259,12 +259,53 @@ static void test_host_marks(void **state)
     gpa_space_destroy(space);
 }
 
+/* The caller's bitmap goes away while processors are brought to a halt: after it was looked at, before it is written. */
+static uint64_t *vanishing;
+
+static void take_bitmap_away(void *ctx)
+{
+    (void)ctx;
+    if (vanishing)
+        assert_int_equal(mprotect(vanishing, PAGE_SIZE, PROT_READ), 0);
+}
+
+static void no_release(void *ctx, const struct gpa_change *change)
+{
+    (void)ctx;
+    (void)change;
+}
+
+static void test_bitmap_goes_away(void **state)
+{
+    struct gpa_space *space = gpa_space_create(40);
+    struct gpa_listener listener = {take_bitmap_away, no_release, NULL, NULL, NULL};
+    uint64_t *bitmap = (uint64_t *)(void *)host_pages(1);
+
+    (void)state;
+    arm_guard();
+    gpa_space_add_listener(space, &listener);
+    assert_ok(map(space, PAGES(10), PAGES(10), (void *)0x100000, RW | T));
+    assert_ok(map(space, PAGES(30), PAGES(10), (void *)0x100000, RW | T));
+    assert_ok(gpa_space_mark_dirty(space, PAGES(12), PAGES(2)));
+    vanishing = bitmap;
+    assert_status(gpa_space_query_dirty(space, PAGES(10), PAGES(10), bitmap, 8), STATUS_BAD_POINTER);
+    vanishing = NULL;
+    assert_int_equal(mprotect(bitmap, PAGE_SIZE, PROT_READ | PROT_WRITE), 0);
+    assert_ok(gpa_space_query_dirty(space, PAGES(10), PAGES(10), bitmap, 8));
+    assert_int_equal(*bitmap & 0xc, 0xc); /* no page is lost; which were clean is */
+    assert_ok(gpa_space_query_dirty(space, PAGES(30), PAGES(10), bitmap, 8));
+    assert_int_equal(*bitmap, 0);
+    gpa_space_remove_listener(space, &listener);
+    gpa_space_destroy(space);
+    free_pages(bitmap, 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random),     cmocka_unit_test(test_uncovered_is_clean),
         cmocka_unit_test(test_race),       cmocka_unit_test(test_query_rules),
-        cmocka_unit_test(test_host_marks),
+        cmocka_unit_test(test_host_marks), cmocka_unit_test(test_bitmap_goes_away),
     };
     return run_group(tests, array_size(tests));
 }
