@@ -51,6 +51,7 @@ static const struct {
     {"PROC-12", KVM, SHOWN(SplitStores), "the half of a store that lies in memory is there already when the other half exits"},
     {"PROC-22", KVM, ELSEWHERE, "an unprivileged process may not open /dev/kvm"},
     {"MEM-10", KVM, SHOWN(UnmappedPageTables), "page tables that no memory slot holds: KVM raises a page fault, or never comes back"},
+    {"BELL-11", FAST_KVM, SHOWN(UnmappedPageTables), "page tables that no memory slot holds: KVM raises a page fault, or never comes back"},
     {"VENDOR-1", FAST_KVM, SHOWN(HostVendor), "what the host's processor executes itself, it does as its own vendor"},
     {"VENDOR-2", KVM, SHOWN(HostVendor), "what the host's processor executes itself, it does as its own vendor"},
     {"VENDOR-3", KVM, SHOWN(HostVendor), "what the host's processor executes itself, it does as its own vendor"},

@@ -17,10 +17,10 @@
 #define TIB          ((UINT64)1 << 40)
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 enum { SANITIZED = 1 }; /* their mlock does nothing */
-#define MANY 100000ull
+#define MANY 100000u
 #else
 enum { SANITIZED = 0 };
-#define MANY 1000000ull
+#define MANY 1000000u
 #endif
 
 static const WHV_ACCESS_GPA_CONTROLS controls = {.AsUINT64 = WHvCacheTypeWriteBack};
@@ -55,8 +55,8 @@ static UINT32 ranges(struct guest *g)
 /* No range continues its neighbour. The guest reads one of them after each kind of change. */
 static void a_million_ranges(void **state)
 {
-    const UINT64 start = (UINT64)1 << 32, middle = start + MANY / 2 * 2 * PAGE;
-    UINT8 *host = reserve(2 * PAGE * MANY);
+    const UINT64 many = test_rounds(MANY), start = (UINT64)1 << 32, middle = start + many / 2 * 2 * PAGE;
+    UINT8 *host = reserve(2 * PAGE * many);
     struct guest g;
     UINT64 value = 0, bits;
 
@@ -64,12 +64,12 @@ static void a_million_ranges(void **state)
     guest_begin(&g, NULL);
     const UINT32 before = ranges(&g);
     const UINT64 pages = mapped_pages(&g);
-    for (UINT64 i = 0; i < MANY; i++) /* in an order that is neither up nor down */
-        if (WHvMapGpaRange(g.partition, host + 2 * PAGE * (i * 7919 % MANY), start + 2 * PAGE * (i * 7919 % MANY), PAGE,
+    for (UINT64 i = 0; i < many; i++) /* in an order that is neither up nor down */
+        if (WHvMapGpaRange(g.partition, host + 2 * PAGE * (i * 7919 % many), start + 2 * PAGE * (i * 7919 % many), PAGE,
                            FLAGS(i & 1 ? 11 : 3)) != S_OK)
             fail_msg("range %llu: %s", (unsigned long long)i, OwhpGetLastErrorText());
-    assert_int_equal(mapped_pages(&g), pages + MANY);
-    assert_int_equal(ranges(&g), before + MANY);
+    assert_int_equal(mapped_pages(&g), pages + many);
+    assert_int_equal(ranges(&g), before + many);
     host[middle - start] = 0x44;
     assert_ok(WHvReadGpaRange(g.partition, 0, middle, controls, &value, 1));
     assert_int_equal(value, 0x44);
@@ -78,15 +78,15 @@ static void a_million_ranges(void **state)
     assert_ok(WHvWriteGpaRange(g.partition, 0, middle + 8, controls, &value, 8));
     assert_ok(WHvQueryGpaRangeDirtyBitmap(g.partition, middle, PAGE, &bits, 8));
     assert_int_equal(bits, 1);
-    assert_ok(WHvUnmapGpaRange(g.partition, start, MANY * PAGE)); /* the lower half, in one call */
-    assert_int_equal(mapped_pages(&g), pages + MANY / 2);
-    assert_int_equal(ranges(&g), before + MANY / 2);
-    for (UINT64 i = MANY / 2; i < MANY; i++)
+    assert_ok(WHvUnmapGpaRange(g.partition, start, many * PAGE)); /* the lower half, in one call */
+    assert_int_equal(mapped_pages(&g), pages + many / 2);
+    assert_int_equal(ranges(&g), before + many / 2);
+    for (UINT64 i = many / 2; i < many; i++)
         assert_ok(WHvUnmapGpaRange(g.partition, start + 2 * PAGE * i, PAGE));
     assert_int_equal(mapped_pages(&g), pages);
     assert_int_equal(ranges(&g), before);
     guest_end(&g);
-    munmap(host, 2 * PAGE * MANY);
+    munmap(host, 2 * PAGE * many);
 }
 
 /* ---- large ---- */

@@ -18,8 +18,8 @@ GUEST = f"{ROOT}/build/guest-kvm"
 INSIDE = "/openwhp"  # the source tree's place in the guest
 MODULES = ["irqbypass", "kvm", "kvm-amd"]
 
-# Repetitions are divided by this, too: a virtual machine takes a fifth of a second to come and go.
-SHORTER = {"kvm leak": 5}
+# Repetitions are divided by this, too: a virtual machine takes a fifth of a second to come and go, a memory slot milliseconds.
+SHORTER = {"kvm leak": 5, "kvm memory limits": 10, "kvm faults": 4}
 # On one processor of the guest. QEMU's translator does not fetch code atomically against the stores of another processor, and may
 # keep what it has made of the old; that is what this test looks at.
 ONE_PROCESSOR = ["kvm threads code"]
@@ -28,12 +28,12 @@ ONE_PROCESSOR = ["kvm threads code"]
 def options():
     parser = argparse.ArgumentParser(add_help=False, usage="scripts/check-nested-kvm [OPTION...]; --help says more")
     parser.add_argument("--only", action="append", default=[])
-    parser.add_argument("--limit", type=int, default=900)
+    parser.add_argument("--limit", type=int, default=600)
     parser.add_argument("--total", type=int, default=3600)
     parser.add_argument("--shorter", type=int, default=10)
     parser.add_argument("--append", default="")
     parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--cpu", default="max")
     parser.add_argument("--build", default="build")
     parser.add_argument("--verbose", action="store_true")
@@ -69,10 +69,14 @@ def files_of(build, test, files):
             files.setdefault(inside(library), library)
 
 
-def command_of(build, test, shorter):
+def is_pinned(test, arguments):
+    return arguments.cpus > 1 and test["name"] in ONE_PROCESSOR
+
+
+def command_of(build, test, arguments):
     words = [f"{name}={inside(value)}" for name, value in test["env"].items() if name != "LD_LIBRARY_PATH"]
-    words.append(f"OPENWHP_TEST_SHORTER={shorter * SHORTER.get(test['name'], 1)}")
-    pinned = ["taskset", "1"] if test["name"] in ONE_PROCESSOR else []
+    words.append(f"OPENWHP_TEST_SHORTER={arguments.shorter * SHORTER.get(test['name'], 1)}")
+    pinned = ["taskset", "1"] if is_pinned(test, arguments) else []
     return " ".join(shlex.quote(word) for word in ["env", *words, *pinned, *map(inside, test["cmd"])])
 
 
@@ -80,7 +84,7 @@ def make_initramfs(build, tests, arguments, folder):
     files = {f"/modules/{name}.ko": f"{GUEST}/{name}.ko" for name in MODULES}
     for test in tests:
         files_of(build, test, files)
-    lines = [f"{test['name']}\t{arguments.limit}\t{command_of(build, test, arguments.shorter)}\n" for test in tests]
+    lines = [f"{test['name']}\t{arguments.limit}\t{command_of(build, test, arguments)}\n" for test in tests]
     for name, text in [("build", inside(build) + "\n"), ("tests", "".join(lines))]:
         with open(f"{folder}/{name}", "w") as file:
             file.write(text)
@@ -106,8 +110,9 @@ class Progress:
 
 
 class Report:
-    def __init__(self, tests, verbose):
-        self.count, self.verbose, self.progress = len(tests), verbose, Progress()
+    def __init__(self, tests, arguments):
+        self.count, self.verbose, self.progress = len(tests), arguments.verbose, Progress()
+        self.pinned = [test["name"] for test in tests if is_pinned(test, arguments)]
         self.passed, self.failed, self.skipped, self.cases, self.cases_skipped = [], [], [], 0, 0
         self.name, self.begun, self.output, self.over, self.refusal = "", 0, [], False, None
 
@@ -147,7 +152,7 @@ class Report:
         self.cases += cases
         self.cases_skipped += sum("SKIPPED" in remark for remark in remarks)
         reason = "" if verdict != "FAILED" else ": stopped, over its limit" if limit else f": exit status {status}"
-        reason += ", on one processor" if name in ONE_PROCESSOR else ""
+        reason += ", on one processor" if name in self.pinned else ""
         done = len(self.passed) + len(self.failed) + len(self.skipped)
         self.progress.say(f"{done:3}/{self.count}  {verdict}  {name}  {time.time() - self.begun:.0f} s{reason}")
         shown = self.output if verdict != "passed" or self.verbose else remarks
@@ -221,7 +226,7 @@ def main():
         sys.exit("check-nested-kvm: no such test")
     with tempfile.TemporaryDirectory() as folder:
         make_initramfs(build, tests, arguments, folder)
-        report = Report(tests, arguments.verbose)
+        report = Report(tests, arguments)
         guest = boot(arguments, folder)
         try:
             why = lines_until_end(guest, report, arguments.total)

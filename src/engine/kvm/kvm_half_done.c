@@ -297,12 +297,29 @@ static bool undo_registers(struct cpu *cpu, const struct decoded *d)
     return true;
 }
 
+/* One step with the port of a trial. The host's processor knows no reserved bits where the partition's width is below its own. */
+static bool try_step(struct cpu *cpu, const struct effect *wanted)
+{
+    enum { WIDEST = 52 };
+    const struct cpu_port *port = cpu->port;
+    const uint8_t bits = cpu->physical_bits;
+    struct trial trial = {.wanted = wanted};
+
+    current = &trial;
+    cpu->port = &trial_port;
+    cpu->physical_bits = wanted->gpa >> bits ? WIDEST : bits;
+    cpu_drop_memory(cpu, false);
+    (void)cpu_step(cpu);
+    cpu->physical_bits = bits;
+    cpu->port = port;
+    cpu_drop_memory(cpu, false);
+    return trial.found;
+}
+
 /* Is the instruction `length` bytes back from `behind` the one? The processor is then before it. */
 static bool try_place(struct engine_vcpu *vcpu, const struct position *behind, unsigned length, const struct effect *wanted)
 {
     struct cpu *cpu = vcpu->cpu;
-    const struct cpu_port *port = cpu->port;
-    struct trial trial = {.wanted = wanted};
     struct decoded d;
     struct position place;
 
@@ -311,14 +328,9 @@ static bool try_place(struct engine_vcpu *vcpu, const struct position *behind, u
     if (!kvm_decode_here(cpu, &d) || (length && d.insn.length != length) || !undo_registers(cpu, &d))
         return false;
     remember(cpu, &place);
-    current = &trial;
-    cpu->port = &trial_port;
-    cpu_drop_memory(cpu, false);
-    (void)cpu_step(cpu);
-    cpu->port = port;
-    cpu_drop_memory(cpu, false);
+    const bool found = try_step(cpu, wanted);
     go_to(cpu, &place);
-    return trial.found;
+    return found;
 }
 
 static bool go_back(struct engine_vcpu *vcpu, const struct effect *wanted)
