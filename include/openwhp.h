@@ -45,8 +45,9 @@ typedef enum OWHP_ENGINE_DIFFERENCES {
     /* Pages that processors only read or executed may be reported as dirty. None is missing. */
     OwhpEngineDifferenceReadsMayBeDirty = 1,
     /*
-     * When a store over two pages exits for one of them, the other may have its part already; and a
-     * read-modify-write that exits for its write may have set its flags.
+     * When a store over two pages exits for one of them, the other may have its part already; a
+     * read-modify-write that exits for its write may have set its flags; and a POPA that exits may have
+     * written the registers whose values it had read before.
      */
     OwhpEngineDifferenceSplitStores = 2,
     /*

@@ -4,6 +4,8 @@
  * (tests/data/whp-enums.tsv), so a name that nobody thought of fails.
  */
 #include "guest.h"
+#include "differences.h"
+#include "host_x87.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -258,6 +260,18 @@ static void check_equal(const char *text, const char *what, UINT64 actual, UINT6
     fail();
 }
 
+/* The bits that a guest sees: some processors do not keep all (host_x87.h; APM 2, 6.1.2: SYSENTER is for legacy mode). */
+static UINT64 seen_bits(UINT32 name)
+{
+    if (!engine_differs(OwhpEngineDifferenceHostVendor))
+        return ~0ull;
+    if ((name == R(SysenterEip) || name == R(SysenterEsp)) && __builtin_cpu_is("amd"))
+        return 0xffffffff;
+    if ((name == R(FpControlStatus) || name == R(XmmControlStatus)) && !host_keeps_fp_pointers())
+        return name == R(FpControlStatus) ? 0x0000ffffffffffff : 0;
+    return ~0ull;
+}
+
 static void try_number(struct guest *g, const struct row *row, UINT32 name, const char *text, UINT64 number)
 {
     WHV_REGISTER_VALUE value = {.Reg64 = number};
@@ -280,7 +294,7 @@ static void try_number(struct guest *g, const struct row *row, UINT32 name, cons
     UINT64 seen = guest_reads(g, row, name);
     if (row->how == APIC)
         number &= 0xffffffff;
-    check_equal(text, "seen by the guest", seen, number);
+    check_equal(text, "seen by the guest", seen & seen_bits(name), number & seen_bits(name));
 }
 
 static void try_segment(struct guest *g, const struct row *row, UINT32 name, const char *text)
@@ -576,7 +590,10 @@ static void mmx_aliases(void **state)
     assert_field(&g, IoPortAccess.Rax, 0xabcdef);
     value = guest_get_value(&g, R(FpMmx3));
     assert_int_equal(value.Fp.AsUINT128.Low64, 0x1122334455667788);
-    assert_int_equal(value.Fp.AsUINT128.High64, 0xffff);
+    if (!engine_differs(OwhpEngineDifferenceHostVendor) || host_mmx_sets_exponents())
+        assert_int_equal(value.Fp.AsUINT128.High64, 0xffff);
+    else
+        print_message("the host's processor sets no exponents under MMX registers\n");
     assert_int_equal(guest_get(&g, R(FpControlStatus)) >> 27 & 7, 0);
     guest_end(&g);
 }

@@ -67,6 +67,9 @@ def files_of(build, test, files):
         files[inside(path)] = path
         for library in libraries(path):
             files.setdefault(inside(library), library)
+            beside = f"{os.path.dirname(library)}/libgcc_s.so.1"  # pthread_cancel loads it
+            if os.path.isfile(beside):
+                files.setdefault(beside, beside)
 
 
 def is_pinned(test, arguments):

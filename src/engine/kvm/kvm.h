@@ -185,6 +185,8 @@ void kvm_state_pull(struct engine_vcpu *vcpu);
 void kvm_state_complete(struct engine_vcpu *vcpu);
 /* Before a run. False: KVM refuses the state. */
 bool kvm_state_push(struct engine_vcpu *vcpu);
+/* After a run: has KVM reported registers? When it fails before it has done anything, those of the run before are still there. */
+bool kvm_state_is_new(const struct engine_vcpu *vcpu);
 
 /* ---- kvm_msr.c: of a whole state ---- */
 

@@ -51,7 +51,7 @@ static int enter(struct engine_vcpu *vcpu)
     atomic_store(&k->in_kvm, true);
     if (!has_request(vcpu->cpu))
         result = ioctl(k->fd, KVM_RUN, 0) < 0 ? -errno : 0;
-    if (result != NOT_ENTERED)
+    if (result != NOT_ENTERED && result != -EINVAL && kvm_state_is_new(vcpu))
         k->open.is_open = false;
     atomic_store(&k->in_kvm, false);
     __atomic_store_n(&k->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
@@ -145,7 +145,9 @@ static enum cpu_leave answer(struct engine_vcpu *vcpu, struct event *event)
 
 static enum cpu_leave after_run(struct engine_vcpu *vcpu, int result, struct event *event)
 {
-    if (result == -EINVAL) { /* a state that KVM refuses: ours is still the one that counts */
+    /* A state that KVM refuses, or a failure before anything: ours is still the one that counts. */
+    if (result == -EINVAL || !kvm_state_is_new(vcpu)) {
+        kvm_open_forget(vcpu);
         vcpu->kvm->mirror.valid = false;
         return step(vcpu, event);
     }

@@ -396,6 +396,13 @@ static void events_push(struct engine_vcpu *vcpu)
     k->run->kvm_dirty_regs |= KVM_SYNC_X86_EVENTS;
 }
 
+bool kvm_state_is_new(const struct engine_vcpu *vcpu)
+{
+    const struct kvm_run *run = vcpu->kvm->run;
+
+    return !(run->kvm_dirty_regs & KVM_SYNC_X86_REGS) && run->s.regs.regs.rflags; /* of which bit 1 is always set */
+}
+
 bool kvm_state_push(struct engine_vcpu *vcpu)
 {
     struct kvm_vcpu *k = vcpu->kvm;
@@ -418,6 +425,8 @@ bool kvm_state_push(struct engine_vcpu *vcpu)
     if (!m->valid || !kvm_same(&regs, &m->regs, sizeof(regs))) {
         k->run->s.regs.regs = m->regs = regs;
         k->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+    } else {
+        k->run->s.regs.regs.rflags = 0; /* kvm_state_is_new */
     }
     if (!same_control)
         sregs_push(vcpu);
