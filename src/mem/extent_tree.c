@@ -3,6 +3,8 @@
  */
 #include "mem/extent_nodes.h"
 
+#include "util/check.h"
+
 /* ---- public ---- */
 
 void extent_tree_fini(struct extent_tree *tree)
@@ -211,7 +213,7 @@ static bool clear_short(struct extent_tree *tree, uint64_t start, uint64_t size)
     return true;
 }
 
-/* ---- public: changes and look-ups ---- */
+/* ---- public: changes ---- */
 
 void extent_tree_set(struct extent_tree *tree, const struct extent *extent)
 {
@@ -230,6 +232,70 @@ void extent_tree_clear(struct extent_tree *tree, uint64_t start, uint64_t size)
     if (unlikely(!clear_short(tree, start, size)))
         clear_long(tree, start, size);
 }
+
+/* ---- public: other attributes ---- */
+
+/* An extent that reaches across the number becomes two. */
+static void split_at(struct extent_tree *tree, uint64_t at)
+{
+    struct extent_path path;
+    extent_path_seek(tree, &path, at);
+    if (!extent_path_back(tree, &path))
+        return;
+    const struct extent old = extent_at(path.node[0], path.slot[0]);
+    const uint64_t end = old.start + old.size;
+    if (end <= at)
+        return;
+    const struct extent rest = extent_clip(&old, at, end - at);
+    extent_nodes_resize(tree, &path, at - old.start);
+    extent_nodes_insert(tree, &rest);
+}
+
+/* Those that continue their neighbours become one with them, from the one before start to the one at end. */
+static void join_all(struct extent_tree *tree, uint64_t start, uint64_t end)
+{
+    struct extent_path path, to;
+    struct extent before = {0}, now;
+    extent_path_seek(tree, &path, start);
+    to = path;
+    if (extent_path_back(tree, &to))
+        before = extent_at(to.node[0], to.slot[0]);
+    while (extent_path_settle(tree, &path)) {
+        now = extent_at(path.node[0], path.slot[0]);
+        if (now.start > end)
+            return;
+        if (!before.size || !extent_continues(&before, &now)) {
+            before = now;
+            path.slot[0]++;
+            continue;
+        }
+        before.size += now.size;
+        extent_path_seek(tree, &to, now.start);
+        check(extent_path_back(tree, &to));
+        extent_nodes_resize(tree, &to, before.size);
+        extent_nodes_remove(tree, &path, 1);
+        extent_path_seek(tree, &path, now.start);
+    }
+}
+
+void extent_tree_update(struct extent_tree *tree, uint64_t start, uint64_t size, extent_change *change, uint32_t by)
+{
+    const uint64_t end = start + size;
+    struct extent_path path;
+    if (!tree->root)
+        return;
+    split_at(tree, start);
+    split_at(tree, end);
+    for (extent_path_seek(tree, &path, start); extent_path_settle(tree, &path); path.slot[0]++) {
+        if (path.node[0]->start[path.slot[0]] >= end)
+            break;
+        struct extent_payload *payload = &path.node[0]->payload[path.slot[0]];
+        payload->attributes = change(payload->attributes, by);
+    }
+    join_all(tree, start, end);
+}
+
+/* ---- public: look-ups ---- */
 
 bool extent_tree_find(const struct extent_tree *tree, uint64_t key, struct extent *extent)
 {

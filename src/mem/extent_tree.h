@@ -31,7 +31,7 @@ struct extent_tree {
 /* An all-zero struct is an empty tree. */
 void extent_tree_fini(struct extent_tree *tree);
 
-/* Get the memory for this many of the following calls of set and clear (they cannot fail, and must
+/* Get the memory for this many of the following calls of set, clear and update (they cannot fail, and must
  * have been reserved for). What they leave over stays until it is trimmed. False: no memory. */
 must_check bool extent_tree_reserve(struct extent_tree *tree, size_t changes);
 
@@ -43,6 +43,11 @@ void extent_tree_set(struct extent_tree *tree, const struct extent *extent);
 
 /* Leave nothing in [start, start + size). */
 void extent_tree_clear(struct extent_tree *tree, uint64_t start, uint64_t size);
+
+/* Other attributes for what lies in [start, start + size): change() tells which, of each extent, `by` being the caller's. One
+ * change, however many extents there are. */
+typedef uint32_t extent_change(uint32_t attributes, uint32_t by);
+void extent_tree_update(struct extent_tree *tree, uint64_t start, uint64_t size, extent_change *change, uint32_t by);
 
 /* The extent that contains key. If there is none: false, and *extent has start and size of the hole
  * around key (up to UINT64_MAX), everything else 0. */

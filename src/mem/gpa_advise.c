@@ -10,38 +10,28 @@
 #include "mem/host_pins.h"
 #include "util/last_error.h"
 
-/* What an entry of space->pins becomes when `by` is added to its count. */
-static void add_to_count(struct gpa_space *space, struct extent piece, int by)
+static uint32_t one_less(uint32_t count, uint32_t unused)
 {
-    piece.attributes += (uint32_t)by;
-    if (piece.attributes)
-        extent_tree_set(&space->pins, &piece);
-    else
-        extent_tree_clear(&space->pins, piece.start, piece.size);
+    (void)unused;
+    return count - 1;
 }
 
-/* Take one pin off every page between. All are pinned, the memory is reserved. */
+/* Take one pin off every page between. All are pinned, the memory for one change is reserved. */
 static void drop_one(struct gpa_space *space, gpa_t from, gpa_t end)
 {
     struct extent piece;
+    if (from == end)
+        return;
     for (gpa_t at = from; at < end; at += piece.size) {
         piece = extent_tree_piece(&space->pins, at, end);
         host_pins_drop(piece.target, piece.size);
-        add_to_count(space, piece, -1);
     }
-}
-
-/* How many pieces of equal count and mapping the range has. */
-static size_t count_pieces(const struct gpa_space *space, gpa_t gpa, gpa_t end)
-{
-    size_t count = 0;
-    uint64_t step;
-    for (gpa_t at = gpa; at < end; at += step, count++) {
-        uint64_t pinned = extent_tree_piece(&space->pins, at, end).size;
-        uint64_t mapped = extent_tree_piece(&space->mappings, at, end).size;
-        step = pinned < mapped ? pinned : mapped;
+    extent_tree_update(&space->pins, from, end - from, one_less, 0);
+    for (gpa_t at = from; at < end; at += piece.size) {
+        piece = extent_tree_piece(&space->pins, at, end);
+        if (piece.attributes == 0)
+            extent_tree_clear(&space->pins, at, piece.size); /* a whole one: needs no memory */
     }
-    return count;
 }
 
 /* Pin the pages up to the next change of count or mapping; advance. */
@@ -51,11 +41,14 @@ static enum status pin_piece(struct gpa_space *space, gpa_t *at, gpa_t end)
     struct extent piece = extent_tree_piece(&space->pins, *at, mapped.start + mapped.size);
     if (mapped.owner && gpa_space_copied(space, mapped.owner))
         return fail(STATUS_NOT_SUPPORTED, "pin: the memory at 0x%" PRIx64 " is another process's", *at);
+    if (!extent_tree_reserve(&space->pins, 2)) /* for this, and to take all of them back */
+        return fail(STATUS_NO_MEMORY, "pin: no memory to record the pins");
     enum status status = host_pins_add(mapped.target, piece.size);
     if (status != STATUS_OK)
         return status;
     piece.target = mapped.target;
-    add_to_count(space, piece, 1);
+    piece.attributes++;
+    extent_tree_set(&space->pins, &piece);
     *at += piece.size;
     return STATUS_OK;
 }
@@ -68,9 +61,6 @@ static enum status pin_all(struct gpa_space *space, gpa_t gpa, uint64_t size)
         return fail(STATUS_GPA_RANGE_NOT_FOUND,
                     RANGE_FORMAT "pin: the page at 0x%" PRIx64 " is not mapped", gpa, size,
                     gpa + mapped);
-    /* Twice: a failure half way takes the pins off again. */
-    if (!extent_tree_reserve(&space->pins, 2 * count_pieces(space, gpa, end)))
-        return fail(STATUS_NO_MEMORY, RANGE_FORMAT "pin: no memory to record the pins", gpa, size);
     while (at < end) {
         enum status status = pin_piece(space, &at, end);
         if (status != STATUS_OK) {
@@ -101,7 +91,7 @@ static enum status unpin_all(struct gpa_space *space, gpa_t gpa, uint64_t size)
         return fail(STATUS_INVALID_ARGUMENT,
                     RANGE_FORMAT "unpin: the page at 0x%" PRIx64 " is not pinned", gpa, size,
                     gpa + pinned);
-    if (!extent_tree_reserve(&space->pins, count_pieces(space, gpa, gpa + size)))
+    if (!extent_tree_reserve(&space->pins, 1))
         return fail(STATUS_NO_MEMORY, RANGE_FORMAT "unpin: no memory to record it", gpa, size);
     drop_one(space, gpa, gpa + size);
     return STATUS_OK;

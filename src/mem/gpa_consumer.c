@@ -303,13 +303,12 @@ static bool next_to_switch(const struct gpa_space *space, gpa_t *at, gpa_t end, 
 
 static bool reserve_switch(struct gpa_space *space, struct gpa_range range, bool on)
 {
-    size_t count = 0;
-    struct extent extent;
+    return extent_tree_reserve(&space->mappings, 1) && (!on || gpa_consumers_cover(space, range, GPA_TRACK_DIRTY));
+}
 
-    for (gpa_t at = range.gpa; next_to_switch(space, &at, range_end(range), on, &extent);)
-        count++;
-    return extent_tree_reserve(&space->mappings, count + 1) &&
-           (!on || gpa_consumers_cover(space, range, GPA_TRACK_DIRTY));
+static uint32_t with_tracking(uint32_t flags, uint32_t on)
+{
+    return on ? flags | GPA_TRACK_DIRTY : flags & ~(uint32_t)GPA_TRACK_DIRTY;
 }
 
 static void switch_tracking(struct gpa_space *space, struct gpa_range range, bool on)
@@ -318,11 +317,9 @@ static void switch_tracking(struct gpa_space *space, struct gpa_range range, boo
     struct extent extent;
 
     gpa_space_hold(space);
-    for (gpa_t at = range.gpa; next_to_switch(space, &at, range_end(range), on, &extent);) {
-        extent.attributes ^= GPA_TRACK_DIRTY;
-        extent_tree_set(&space->mappings, &extent);
+    for (gpa_t at = range.gpa; next_to_switch(space, &at, range_end(range), on, &extent);)
         gpa_consumers_forget(space, (struct gpa_range){extent.start, extent.size}, GPA_CONSUMER_UNTRACKED);
-    }
+    extent_tree_update(&space->mappings, range.gpa, range.size, with_tracking, on);
     gpa_space_release(space, &change);
 }
 

@@ -4,6 +4,8 @@
 
 #include "mem/gpa_consumer.h"
 
+#include <sys/resource.h>
+
 enum { MODEL = 700, CONSUMERS = 5 };
 
 #define UNTRACKED GPA_CONSUMER_UNTRACKED
@@ -377,12 +379,49 @@ static void test_holds(void **state)
     gpa_space_destroy(space);
 }
 
+static long most_memory(void)
+{
+    struct rusage usage;
+
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_maxrss / 1024;
+}
+
+/* Of very many mappings in one call; that it is one change shows in the memory it takes (each as a change of its own: GiB). */
+static void test_switch_many(void **state)
+{
+    enum { RANGES = 200000 };
+    struct gpa_space *space = gpa_space_create(48);
+    const struct gpa_range all = {0, PAGES(RANGES)};
+    uint8_t *host = (uint8_t *)0x10000000000;
+    uint64_t count = 0;
+
+    (void)state;
+    for (uint64_t i = 0; i < RANGES; i++) /* none continues its neighbour */
+        assert_ok(map(space, PAGES(i), PAGES(1), host + PAGES(RANGES - i), RW));
+    const long before = most_memory();
+    assert_ok(gpa_space_set_tracking(space, all, true));
+    assert_int_equal(gpa_space_range_count(space), RANGES);
+    assert_ok(gpa_space_mark_dirty(space, PAGES(77), PAGES(9)));
+    assert_ok(gpa_space_peek_dirty(space, 0, all.size, NULL, 0, &count));
+    assert_int_equal(count, 9);
+    assert_ok(gpa_space_set_tracking(space, (struct gpa_range){PAGES(80), PAGES(2)}, false));
+    assert_ok(gpa_space_set_tracking(space, all, true));
+    assert_ok(gpa_space_peek_dirty(space, 0, all.size, NULL, 0, &count));
+    assert_int_equal(count, 7); /* those that were tracked all the time */
+    assert_ok(gpa_space_set_tracking(space, all, false));
+    assert_int_equal(gpa_space_range_count(space), RANGES);
+    assert_in_range(most_memory() - before, 0, 300); /* MiB */
+    gpa_space_destroy(space);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random),
         cmocka_unit_test(test_arguments),
         cmocka_unit_test(test_holds),
+        cmocka_unit_test(test_switch_many),
     };
     return run_group(tests, array_size(tests));
 }

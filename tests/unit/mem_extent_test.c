@@ -82,6 +82,18 @@ static void compare_all(const struct extent_tree *tree)
     assert_int_equal(tree->total, total);
 }
 
+/* Attributes are 1 or 2: the other one, or (by 1) always 1, so that neighbours join. */
+static uint32_t other_of(uint32_t attributes, uint32_t by)
+{
+    return by == 1 ? 1 : 3 - attributes;
+}
+
+static void model_update(uint64_t start, uint64_t size, uint32_t by)
+{
+    for (uint64_t i = start; i < start + size; i++)
+        model[i].attributes = model[i].target ? other_of(model[i].attributes, by) : 0;
+}
+
 /* Short extents make a deep tree, long ones clear swathes of it. Returns the greatest height. */
 static unsigned random_run(uint64_t seed, uint64_t long_every, unsigned steps)
 {
@@ -100,7 +112,10 @@ static unsigned random_run(uint64_t seed, uint64_t long_every, unsigned steps)
         e.target = NUMBERS * (1 + random_below(&random, 3)) + e.start;
 
         assert_true(extent_tree_reserve(&tree, 1));
-        if (random_below(&random, 3) == 0) {
+        if (random_below(&random, 8) == 0) {
+            extent_tree_update(&tree, e.start, e.size, other_of, e.attributes);
+            model_update(e.start, e.size, e.attributes);
+        } else if (random_below(&random, 3) == 0) {
             extent_tree_clear(&tree, e.start, e.size);
             model_clear(e.start, e.size);
         } else {

@@ -41,7 +41,7 @@ void *__wrap_mmap64(void *at, size_t size, int protection, int flags, int fd, of
 static uint8_t *host;
 
 struct picture {
-    struct gpa_mapping list[300];
+    struct gpa_mapping list[3000];
     size_t count;
     uint64_t mapped, pinned, dirty;
 };
@@ -55,7 +55,10 @@ static void take_picture(struct gpa_space *space, struct picture *picture)
     assert_ok(gpa_space_peek_dirty(space, 0, PAGES(100), NULL, 0, &picture->dirty));
 }
 
-/* 100 pages in one tracked mapping, partly pinned and dirty, and 64 lone pages: a few leaves. */
+enum { PIECES = 2500 };
+
+/* 100 pages in one tracked mapping, partly pinned and dirty, and 64 lone pages: a few leaves. And as many pages side by side as
+ * make their pins more nodes than there are at first. */
 static struct gpa_space *create(void)
 {
     struct gpa_space *space = gpa_space_create(48);
@@ -63,6 +66,8 @@ static struct gpa_space *create(void)
     assert_ok(map(space, 0, PAGES(100), host, RW | T));
     for (unsigned i = 0; i < 64; i++)
         assert_ok(map(space, PAGES(1000 + 2 * i), PAGE_SIZE, host + PAGES(i), RW));
+    for (unsigned i = 0; i < PIECES; i++)
+        assert_ok(map(space, PAGES(2000 + i), PAGE_SIZE, host + PAGES(199 - i % 200), RW));
     assert_ok(gpa_space_mark_dirty(space, PAGES(10), PAGES(30)));
     assert_ok(gpa_space_pin(space, PAGES(20), PAGES(20)));
     for (unsigned i = 0; i < 16; i += 2)
@@ -87,7 +92,7 @@ static enum status unmap_in_the_middle(struct gpa_space *space)
 
 static enum status pin_more(struct gpa_space *space)
 {
-    return gpa_space_pin(space, PAGES(21), PAGES(60));
+    return gpa_space_pin(space, PAGES(2000), PAGES(PIECES));
 }
 
 static enum status unpin_some(struct gpa_space *space)
