@@ -114,6 +114,26 @@ OWHP_EXPORT const char *WINAPI OwhpGetLastErrorText(void);
 OWHP_EXPORT VOID WINAPI OwhpSetLastErrorText(const char *Text);
 
 /* ========================================================================================== */
+/* Registers                                                                                  */
+/* ========================================================================================== */
+
+/*
+ * Registers that the API has no names for, for WHvGetVirtualProcessorRegisters and
+ * WHvSetVirtualProcessorRegisters, alone or among others:
+ *
+ *   OwhpX64RegisterYmmHigh(0 .. 15)  bits 128 to 255 of a YMM register, in Reg128. (The lower ones
+ *                                    are WHvX64RegisterXmm0 ..)
+ *   OwhpX64RegisterPkru              the rights of protection keys; bits 32 and up are 0
+ *
+ * In a partition whose processors lack the feature (AVX, PKU) they are names of a feature that the
+ * partition does not have. libWinHvEmulation asks the client's callbacks for them when an instruction
+ * needs them (AVX instructions, XSAVE and XRSTOR), and only then: a callback that passes names on
+ * needs to do nothing for it.
+ */
+#define OwhpX64RegisterYmmHigh(Number) ((WHV_REGISTER_NAME)(0x4F571000 + (Number)))
+#define OwhpX64RegisterPkru            ((WHV_REGISTER_NAME)0x4F571010)
+
+/* ========================================================================================== */
 /* Memory exits without an emulator                                                           */
 /* ========================================================================================== */
 

@@ -68,6 +68,9 @@ SAME(VREG_FEATURE_CONTROL, WHvX64RegisterIa32FeatureControl);
 SAME(VREG_APIC_FIRST, WHvX64RegisterApicId);
 SAME(VREG_APIC_LAST, WHvX64RegisterApicSelfIpi);
 SAME(VREG_VP_RUNTIME, WHvRegisterVpRuntime);
+SAME(VREG_YMM0_HIGH, OwhpX64RegisterYmmHigh(0));
+SAME(VREG_YMM15_HIGH, OwhpX64RegisterYmmHigh(15));
+SAME(VREG_PKRU, OwhpX64RegisterPkru);
 SAME(VREG_PENDING_INTERRUPTION, WHvRegisterPendingInterruption);
 SAME(VREG_INTERRUPT_STATE, WHvRegisterInterruptState);
 SAME(VREG_PENDING_EVENT, WHvRegisterPendingEvent);
@@ -145,6 +148,7 @@ static bool is_of_absent_feature(uint32_t name)
         {WHvRegisterReferenceTsc, WHvRegisterReferenceTsc},
         {WHvRegisterReferenceTscSequence, WHvRegisterReferenceTscSequence},
         {WHvX64RegisterNestedGuestState, WHvX64RegisterNestedVmxInvVpid},
+        {OwhpX64RegisterYmmHigh(0), OwhpX64RegisterPkru},                         /* AVX, PKU */
     };
 
     for (size_t i = 0; i < array_size(ranges); i++)

@@ -13,6 +13,7 @@
 
 #include "emul/emulator_port.h"
 #include "util/last_error.h"
+#include "x86/system/control.h"
 
 enum { PASSES = 256 }; /* calls of a REP's exec function before the emulator gives the guest a chance */
 
@@ -156,50 +157,72 @@ static bool execute_traced(struct emulator *e, const struct insn *insn)
     return done;
 }
 
-/* XSAVE and XRSTOR of what XCR0 and EDX:EAX select; beyond x87 and SSE the callbacks cannot pass it. */
-static bool selects_more_than_sse(const struct cpu *cpu)
-{
-    uint64_t selected = (uint64_t)cpu->gpr[REG_RDX].d << 32 | cpu->gpr[REG_RAX].d;
+/* ---- registers beyond the first batch ---- */
 
-    return cpu->xcr0 & selected & ~(uint64_t)3;
+static bool get_failed(struct emulator *e)
+{
+    (void)fail(STATUS_UNEXPECTED, "the callback that reads registers failed");
+    e->failure = EMULATOR_GET_REGISTERS_FAILED;
+    return false;
 }
 
-static bool load_xcr0(struct emulator *e)
+static bool is_supervisors(ZydisMnemonic mnemonic)
 {
-    const uint32_t name = VREG_XCR0;
-    union vreg_value value = {.q = {0, 0}};
-
-    if (!e->callbacks.get_registers(e->client.context, &name, 1, &value))
-        return false;
-    e->cpu->xcr0 = value.q[0];
-    return true;
+    return mnemonic == ZYDIS_MNEMONIC_XSAVES || mnemonic == ZYDIS_MNEMONIC_XSAVES64 || mnemonic == ZYDIS_MNEMONIC_XRSTORS ||
+           mnemonic == ZYDIS_MNEMONIC_XRSTORS64;
 }
 
+/* Upper halves and PKRU: names of our own, which a client need not know. */
+static bool load_extended(struct emulator *e, const struct insn *insn, uint64_t components)
+{
+    if (emulator_registers_load_extended(&e->registers, e->cpu, &e->client, components))
+        return true;
+    (void)emulator_insn_complain(e->cpu->mode, e->cpu->rip, insn->bytes, insn->length,
+                                 "needs OwhpX64RegisterYmmHigh or OwhpX64RegisterPkru, which the callback that reads registers refused");
+    e->failure = EMULATOR_GET_REGISTERS_FAILED;
+    return false;
+}
+
+/* XSAVE, XRSTOR: what XCR0 and EDX:EAX select. Their supervisor's forms have XSS as well, of which no component is known here. */
+static bool load_saved_state(struct emulator *e, const struct insn *insn)
+{
+    static const uint32_t names[] = {VREG_XCR0, VREG_XSS};
+    const uint64_t known = XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_PKRU;
+    struct cpu *cpu = e->cpu;
+    const uint64_t asked = (uint64_t)cpu->gpr[REG_RDX].d << 32 | cpu->gpr[REG_RAX].d;
+    union vreg_value values[2] = {0};
+
+    if (!e->callbacks.get_registers(e->client.context, names, is_supervisors(insn->mnemonic) ? 2 : 1, values))
+        return get_failed(e);
+    cpu->xcr0 = values[0].q[0];
+    if (unlikely((values[0].q[0] | values[1].q[0]) & asked & ~known))
+        return give_up(e, insn->bytes, insn->length, "moves state that the callbacks cannot pass");
+    return load_extended(e, insn, cpu->xcr0 & asked & (XCR0_AVX | XCR0_PKRU));
+}
+
+/* False: e->failure says why. */
 static bool load_what_it_needs(struct emulator *e, const struct emulator_insn *insn)
 {
     struct cpu *cpu = e->cpu;
     bool asks_tss = (insn->needs & NEEDS_TSS) && !e->request->is_io && (cpu_is_v86(cpu) || cpu->cpl > (cpu->rflags >> 12 & 3));
 
     if (((insn->needs & NEEDS_SYSTEM) || asks_tss || e->request->in_shadow) && !emulator_registers_load_system(&e->registers, cpu, &e->client))
-        return false;
-    if ((insn->needs & NEEDS_XCR0) && !load_xcr0(e))
-        return false;
-    return !(insn->needs & NEEDS_VECTOR) || emulator_registers_load_vector(&e->registers, cpu, &e->client);
+        return get_failed(e);
+    if ((insn->needs & NEEDS_VECTOR) && !emulator_registers_load_vector(&e->registers, cpu, &e->client))
+        return get_failed(e);
+    if (insn->needs & NEEDS_XSAVE)
+        return load_saved_state(e, &insn->insn);
+    return !(insn->needs & NEEDS_UPPER) || load_extended(e, &insn->insn, XCR0_AVX);
 }
 
 /* ---- endings ---- */
 
-static enum emulator_outcome callback_failed(enum emulator_outcome which)
-{
-    (void)fail(STATUS_UNEXPECTED, "the callback that %s registers failed",
-               which == EMULATOR_GET_REGISTERS_FAILED ? "reads" : "writes");
-    return which;
-}
-
 static enum emulator_outcome store(struct emulator *e, const union vreg_value *event)
 {
-    return emulator_registers_store(&e->registers, e->cpu, &e->client, event) ? EMULATOR_SUCCESS
-                                                                               : callback_failed(EMULATOR_SET_REGISTERS_FAILED);
+    if (emulator_registers_store(&e->registers, e->cpu, &e->client, event))
+        return EMULATOR_SUCCESS;
+    (void)fail(STATUS_UNEXPECTED, "the callback that writes registers failed");
+    return EMULATOR_SET_REGISTERS_FAILED;
 }
 
 /* WHV_X64_PENDING_EXCEPTION_EVENT: pending 0, type 1-3 (0: exception), has error 8, vector 16-31, error 32-63, parameter 64-127. */
@@ -210,7 +233,7 @@ static enum emulator_outcome inject_fault(struct emulator *e)
     union vreg_value value = {.q = {0, 0}};
 
     if (!e->callbacks.get_registers(e->client.context, &name, 1, &value))
-        return callback_failed(EMULATOR_GET_REGISTERS_FAILED);
+        return get_failed(e), e->failure;
     if (value.q[0] & 1) {
         (void)fail(STATUS_INVALID_STATE, "exception %u cannot be given to the guest: another event is pending", fault->vector);
         return EMULATOR_CANNOT_FAULT;
@@ -248,17 +271,13 @@ enum emulator_outcome emulator_run(struct emulator *e, void *context, const stru
     e->request = request;
     e->failure = EMULATOR_INTERNAL_FAILURE;
     if (!emulator_registers_load(&e->registers, cpu, &e->client))
-        return callback_failed(EMULATOR_GET_REGISTERS_FAILED);
+        return get_failed(e), e->failure;
     emulator_port_begin(e);
     cpu->leave = LEAVE_NONE;
     if (!find_instruction(e, &insn))
         return stopped(e, NULL);
     if ((insn->needs || request->in_shadow) && !load_what_it_needs(e, insn))
-        return callback_failed(EMULATOR_GET_REGISTERS_FAILED);
-    if (unlikely((insn->needs & NEEDS_XCR0) && selects_more_than_sse(cpu))) {
-        (void)give_up(e, insn->insn.bytes, insn->insn.length, "moves state that the callbacks cannot pass");
         return e->failure;
-    }
     bool done = execute_traced(e, &insn->insn);
     return done ? store(e, NULL) : stopped(e, &insn->insn);
 }

@@ -53,8 +53,6 @@ static bool controls_the_processor(ZydisMnemonic mnemonic)
     case ZYDIS_MNEMONIC_INVEPT:
     case ZYDIS_MNEMONIC_INVVPID:
     case ZYDIS_MNEMONIC_RSM:
-    case ZYDIS_MNEMONIC_XSAVES: case ZYDIS_MNEMONIC_XSAVES64:
-    case ZYDIS_MNEMONIC_XRSTORS: case ZYDIS_MNEMONIC_XRSTORS64:
         return true;
     default:
         return false;
@@ -99,8 +97,6 @@ static const char *reason_to_refuse(const struct decoded *d)
 {
     if (!touches_memory(d) && !touches_port(d) && !uses_descriptors(d))
         return "touches neither memory nor ports";
-    if (touches_upper_halves(d))
-        return "works on the upper halves of vector registers, which the callbacks cannot pass";
     if (controls_the_processor(d->insn.mnemonic))
         return "changes what the callbacks cannot pass";
     return NULL;
@@ -112,7 +108,9 @@ static bool is_extended_state(ZydisMnemonic mnemonic)
     case ZYDIS_MNEMONIC_XSAVE: case ZYDIS_MNEMONIC_XSAVE64:
     case ZYDIS_MNEMONIC_XSAVEC: case ZYDIS_MNEMONIC_XSAVEC64:
     case ZYDIS_MNEMONIC_XSAVEOPT: case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XSAVES: case ZYDIS_MNEMONIC_XSAVES64:
     case ZYDIS_MNEMONIC_XRSTOR: case ZYDIS_MNEMONIC_XRSTOR64:
+    case ZYDIS_MNEMONIC_XRSTORS: case ZYDIS_MNEMONIC_XRSTORS64:
         return true;
     default:
         return false;
@@ -125,8 +123,8 @@ static void classify(const struct decoded *d, struct emulator_insn *insn)
     insn->is_port = touches_port(d);
     insn->refused = reason_to_refuse(d);
     insn->needs = (uint8_t)((d->insn.uses_vector ? NEEDS_VECTOR : 0) | (is_system(d) ? NEEDS_SYSTEM : 0) |
-                            (insn->is_port ? NEEDS_TSS : 0) |
-                            (is_extended_state(d->insn.mnemonic) ? NEEDS_XCR0 | NEEDS_VECTOR : 0));
+                            (insn->is_port ? NEEDS_TSS : 0) | (touches_upper_halves(d) ? NEEDS_VECTOR | NEEDS_UPPER : 0) |
+                            (is_extended_state(d->insn.mnemonic) ? NEEDS_XSAVE | NEEDS_VECTOR : 0));
 }
 
 /* ---- decoding ---- */

@@ -2,10 +2,10 @@
  * The instruction to be emulated: decoded (and kept, for the same one comes again and again), and whether callbacks can carry
  * it out at all.
  *
- * They can when it accesses memory or a port and all else that it changes is a register of the API. They cannot for
+ * They can when it accesses memory or a port and all else that it changes is a register of the API, or one of ours: upper halves
+ * of YMM registers, PKRU (openwhp.h). They cannot for
  *   - instructions that touch neither memory nor ports: they cause no exit that is to be emulated,
- *   - what works on more than that: the upper halves of YMM registers (also a VEX instruction that writes an XMM
- *     register, for it clears them), TLB and cache control.
+ *   - what works on more than that: TLB and cache control.
  */
 #ifndef OWHP_EMUL_EMULATOR_INSN_H
 #define OWHP_EMUL_EMULATOR_INSN_H
@@ -18,7 +18,8 @@ enum {
     NEEDS_VECTOR = 1, /* x87, MMX, XMM */
     NEEDS_SYSTEM = 2, /* descriptor tables, TR, LDTR, CR3, interrupt state */
     NEEDS_TSS = 4,    /* the same when the I/O permission bitmap is asked */
-    NEEDS_XCR0 = 8,   /* XSAVE, XRSTOR: good for x87 and SSE state only */
+    NEEDS_XSAVE = 8,  /* XSAVE, XRSTOR: XCR0, XSS, and what these and EDX:EAX select */
+    NEEDS_UPPER = 16, /* upper halves of YMM registers; also what writes an XMM register with VEX, for it clears them */
 };
 
 struct emulator_insn {

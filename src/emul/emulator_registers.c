@@ -68,7 +68,7 @@ bool emulator_registers_load(struct emulator_registers *r, struct cpu *cpu, cons
     r->cpl = cpu->cpl = privilege(cpu);
     cpu->interrupt_shadow = false;
     cpu->xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX; /* an instruction that has come to an exit is enabled */
-    r->has_system = r->has_vector = r->traps = false;
+    r->has_system = r->has_vector = r->has_upper = r->has_pkru = r->traps = false;
     cpu_update_mode(cpu);
     return true;
 }
@@ -118,6 +118,32 @@ bool emulator_registers_load_vector(struct emulator_registers *r, struct cpu *cp
     return true;
 }
 
+enum { UPPER = 16 };
+
+bool emulator_registers_load_extended(struct emulator_registers *r, struct cpu *cpu, const struct emulator_client *client,
+                                      uint64_t components)
+{
+    uint32_t names[UPPER + 1], count = 0;
+    union vreg_value v[UPPER + 1];
+
+    r->has_upper = components & XCR0_AVX;
+    r->has_pkru = components & XCR0_PKRU;
+    if (r->has_upper)
+        for (; count < UPPER; count++)
+            names[count] = VREG_YMM0_HIGH + count;
+    if (r->has_pkru)
+        names[count++] = VREG_PKRU;
+    memset(v, 0, sizeof(v));
+    if (count && !client->callbacks->get_registers(client->context, names, count, v))
+        return false;
+    if (r->has_upper)
+        for (unsigned i = 0; i < UPPER; i++)
+            r->vector[i].q[2] = cpu->vector[i].q[2] = v[i].q[0], r->vector[i].q[3] = cpu->vector[i].q[3] = v[i].q[1];
+    if (r->has_pkru)
+        r->pkru = cpu->pkru = v[count - 1].d[0];
+    return true;
+}
+
 bool emulator_registers_progressed(const struct emulator_registers *r, const struct cpu *cpu)
 {
     for (unsigned i = 0; i < 16; i++)
@@ -129,7 +155,7 @@ bool emulator_registers_progressed(const struct emulator_registers *r, const str
 /* ---- storing ---- */
 
 enum { PENDING_SINGLE_STEP = 1 << 4 }; /* WHV_X64_PENDING_DEBUG_EXCEPTION */
-enum { CHANGES = BASE_SIZE + SYSTEM_SIZE + VECTOR_SIZE + 2 };
+enum { CHANGES = BASE_SIZE + SYSTEM_SIZE + VECTOR_SIZE + UPPER + 1 + 2 };
 
 struct changes {
     uint32_t count;
@@ -221,6 +247,16 @@ static void add_vector(struct changes *c, const struct emulator_registers *r, co
     }
 }
 
+static void add_extended(struct changes *c, const struct emulator_registers *r, const struct cpu *cpu)
+{
+    if (r->has_upper)
+        for (unsigned i = 0; i < UPPER; i++)
+            if (memcmp(&r->vector[i].q[2], &cpu->vector[i].q[2], 16))
+                memcpy(add(c, VREG_YMM0_HIGH + i), &cpu->vector[i].q[2], 16);
+    if (r->has_pkru)
+        add_if(c, VREG_PKRU, r->pkru, cpu->pkru);
+}
+
 bool emulator_registers_store(const struct emulator_registers *r, const struct cpu *cpu, const struct emulator_client *client,
                               const union vreg_value *event)
 {
@@ -235,8 +271,10 @@ bool emulator_registers_store(const struct emulator_registers *r, const struct c
     add_if(&c, VREG_CR0, r->cr0, cpu->cr0);
     if (r->has_system)
         add_system(&c, r, cpu);
-    if (r->has_vector)
+    if (r->has_vector) {
         add_vector(&c, r, cpu);
+        add_extended(&c, r, cpu);
+    }
     if (event)
         *add(&c, (uint32_t)VREG_PENDING_EVENT) = *event;
     if (r->traps)

@@ -18,8 +18,9 @@ struct emulator_registers {
     struct table_register gdtr, idtr;
     uint64_t cr3;
     bool nmi_masked, in_shadow;
-    bool has_vector;
-    union vector vector[16];
+    bool has_vector, has_upper, has_pkru;
+    union vector vector[16]; /* the upper halves with has_upper */
+    uint32_t pkru;
     struct x87_image x87;
     uint32_t mxcsr;
 };
@@ -34,6 +35,9 @@ struct emulator_client {
 must_check bool emulator_registers_load(struct emulator_registers *registers, struct cpu *cpu, const struct emulator_client *client);
 must_check bool emulator_registers_load_system(struct emulator_registers *registers, struct cpu *cpu, const struct emulator_client *client);
 must_check bool emulator_registers_load_vector(struct emulator_registers *registers, struct cpu *cpu, const struct emulator_client *client);
+/* After load_vector: of XCR0_AVX and XCR0_PKRU what `components` has. A client may know neither name: they are not the API's. */
+must_check bool emulator_registers_load_extended(struct emulator_registers *registers, struct cpu *cpu,
+                                                 const struct emulator_client *client, uint64_t components);
 
 /* Did the instruction change a general register? (A REP that was stopped has, when iterations are complete.) */
 bool emulator_registers_progressed(const struct emulator_registers *registers, const struct cpu *cpu);

@@ -33,6 +33,7 @@ static uint64_t *plain(struct cpu *cpu, uint32_t name)
     case VREG_CR4: return &cpu->cr4;
     case VREG_EFER: return &cpu->efer;
     case VREG_XCR0: return &cpu->xcr0;
+    case VREG_XSS: return &cpu->xss;
     default: return NULL;
     }
 }
@@ -56,6 +57,10 @@ bool flat_get_register(struct cpu *cpu, uint32_t name, union vreg_value *v)
         v->table.limit = t->limit;
     } else if (name >= VREG_XMM0 && name <= VREG_XMM15) {
         memcpy(v, &cpu->vector[name - VREG_XMM0], 16);
+    } else if (name >= VREG_YMM0_HIGH && name <= VREG_YMM15_HIGH) {
+        memcpy(v, &cpu->vector[name - VREG_YMM0_HIGH].q[2], 16);
+    } else if (name == VREG_PKRU) {
+        v->q[0] = cpu->pkru;
     } else if (name >= VREG_FPMMX0 && name <= VREG_FPMMX7) {
         v->q[0] = cpu->x87.st[name - VREG_FPMMX0].mantissa;
         v->q[1] = cpu->x87.st[name - VREG_FPMMX0].exponent;
@@ -96,6 +101,10 @@ bool flat_set_register(struct cpu *cpu, uint32_t name, const union vreg_value *v
         *(name == VREG_IDTR ? &cpu->idtr : &cpu->gdtr) = (struct table_register){.base = v->table.base, .limit = v->table.limit};
     } else if (name >= VREG_XMM0 && name <= VREG_XMM15) {
         memcpy(&cpu->vector[name - VREG_XMM0], v, 16);
+    } else if (name >= VREG_YMM0_HIGH && name <= VREG_YMM15_HIGH) {
+        memcpy(&cpu->vector[name - VREG_YMM0_HIGH].q[2], v, 16);
+    } else if (name == VREG_PKRU) {
+        cpu->pkru = v->d[0];
     } else if (name >= VREG_FPMMX0 && name <= VREG_FPMMX7) {
         cpu->x87.st[name - VREG_FPMMX0].mantissa = v->q[0];
         cpu->x87.st[name - VREG_FPMMX0].exponent = v->w[4];

@@ -1,6 +1,5 @@
 #include "form_cases.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "duel/duel_code.h"
@@ -13,72 +12,6 @@ static const struct case_layout *where;
 static void (*run_case)(const struct form_case *);
 static bool make_all;
 static unsigned turn;
-
-/* ---- what it is ---- */
-
-static bool is_string(const ZydisDecodedInstruction *z)
-{
-    return z->meta.category == ZYDIS_CATEGORY_STRINGOP || z->meta.category == ZYDIS_CATEGORY_IOSTRINGOP;
-}
-
-static bool is_memory(const ZydisDecodedOperand *o)
-{
-    return o->type == ZYDIS_OPERAND_TYPE_MEMORY && o->mem.type != ZYDIS_MEMOP_TYPE_AGEN;
-}
-
-bool form_touches_memory(const struct form_case *c)
-{
-    for (unsigned i = 0; i < c->insn.operand_count; i++)
-        if (is_memory(&c->operands[i]))
-            return true;
-    return false;
-}
-
-bool form_touches_port(const struct form_case *c)
-{
-    return c->insn.meta.category == ZYDIS_CATEGORY_IO || c->insn.meta.category == ZYDIS_CATEGORY_IOSTRINGOP;
-}
-
-/* The operand that ModRM or a displacement names; else NULL. */
-static const ZydisDecodedOperand *explicit_memory(const struct form_case *c)
-{
-    for (unsigned i = 0; i < c->insn.operand_count_visible; i++)
-        if (is_memory(&c->operands[i]) && !is_string(&c->insn))
-            return &c->operands[i];
-    return NULL;
-}
-
-static const ZydisDecodedOperand *stack_memory(const struct form_case *c)
-{
-    for (unsigned i = c->insn.operand_count_visible; i < c->insn.operand_count; i++)
-        if (is_memory(&c->operands[i]) && c->operands[i].mem.segment == ZYDIS_REGISTER_SS)
-            return &c->operands[i];
-    return NULL;
-}
-
-static unsigned bytes_of(const ZydisDecodedOperand *o)
-{
-    const unsigned size = o->size / 8u;
-
-    return size < 1 ? 8 : size > CASE_BYTES - 64 ? CASE_BYTES - 64 : size;
-}
-
-bool form_is_split_lock(const struct form_case *c)
-{
-    const ZydisDecodedOperand *o = explicit_memory(c);
-
-    return o && ((c->insn.attributes & ZYDIS_ATTRIB_HAS_LOCK) || c->insn.mnemonic == ZYDIS_MNEMONIC_XCHG) &&
-           (c->memory[0].at & 63) + bytes_of(o) > 64;
-}
-
-void form_print(const struct form_case *c)
-{
-    fprintf(stderr, "%u-bit code, [", c->bits);
-    for (unsigned i = 0; i < c->size; i++)
-        fprintf(stderr, "%s%02x", i ? " " : "", c->code[i]);
-    fprintf(stderr, "] %s, place %u, values %u, flags %u, rCX %llx\n", c->is_valid ? ZydisMnemonicGetString(c->insn.mnemonic) : "nothing",
-            c->place, c->value, c->flags, (unsigned long long)c->state.gpr[REG_RCX]);
-}
 
 /* ---- values ---- */
 
@@ -142,6 +75,11 @@ static void set_registers(struct duel_state *s)
     set_vectors(s);
 }
 
+static bool is_extended_state(void)
+{
+    return made.insn.meta.isa_set >= ZYDIS_ISA_SET_XSAVE && made.insn.meta.isa_set <= ZYDIS_ISA_SET_XSAVES;
+}
+
 /* Some instructions do nothing but fault with such values: give them others. */
 static void suit_registers(struct duel_state *s)
 {
@@ -160,9 +98,9 @@ static void suit_registers(struct duel_state *s)
     default:
         break;
     }
-    if (made.insn.meta.isa_set >= ZYDIS_ISA_SET_XSAVE && made.insn.meta.isa_set <= ZYDIS_ISA_SET_XSAVES) {
+    if (is_extended_state()) {
         s->gpr[REG_RDX] = 0;
-        s->gpr[REG_RAX] = made.value == 1 ? 7 : made.value == 2 ? 1 : 3;
+        s->gpr[REG_RAX] = made.value == 2 ? 1 : made.value == 3 ? 3 : made.value == 4 ? 4 : where->components;
     }
 }
 
@@ -249,6 +187,21 @@ static void put_pointers(struct case_memory *m, bool is_frame)
         }
 }
 
+/* An area for XRSTOR: in the standard format, with all that is asked for; compacted, without SSE; as the values are. */
+static void put_area(struct case_memory *m)
+{
+    static const uint64_t headers[2][8] = {{7}, {5, 1ull << 63 | 7}};
+    const uint32_t mxcsr = 0x1fa0;
+
+    if (made.value > 1)
+        return;
+    memcpy(m->bytes + 24, &mxcsr, 4);
+    memcpy(m->bytes + 512, headers[made.flags], 64);
+    for (unsigned i = 576; i < m->size; i++)
+        m->bytes[i] = (uint8_t)(i * 7);
+    memset(m->bytes + 836, 0, 4); /* of PKRU's 8 bytes */
+}
+
 /* What is in a page that can be written, for as long as it is one. */
 static void trim(struct case_memory *m)
 {
@@ -258,9 +211,26 @@ static void trim(struct case_memory *m)
         m->size = (uint16_t)(where->nothing - m->at);
 }
 
+/* Indices of a gather: near the base, so that elements are on either side of the border; or anything. */
+static void set_indices(unsigned reg)
+{
+    const bool is_narrow = made.insn.mnemonic == ZYDIS_MNEMONIC_VGATHERDPS || made.insn.mnemonic == ZYDIS_MNEMONIC_VGATHERDPD ||
+                           made.insn.mnemonic == ZYDIS_MNEMONIC_VPGATHERDD || made.insn.mnemonic == ZYDIS_MNEMONIC_VPGATHERDQ;
+    uint8_t bytes[32];
+
+    if (made.value == CASE_VALUES - 1 && simd_one_in(4))
+        return;
+    for (unsigned i = 0; i < (is_narrow ? 8u : 4u); i++) {
+        const int64_t index = (int64_t)(i * 37 + 11 + made.value) % 24 - 12;
+        memcpy(bytes + i * (is_narrow ? 4 : 8), &index, is_narrow ? 4 : 8);
+    }
+    memcpy(made.state.fxsave + 160 + 16 * reg, bytes, 16);
+    memcpy(made.state.upper[reg], bytes + 16, 16);
+}
+
 static void place_explicit(const ZydisDecodedOperand *o)
 {
-    const unsigned size = bytes_of(o);
+    const unsigned size = is_extended_state() ? 840 : form_operand_bytes(o);
     uint64_t address = place_at(where->data, size);
     const bool is_large = size >= 64; /* FXSAVE and its like want alignment */
 
@@ -268,6 +238,8 @@ static void place_explicit(const ZydisDecodedOperand *o)
         address &= ~63ull;
     struct case_memory *m = add_memory(address, size);
     put_pointers(m, false);
+    if (is_extended_state())
+        put_area(m);
     trim(m);
     if (o->mem.base == ZYDIS_REGISTER_NONE) { /* a displacement only */
         address -= bias();
@@ -276,12 +248,14 @@ static void place_explicit(const ZydisDecodedOperand *o)
     }
     if (made.insn.mnemonic == ZYDIS_MNEMONIC_XLAT)
         address -= (uint8_t)made.state.gpr[REG_RAX];
+    if (opcode_row_is_gather(made.row))
+        set_indices((unsigned)ZydisRegisterGetId(o->mem.index) & 15);
     set_address(ZydisRegisterGetId(o->mem.base) & 15, address);
 }
 
 static void place_stack(const ZydisDecodedOperand *o, bool is_other)
 {
-    const unsigned size = bytes_of(o), place = made.place;
+    const unsigned size = form_operand_bytes(o), place = made.place;
     const bool is_push = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 
     /* With an operand elsewhere the stack takes part in every other case. */
@@ -304,7 +278,7 @@ static const uint8_t repetitions[] = {0, 1, 2, 17};
 /* Either side of a string: elements across the border; REP runs into what is not there. */
 static void place_string(unsigned count)
 {
-    const unsigned size = bytes_of(&made.operands[made.operands[0].type != ZYDIS_OPERAND_TYPE_MEMORY]);
+    const unsigned size = form_operand_bytes(&made.operands[made.operands[0].type != ZYDIS_OPERAND_TYPE_MEMORY]);
     const bool back = made.flags;
     uint64_t to = place_at(where->data, size), from = place_at(where->data, size) - 0x100;
 
@@ -341,7 +315,7 @@ static bool decode_made(void)
 
 static void finish(unsigned count)
 {
-    const ZydisDecodedOperand *memory = made.is_valid ? explicit_memory(&made) : NULL, *stack = made.is_valid ? stack_memory(&made) : NULL;
+    const ZydisDecodedOperand *memory = made.is_valid ? form_explicit_memory(&made) : NULL, *stack = made.is_valid ? form_stack_memory(&made) : NULL;
 
     made.memory_count = 0;
     set_registers(&made.state);
@@ -350,7 +324,7 @@ static void finish(unsigned count)
         suit_registers(&made.state);
         if (memory)
             place_explicit(memory);
-        else if (is_string(&made.insn))
+        else if (form_is_string(&made))
             place_string(count);
         else if (made.insn.mnemonic == ZYDIS_MNEMONIC_XLAT)
             set_address(REG_RBX, place_at(where->data, 1) - (uint8_t)made.state.gpr[REG_RAX]);
@@ -385,7 +359,7 @@ static void run_values(const uint8_t *code, unsigned used)
                 set_immediate(made.code + used, (unsigned)sizeof(made.code) - used);
                 (void)decode_made();
                 made.is_short = made.is_valid && made.bits == 32 && made.insn.address_width == 16;
-                made.repeats = made.is_valid && is_string(&made.insn) && (made.insn.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE));
+                made.repeats = made.is_valid && form_is_string(&made) && (made.insn.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE));
                 for (unsigned i = 0; i < (made.repeats ? array_size(repetitions) : 1u); i++)
                     finish(repetitions[made.repeats ? i : 3]);
             }

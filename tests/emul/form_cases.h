@@ -26,6 +26,7 @@ struct case_layout {
     uint64_t read_only;      /* a page that cannot be written, if there is one: else a page */
     uint64_t nothing;        /* no page; the one before it can be written */
     uint64_t short_bias;     /* to be taken from these when addresses have 16 bits in 32-bit code */
+    uint32_t components;     /* of extended state, what XSAVE and XRSTOR are asked for at most */
     uint16_t code_selector, data_selector, short_selector;
     uint16_t other_selector; /* 32-bit code, for 64-bit code */
 };
@@ -63,9 +64,17 @@ struct form_case {
 void form_cases(const struct opcode_row *row, unsigned bits, const struct case_layout *layout, bool all,
                 void (*run)(const struct form_case *));
 
+/* ---- of a case (form_case.c) ---- */
+
 /* Does the instruction access memory or a port, as the decoder has it? */
 bool form_touches_memory(const struct form_case *c);
 bool form_touches_port(const struct form_case *c);
+bool form_is_string(const struct form_case *c);
+
+/* The operand that ModRM or a displacement names, the one on the stack; else NULL. */
+const ZydisDecodedOperand *form_explicit_memory(const struct form_case *c);
+const ZydisDecodedOperand *form_stack_memory(const struct form_case *c);
+unsigned form_operand_bytes(const ZydisDecodedOperand *operand);
 
 /* A locked access that crosses a cache line: not for the host. */
 bool form_is_split_lock(const struct form_case *c);

@@ -95,7 +95,7 @@ static struct case_layout layout_of(void)
         .read_only = is_paged ? PAIR_READ_ONLY : 0x2000, .nothing = is_paged ? PAIR_NOTHING : WINDOW_SIZE,
         .code_selector = mode == PAIR_USER ? 0x23 : mode == PAIR_REAL ? 0 : 8,
         .data_selector = mode == PAIR_USER || mode == PAIR_COMPATIBILITY ? 0x1b : mode == PAIR_REAL ? WINDOW >> 4 : 16,
-        .other_selector = 0x23};
+        .components = 7, .other_selector = 0x23};
 }
 
 int main(int argc, char **argv)

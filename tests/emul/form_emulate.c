@@ -27,6 +27,7 @@ void form_take(const struct cpu *cpu, struct form_state *s)
     memcpy(s->vector, cpu->vector, sizeof(s->vector));
     s->x87 = cpu->x87;
     s->mxcsr = cpu->mxcsr;
+    s->pkru = cpu->pkru;
     s->cpl = cpu->cpl;
     s->interrupt_shadow = cpu->interrupt_shadow;
 }
@@ -47,6 +48,7 @@ void form_put(struct cpu *cpu, const struct form_state *s)
     memcpy(cpu->vector, s->vector, sizeof(s->vector));
     cpu->x87 = s->x87;
     cpu->mxcsr = s->mxcsr;
+    cpu->pkru = s->pkru;
     cpu->interrupt_shadow = s->interrupt_shadow;
     cpu->debug_shadow = false;
     cpu->debug_pending = cpu->debug_held = 0;
@@ -67,7 +69,7 @@ static bool same_x87(const struct x87_image *a, const struct x87_image *b)
 bool form_same(const struct form_state *a, const struct form_state *b, uint64_t ignored_flags)
 {
     return !memcmp(a->gpr, b->gpr, sizeof(a->gpr)) && a->rip == b->rip && !((a->rflags ^ b->rflags) & ~ignored_flags) &&
-           a->cr0 == b->cr0 && a->cpl == b->cpl && a->interrupt_shadow == b->interrupt_shadow && a->mxcsr == b->mxcsr &&
+           a->cr0 == b->cr0 && a->cpl == b->cpl && a->interrupt_shadow == b->interrupt_shadow && a->mxcsr == b->mxcsr && a->pkru == b->pkru &&
            !memcmp(&a->gdtr, &b->gdtr, sizeof(a->gdtr)) && !memcmp(&a->idtr, &b->idtr, sizeof(a->idtr)) &&
            !memcmp(a->segment, b->segment, sizeof(a->segment)) && !memcmp(a->vector, b->vector, sizeof(a->vector)) &&
            same_x87(&a->x87, &b->x87);
@@ -210,42 +212,9 @@ enum form_end form_emulate(const struct form_case *c, struct cpu *cpu, gpa_t fro
 
 /* ---- what may be refused ---- */
 
-static bool is_upper(ZydisRegister reg)
-{
-    return ZydisRegisterGetClass(reg) == ZYDIS_REGCLASS_YMM;
-}
-
-/* YMM registers, and instructions with VEX that write an XMM register: they clear its upper half. */
-static bool has_upper_halves(const struct form_case *c)
-{
-    for (unsigned i = 0; i < c->insn.operand_count; i++) {
-        const ZydisDecodedOperand *o = &c->operands[i];
-
-        if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && is_upper(o->mem.index))
-            return true;
-        if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
-            continue;
-        if (is_upper(o->reg.value) || (c->row->is_vex && ZydisRegisterGetClass(o->reg.value) == ZYDIS_REGCLASS_XMM &&
-                                       (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)))
-            return true;
-    }
-    return false;
-}
-
 bool form_may_be_refused(const struct form_case *c)
 {
-    if (!c->is_valid || has_upper_halves(c))
-        return true;
-    switch (c->insn.mnemonic) {
-    case ZYDIS_MNEMONIC_INVLPG: case ZYDIS_MNEMONIC_INVPCID:
-    case ZYDIS_MNEMONIC_XSAVES: case ZYDIS_MNEMONIC_XSAVES64: case ZYDIS_MNEMONIC_XRSTORS: case ZYDIS_MNEMONIC_XRSTORS64:
-        return true;
-    case ZYDIS_MNEMONIC_XSAVE: case ZYDIS_MNEMONIC_XSAVE64: case ZYDIS_MNEMONIC_XSAVEC: case ZYDIS_MNEMONIC_XSAVEC64:
-    case ZYDIS_MNEMONIC_XSAVEOPT: case ZYDIS_MNEMONIC_XSAVEOPT64: case ZYDIS_MNEMONIC_XRSTOR: case ZYDIS_MNEMONIC_XRSTOR64:
-        return c->state.gpr[REG_RAX] & 4;
-    default:
-        return false;
-    }
+    return !c->is_valid || c->insn.mnemonic == ZYDIS_MNEMONIC_INVLPG || c->insn.mnemonic == ZYDIS_MNEMONIC_INVPCID;
 }
 
 unsigned long form_report(void)

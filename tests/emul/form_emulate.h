@@ -20,7 +20,7 @@ struct form_state {
     struct table_register gdtr, idtr;
     union vector vector[16];
     struct x87_image x87;
-    uint32_t mxcsr;
+    uint32_t mxcsr, pkru;
     uint8_t cpl;
     bool interrupt_shadow;
 };
@@ -38,7 +38,7 @@ enum form_end {
 /* Memory [from, from + size) of the test processor is what the instruction may store to. */
 enum form_end form_emulate(const struct form_case *c, struct cpu *cpu, gpa_t from, size_t size);
 
-/* May the emulator refuse it? Judged by the decoder: no memory, no port, upper halves, or state that callbacks cannot pass. */
+/* May the emulator refuse it: is it no instruction, or one that controls the TLB? */
 bool form_may_be_refused(const struct form_case *c);
 
 /* What has been found: printed by form_report (returns how many violations). */

@@ -99,7 +99,7 @@ int main(int argc, char **argv)
     const uint64_t base = bits == 16 ? DUEL_BASE : 0;
     const struct case_layout layout = {
         .code = DUEL_CODE + 0x400 - base, .data = DUEL_DATA + 0x1000 - base, .stack = DUEL_STACK + 0x1000 - base, .idle_stack = DUEL_STACK + 0xf00 - base,
-        .read_only = DUEL_READ_ONLY - base, .nothing = DUEL_DATA + 0x3000 - base, .short_bias = DUEL_BASE,
+        .read_only = DUEL_READ_ONLY - base, .nothing = DUEL_DATA + 0x3000 - base, .short_bias = DUEL_BASE, .components = 7,
         .code_selector = bits == 64 ? DUEL_CS64 : bits == 32 ? DUEL_CS32 : DUEL_CODE16,
         .data_selector = bits == 16 ? DUEL_DATA16 : DUEL_DS, .short_selector = DUEL_DATA16, .other_selector = DUEL_CS32};
 

@@ -12,6 +12,7 @@
 #include "duel/duel_code.h"
 #include "emul/form_emulate.h"
 #include "support/flat_cpu.h"
+#include "x86/system/control.h"
 #include "x86/system/descriptor.h"
 
 enum { GUEST = 0x80000, PAGES = 5, BYTES = PAGES * 0x1000, TABLE = 0x1000, PORT_BITMAP = 0x1200, LINEAR = 0x30000000 };
@@ -101,6 +102,12 @@ static void enter_segmented(void)
     }
 }
 
+/* x87, SSE, AVX, PKRU; what there is of them. */
+static uint32_t components(void)
+{
+    return (uint32_t)cpu_xcr0_mask(flat->cpu);
+}
+
 static void prepare(const struct form_case *c)
 {
     struct cpu *cpu = flat->cpu;
@@ -129,7 +136,8 @@ static void prepare(const struct form_case *c)
     }
     memcpy(&cpu->x87, c->state.fxsave, 160);
     cpu->mxcsr = 0x1f80;
-    cpu->xcr0 = 7;
+    cpu->xcr0 = components();
+    cpu->pkru = (uint32_t)c->state.fxsave[160] * 0x01010101u;
     cpu->rip = c->state.rip;
     cpu->interrupt_shadow = cpu->debug_shadow = false;
     cpu->debug_pending = cpu->debug_held = 0;
@@ -216,15 +224,16 @@ int main(int argc, char **argv)
         return 2;
     const unsigned bits = mode == LONG ? 64 : mode == COMPATIBILITY || mode == PROTECTED_32 ? 32 : 16;
     const uint64_t base = offset_base();
-    const struct case_layout layout = {
-        .code = base + 0x800, .data = base + 0x2000, .stack = base + 0x3000, .idle_stack = base + 0x2f00, .read_only = base + 0x4000, .nothing = base + BYTES,
-        .short_bias = mode == COMPATIBILITY ? LINEAR : 0, .code_selector = mode >= REAL ? GUEST >> 4 : CODE,
-        .data_selector = mode >= REAL ? GUEST >> 4 : DATA, .short_selector = SHORT, .other_selector = OTHER};
-    const unsigned count = opcode_rows(rows);
 
     flat = flat_create();
     if (!flat)
         return 1;
+    const struct case_layout layout = {
+        .code = base + 0x800, .data = base + 0x2000, .stack = base + 0x3000, .idle_stack = base + 0x2f00, .read_only = base + 0x4000, .nothing = base + BYTES,
+        .short_bias = mode == COMPATIBILITY ? LINEAR : 0, .components = components(), .code_selector = mode >= REAL ? GUEST >> 4 : CODE,
+        .data_selector = mode >= REAL ? GUEST >> 4 : DATA, .short_selector = SHORT, .other_selector = OTHER};
+    const unsigned count = opcode_rows(rows);
+
     for (unsigned i = 0; i < count; i++)
         form_cases(&rows[i], bits, &layout, argc > 2, one_case);
     printf("%s: %lu cases, %lu the same in the emulator as on the processor (%lu of them faults); %lu failures\n", mode_names[mode],

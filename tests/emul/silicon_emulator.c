@@ -119,19 +119,6 @@ static void fail_first(struct cpu *cpu, const uint8_t *code, size_t size, size_t
     cpu_set_rflags(cpu, cpu_rflags(&before));
 }
 
-/* Upper halves of YMM registers cannot be passed, so that VEX instructions and XSAVE (0f ae /4 /5 /6, 0f c7 /3 /4 /5) may be
- * refused rightly. */
-static bool may_be_refused(const uint8_t *code)
-{
-    unsigned reg;
-
-    if (code[0] == 0xc4 || code[0] == 0xc5)
-        return true;
-    code += (code[0] & 0xf0) == 0x40;
-    reg = code[2] >> 3 & 7;
-    return code[0] == 0x0f && ((code[1] == 0xae && reg >= 4 && reg <= 6) || (code[1] == 0xc7 && reg >= 3 && reg <= 5));
-}
-
 static enum cpu_leave emulate(struct cpu *cpu, const uint8_t *code, size_t size)
 {
     uint64_t r = random_number();
@@ -144,7 +131,7 @@ static enum cpu_leave emulate(struct cpu *cpu, const uint8_t *code, size_t size)
     if (done.outcome == EMULATOR_INTERNAL_FAILURE) {
         if (done.calls[FLAT_SET] || done.writes)
             give_up("refused after something had happened", code, size);
-        return cpu_is_64(cpu) && may_be_refused(code) ? cpu_step(cpu) : step_without_memory(cpu, code, size);
+        return step_without_memory(cpu, code, size);
     }
     if (done.outcome != EMULATOR_SUCCESS)
         give_up("failed without reason", code, size);

@@ -19,6 +19,7 @@
 #include "support/flat_cpu.h"
 #include "util/check.h"
 #include "x86/memory/tlb.h"
+#include "x86/system/control.h"
 
 enum { DATA_PAGES = 4, GUEST = 0x80000, INPUT = 16 + 16 * 9 + 8, FUZZ_CASES = 20000 };
 
@@ -45,7 +46,7 @@ struct snapshot {
     uint8_t cpl;
     union vector vector[16];
     struct x87_image x87;
-    uint32_t mxcsr;
+    uint32_t mxcsr, pkru;
     uint8_t memory[SNAPSHOT_BYTES];
 };
 
@@ -65,6 +66,7 @@ static void take(struct snapshot *s)
     memcpy(s->vector, cpu->vector, sizeof(s->vector));
     s->x87 = cpu->x87;
     s->mxcsr = cpu->mxcsr;
+    s->pkru = cpu->pkru;
     memcpy(s->memory, flat->memory + GUEST, sizeof(s->memory));
 }
 
@@ -86,6 +88,7 @@ static void put(const struct snapshot *s)
     memcpy(cpu->vector, s->vector, sizeof(s->vector));
     cpu->x87 = s->x87;
     cpu->mxcsr = s->mxcsr;
+    cpu->pkru = s->pkru;
     memcpy(flat->memory + GUEST, s->memory, sizeof(s->memory));
     cpu_update_mode(cpu);
     cpu_drop_memory(cpu, false);
@@ -135,7 +138,7 @@ static bool same_registers(const struct snapshot *a, const struct snapshot *b, u
            a->cr0 == b->cr0 && a->cpl == b->cpl && a->interrupt_shadow == b->interrupt_shadow &&
            a->gdtr.base == b->gdtr.base && a->gdtr.limit == b->gdtr.limit && a->idtr.base == b->idtr.base &&
            a->idtr.limit == b->idtr.limit && !memcmp(a->segment, b->segment, sizeof(a->segment)) &&
-           !memcmp(a->vector, b->vector, sizeof(a->vector)) && same_x87(&a->x87, &b->x87) && a->mxcsr == b->mxcsr;
+           !memcmp(a->vector, b->vector, sizeof(a->vector)) && same_x87(&a->x87, &b->x87) && a->mxcsr == b->mxcsr && a->pkru == b->pkru;
 }
 
 /* ---- the input ---- */
@@ -208,13 +211,16 @@ static void prepare(const uint8_t *in, enum mode mode)
         memcpy(&value, at + 1, 8);
         if (at[0] & 3) /* mostly an address near the data */
             value = base_of(mode) + PAGE_SIZE + value % (DATA_PAGES * PAGE_SIZE);
-        memcpy(&cpu->vector[i].q[i & 1], at + 1, 8);
+        memcpy(&cpu->vector[i].q[i & 3], at + 1, 8);
         cpu->gpr[i].q = mode == MODE_LONG_64 ? value : i < 8 ? (uint32_t)value : 0;
     }
     cpu->gpr[REG_RCX].q = (in[0] & 0xd) == 0xd ? cpu->gpr[REG_RCX].q : in[0] >> 4;
     cpu->gdtr = (struct table_register){.base = mode <= MODE_COMPATIBILITY ? base_of(mode) + PAGE_SIZE : GUEST + PAGE_SIZE,
                                         .limit = 0xfff};
     cpu->idtr = (struct table_register){.base = 0, .limit = 0x3ff};
+    cpu->cr4 |= CR4_OSXSAVE;
+    cpu->xcr0 = cpu_xcr0_mask(cpu);
+    cpu->pkru = cpu->gpr[REG_RBX].d;
     cpu->interrupt_shadow = false;
     cpu_set_rflags(cpu, flags | (mode == MODE_V86 ? RFLAGS_VM : 0));
     cpu_update_mode(cpu);
@@ -277,10 +283,16 @@ static void print_difference(const struct snapshot *a, const struct snapshot *b)
     }
 }
 
-/* What the emulator refuses is judged by tests/emul; here it must only be without effect. */
-static void check_failure(const uint8_t *in, const struct flat_emulation *done, const struct snapshot *before,
-                          const struct snapshot *after)
+/* What the emulator refuses is judged by tests/emul; here it must only be without effect. Otherwise the status is that of the
+ * callback that failed. */
+static void check_failure(const uint8_t *in, const struct flat_emulation *done, const struct snapshot *before, const struct snapshot *after)
 {
+    static const enum emulator_outcome failures[FLAT_CALLBACKS] = {
+        [FLAT_GET] = EMULATOR_GET_REGISTERS_FAILED, [FLAT_SET] = EMULATOR_SET_REGISTERS_FAILED, [FLAT_MEMORY] = EMULATOR_MEMORY_FAILED,
+        [FLAT_IO] = EMULATOR_IO_FAILED, [FLAT_TRANSLATE] = EMULATOR_TRANSLATE_FAILED};
+
+    if (done->outcome != EMULATOR_INTERNAL_FAILURE && !((in[0] & 2) && done->outcome == failures[in[IN_WHICH] % FLAT_CALLBACKS]))
+        differ("a status of something else", in);
     if (done->outcome == EMULATOR_INTERNAL_FAILURE && (done->writes || done->calls[FLAT_SET]))
         differ("refused after something had happened", in);
     if (!done->calls[FLAT_SET] && !same_registers(before, after, 0))
@@ -367,6 +379,13 @@ static void shape(uint8_t *code)
     for (; r & 1 && at < 3; r >>= 1)
         code[at++] = prefixes[next_random() % sizeof(prefixes)];
     r >>= 1;
+    if ((r >> 8 & 7) == 0) { /* VEX of either kind, maps 0F to 0F3A; in 64-bit mode with R and X set */
+        code[at] = (uint8_t)(0xc4 | (r >> 11 & 1));
+        code[at + 1] |= 0xc0;
+        if (code[at] == 0xc4)
+            code[at + 1] = (uint8_t)((code[at + 1] & 0xe0) | (1 + (code[at + 1] & 0x1f) % 3));
+        return;
+    }
     if (r & 1)
         code[at++] = 0x0f;
     if ((r & 7) == 7)

@@ -174,6 +174,33 @@ static bool set_floating_point(struct cpu *cpu, uint32_t name, const union vreg_
     return true;
 }
 
+/* What the API has no names for (openwhp.h). */
+static bool get_extended(const struct cpu *cpu, uint32_t name, union vreg_value *v)
+{
+    const uint64_t components = cpu_xcr0_mask(cpu);
+
+    if (name >= VREG_YMM0_HIGH && name <= VREG_YMM15_HIGH && (components & XCR0_AVX))
+        memcpy(v, &cpu->vector[name - VREG_YMM0_HIGH].q[2], 16);
+    else if (name == VREG_PKRU && (components & XCR0_PKRU))
+        v->q[0] = cpu->pkru;
+    else
+        return false;
+    return true;
+}
+
+static bool set_extended(struct cpu *cpu, uint32_t name, const union vreg_value *v, enum status *status)
+{
+    if (name >= VREG_YMM0_HIGH && name <= VREG_YMM15_HIGH)
+        memcpy(&cpu->vector[name - VREG_YMM0_HIGH].q[2], v, 16);
+    else if (name == VREG_PKRU && v->q[0] >> 32)
+        *status = fail(STATUS_HV_INVALID_REGISTER_VALUE, "PKRU has 32 bits, not 0x%llx", (unsigned long long)v->q[0]);
+    else if (name == VREG_PKRU)
+        cpu_set_pkru(cpu, v->d[0]);
+    else
+        return false;
+    return true;
+}
+
 /* ---- time, and what has no member ---- */
 
 static bool get_special(struct engine_vcpu *vcpu, uint32_t name, uint64_t *value)
@@ -256,7 +283,8 @@ static enum status get_register(struct engine_vcpu *vcpu, uint32_t name, union v
         v->q[0] = vcpu->lapic ? lapic_cr8(vcpu->lapic) : cpu->cr8;
     } else if (is_apic_name(name)) {
         return get_apic_register(vcpu, name, v);
-    } else if (!get_floating_point(cpu, name, v) && !get_special(vcpu, name, &v->q[0]) && !soft_get_event(vcpu, name, v)) {
+    } else if (!get_floating_point(cpu, name, v) && !get_special(vcpu, name, &v->q[0]) && !soft_get_event(vcpu, name, v) &&
+               !get_extended(cpu, name, v)) {
         return fail(STATUS_INVALID_VP_REGISTER_NAME, "register name 0x%x is not known", name);
     }
     return STATUS_OK;
@@ -340,7 +368,7 @@ static enum status set_register(struct engine_vcpu *vcpu, uint32_t name, const u
     } else if (is_apic_name(name)) {
         status = set_apic_register(vcpu, name, v);
     } else if (!set_floating_point(cpu, name, v, &status) && !set_special(vcpu, name, v->q[0], &status) &&
-               !soft_set_event(vcpu, name, v, &status)) {
+               !soft_set_event(vcpu, name, v, &status) && !set_extended(cpu, name, v, &status)) {
         return fail(STATUS_INVALID_VP_REGISTER_NAME, "register name 0x%x is not known", name);
     }
     return status;
