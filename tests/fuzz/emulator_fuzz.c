@@ -18,6 +18,7 @@
 #include "fuzz_limits.h"
 #include "support/flat_cpu.h"
 #include "util/check.h"
+#include "x86/system/control.h"
 #include "x86/memory/tlb.h"
 #include "x86/system/control.h"
 
