@@ -483,6 +483,7 @@ static void replaced_under_a_run(void **state)
 /* 10000 cancels raced against a guest that loops: each ends one run. */
 static void cancel_a_loop(void **state)
 {
+    const unsigned rounds = test_rounds(10000);
     struct guest g;
     struct spinner spinner = {.guest = &g};
     void *result;
@@ -491,7 +492,7 @@ static void cancel_a_loop(void **state)
     begin_at(&g, 0);
     guest_code(&g, 0xeb, 0xfe);
     assert_int_equal(pthread_create(&spinner.thread, NULL, spin, &spinner), 0);
-    for (unsigned i = 0; i < 10000; i++) {
+    for (unsigned i = 0; i < rounds; i++) {
         assert_ok(WHvCancelRunVirtualProcessor(g.partition, 0, 0));
         while (atomic_load(&spinner.exits) <= i)
             sched_yield();
@@ -559,6 +560,7 @@ static void dirty_size_zero_clears(void **state)
 /* No store is lost or told twice, while the guest stores all the time and the host queries all the time. */
 static void dirty_under_a_run(void **state)
 {
+    const unsigned rounds = test_rounds(2000);
     struct guest g;
     struct spinner spinner = {.guest = &g};
     void *result;
@@ -573,7 +575,7 @@ static void dirty_under_a_run(void **state)
     for (int i = 0; i < 64; i++)
         seen[i] = 0;
     assert_int_equal(pthread_create(&spinner.thread, NULL, spin, &spinner), 0);
-    for (int round = 0; round < 2000; round++) {
+    for (unsigned round = 0; round < rounds; round++) {
         UINT64 bitmap = dirty(&g, PAGE, 64);
         for (int i = 0; i < 64; i++)
             if (bitmap >> i & 1)

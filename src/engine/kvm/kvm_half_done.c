@@ -458,7 +458,7 @@ static void finish(struct cpu *cpu, const struct kvm_open *open, uint64_t data)
 
 /*
  * KVM has translated the address and looked at the rights. Where no memory is mapped, only the port is left of what the software
- * processor would do; but alignment is not checked by every KVM.
+ * processor would do; but alignment is not checked by every KVM, nor a width of addresses that is below the host's.
  */
 static enum cpu_leave serve_memory(struct engine_vcpu *vcpu)
 {
@@ -468,7 +468,8 @@ static enum cpu_leave serve_memory(struct engine_vcpu *vcpu)
     struct cpu *cpu = vcpu->cpu;
     uint64_t data;
 
-    if (soft_find_view(vcpu, access.gpa) || (cpu->rflags & RFLAGS_AC) || !kvm_plain_address(cpu, open->plain, access.gpa, &access.gva))
+    if (soft_find_view(vcpu, access.gpa) || (cpu->rflags & RFLAGS_AC) || access.gpa >> cpu->physical_bits ||
+        !kvm_plain_address(cpu, open->plain, access.gpa, &access.gva))
         return LEAVE_FAULT;
     memcpy(&data, open->effect.data, sizeof(data));
     access.data = &data;
