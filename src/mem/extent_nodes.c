@@ -162,6 +162,21 @@ static void grow_root(struct extent_tree *tree, struct extent_node *right, uint6
     check(tree->height < EXTENT_MAX_LEVELS);
 }
 
+/* At the end of a full leaf: the beginning of the next one is as good a place, if it has room. Otherwise descending insertion
+ * there would make a leaf of each extent. */
+static void prefer_next_leaf(const struct extent_tree *tree, struct extent_path *path, uint64_t start)
+{
+    struct extent_node *parent = path->node[1];
+    unsigned next = tree->height ? path->slot[1] + 1 : 0;
+    if (path->slot[0] < EXTENT_LEAF_SLOTS || !tree->height || next == parent->count ||
+        parent->child[next]->count == EXTENT_LEAF_SLOTS)
+        return;
+    parent->key[next] = start; /* a bound: everything in the full leaf is below */
+    path->slot[1] = next;
+    path->node[0] = parent->child[next];
+    path->slot[0] = 0;
+}
+
 void extent_nodes_insert(struct extent_tree *tree, const struct extent *extent)
 {
     if (!tree->root)
@@ -171,6 +186,7 @@ void extent_nodes_insert(struct extent_tree *tree, const struct extent *extent)
 
     struct extent_path path;
     extent_path_seek(tree, &path, extent->start);
+    prefer_next_leaf(tree, &path, extent->start);
     struct extent_node *node = path.node[0];
     unsigned at = path.slot[0];
     struct extent_node *right = make_room(tree, &node, 0, &at);

@@ -278,12 +278,36 @@ static void data_across_pages(void **state)
     all_data(across, true);
 }
 
+/* Near the limit of CS, in real mode: fewer bytes. mov ax, [bx] with DS where nothing is mapped. */
+static void bytes_below_the_limit(void)
+{
+    WHV_REGISTER_NAME segments[] = {WHvX64RegisterCs, WHvX64RegisterDs};
+    WHV_REGISTER_VALUE values[2];
+    struct guest g;
+
+    guest_begin(&g, NULL);
+    guest_code(&g, 0x8b, 0x07);
+    guest_set(&g, WHvX64RegisterRbx, 0x20);
+    assert_ok(WHvGetVirtualProcessorRegisters(g.partition, 0, segments, 2, values));
+    values[1].Segment.Base = RAM_SIZE;
+    for (UINT32 left = 2; left < 20; left++) {
+        values[0].Segment.Limit = CODE + left - 1;
+        assert_ok(WHvSetVirtualProcessorRegisters(g.partition, 0, segments, 2, values));
+        run_to(&g, WHvRunVpExitReasonMemoryAccess);
+        assert_field(&g, MemoryAccess.Gpa, RAM_SIZE + 0x20);
+        assert_field(&g, MemoryAccess.InstructionByteCount, left < 16 ? left : 16);
+        assert_memory_equal(g.exit.MemoryAccess.InstructionBytes, g.ram + CODE, left < 16 ? left : 16);
+    }
+    guest_end(&g);
+}
+
 /* The same instruction near the end of its page: fewer bytes. */
 static void bytes_of_code(void **state)
 {
     struct guest g;
 
     (void)state;
+    bytes_below_the_limit();
     begin(&g, 0);
     for (unsigned left = 2; left < 20; left++) {
         const UINT64 rip = CODE + PAGE_SIZE - left;

@@ -218,11 +218,33 @@ static void test_million(void **state)
     million(scattered);
 }
 
+/* Whatever the order, extents share leaves: also downwards behind a full one, as memory that grows down behind a guest's. */
+static void test_descending(void **state)
+{
+    enum { COUNT = 20000, FIRST = 31 };
+    struct extent_tree tree = {0};
+    struct extent e = {.size = 1, .target = 5, .attributes = 1};
+
+    (void)state;
+    for (unsigned i = 0; i < FIRST + COUNT; i++) {
+        e.start = i < FIRST ? 2 * i : 1000000 - 2 * i;
+        assert_true(extent_tree_reserve(&tree, 1));
+        extent_tree_set(&tree, &e);
+    }
+    assert_int_equal(tree.count, FIRST + COUNT);
+    assert_in_range(tree.height, 1, 2); /* 31 to a leaf, 63 to a node: one level less than with a leaf each */
+    for (unsigned i = FIRST; i < FIRST + COUNT; i++) {
+        assert_true(extent_tree_find(&tree, 1000000 - 2 * i, &e));
+        assert_false(extent_tree_find(&tree, 1000000 - 2 * i + 1, &e));
+    }
+    extent_tree_fini(&tree);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_empty),        cmocka_unit_test(test_random_short),
-        cmocka_unit_test(test_random_mixed), cmocka_unit_test(test_random_long),
+        cmocka_unit_test(test_random_mixed), cmocka_unit_test(test_descending), cmocka_unit_test(test_random_long),
         cmocka_unit_test(test_million),
     };
     return run_group(tests, array_size(tests));
