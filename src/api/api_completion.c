@@ -1,6 +1,7 @@
 /* OwhpGetMemoryAccess, OwhpCompleteMemoryAccess: the accesses of an exit's instruction, told and answered one by one. */
 #include "api/api.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #define SAME(ours, theirs) _Static_assert((int)(ours) == (int)(theirs), #ours)
@@ -14,26 +15,44 @@ static void to_api(const struct memory_access *from, OWHP_MEMORY_ACCESS *to)
                                .SizeInBytes = from->size, .Data = from->data};
 }
 
-/* What of the caller's copy tells the exit apart. */
+/* What of the caller's copy tells the exit apart; at once, for a copy that ends before the GPA is not of such an exit. */
 struct exit_mark {
-    WHV_RUN_VP_EXIT_REASON reason;
     UINT64 rip;
     WHV_GUEST_PHYSICAL_ADDRESS gpa;
 };
 
+static enum status not_a_memory_access(WHV_RUN_VP_EXIT_REASON reason)
+{
+    return fail(STATUS_INVALID_ARGUMENT, "ExitContext is of exit 0x%x, not a memory access", (unsigned)reason);
+}
+
+/* It cannot be read as a whole: of another exit, or not at all? */
+static enum status read_reason(const WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    WHV_RUN_VP_EXIT_REASON reason;
+    enum status status = caller_read(&reason, &exit->ExitReason, sizeof(reason), "ExitContext");
+
+    if (status == STATUS_OK && reason != WHvRunVpExitReasonMemoryAccess)
+        return not_a_memory_access(reason);
+    return fail(STATUS_BAD_POINTER, "ExitContext is not accessible");
+}
+
 static enum status read_mark(const WHV_RUN_VP_EXIT_CONTEXT *exit, struct exit_mark *mark)
 {
+    union {
+        WHV_RUN_VP_EXIT_CONTEXT context;
+        UINT8 bytes[offsetof(WHV_RUN_VP_EXIT_CONTEXT, MemoryAccess.Gpa) + sizeof(WHV_GUEST_PHYSICAL_ADDRESS)];
+    } copy;
     enum status status = require_pointer(exit, "ExitContext");
 
-    if (status == STATUS_OK)
-        status = caller_read(&mark->reason, &exit->ExitReason, sizeof(mark->reason), "ExitContext");
-    if (status == STATUS_OK && mark->reason != WHvRunVpExitReasonMemoryAccess)
-        return fail(STATUS_INVALID_ARGUMENT, "ExitContext is of exit 0x%x, not a memory access", (unsigned)mark->reason);
-    if (status == STATUS_OK)
-        status = caller_read(&mark->rip, &exit->VpContext.Rip, sizeof(mark->rip), "ExitContext");
-    if (status == STATUS_OK)
-        status = caller_read(&mark->gpa, &exit->MemoryAccess.Gpa, sizeof(mark->gpa), "ExitContext");
-    return status;
+    if (status != STATUS_OK)
+        return status;
+    if (unlikely(caller_read(copy.bytes, exit, sizeof(copy.bytes), "ExitContext") != STATUS_OK))
+        return read_reason(exit);
+    if (unlikely(copy.context.ExitReason != WHvRunVpExitReasonMemoryAccess))
+        return not_a_memory_access(copy.context.ExitReason);
+    *mark = (struct exit_mark){copy.context.VpContext.Rip, copy.context.MemoryAccess.Gpa};
+    return STATUS_OK;
 }
 
 static enum status get_due(struct vcpu *vcpu, struct memory_access *access)
@@ -46,7 +65,7 @@ static enum status get_due(struct vcpu *vcpu, struct memory_access *access)
 
 static enum status get_of_exit(struct vcpu *vcpu, const WHV_RUN_VP_EXIT_CONTEXT *exit, struct memory_access *access)
 {
-    struct exit_mark mark;
+    struct exit_mark mark = {0, 0};
     enum status status = read_mark(exit, &mark);
 
     if (status == STATUS_OK)

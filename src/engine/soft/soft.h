@@ -143,7 +143,7 @@ struct engine_vcpu {
     struct pending_interruption interruption;
     union vreg_value pending_event; /* PendingEvent: exception or ExtInt */
     uint64_t notifications;         /* DeliverabilityNotifications */
-    struct gpa_view view;           /* the mapping or hole looked up last */
+    struct gpa_view view, other_view; /* the mappings or holes looked up last; .. before */
     struct copied_code copied;      /* soft_copied.c */
     struct counters counters;
     uint64_t runs;

@@ -137,7 +137,7 @@ void soft_wrote(void *context, gpa_t gpa, uint64_t size)
 void soft_do_pending_memory(struct engine_vcpu *vcpu, uint32_t pending)
 {
     if (pending & PENDING_DROP_MEMORY) {
-        vcpu->view = (struct gpa_view){0};
+        vcpu->view = vcpu->other_view = (struct gpa_view){0};
         cpu_drop_memory(vcpu->cpu, false);
         soft_copied_forget(vcpu);
     } else if (pending & PENDING_DROP_WRITES) {

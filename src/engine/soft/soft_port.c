@@ -12,11 +12,24 @@
 
 /* ---- memory ---- */
 
+/* Code and a device, say, take turns: the mapping before the last is kept too. */
+static noinline bool find_other_view(struct engine_vcpu *vcpu, gpa_t gpa)
+{
+    const struct gpa_view last = vcpu->view;
+
+    if (gpa - vcpu->other_view.gpa < vcpu->other_view.size)
+        vcpu->view = vcpu->other_view;
+    else
+        (void)gpa_space_find(vcpu->partition->space, gpa, &vcpu->view);
+    vcpu->other_view = last;
+    return vcpu->view.host != NULL;
+}
+
 bool soft_find_view(struct engine_vcpu *vcpu, gpa_t gpa)
 {
     if (likely(gpa - vcpu->view.gpa < vcpu->view.size))
         return vcpu->view.host != NULL;
-    return gpa_space_find(vcpu->partition->space, gpa, &vcpu->view);
+    return find_other_view(vcpu, gpa);
 }
 
 static bool is_apic_page(const struct engine_vcpu *vcpu, gpa_t page)
