@@ -505,6 +505,32 @@ static void cancel_a_loop(void **state)
     guest_end(&g);
 }
 
+/* A cancel while nothing runs ends the next run before its first instruction, once, however many there were; and one that comes
+ * while an exit is being served too. */
+static void cancel_sticks(void **state)
+{
+    struct guest g;
+
+    (void)state;
+    guest_begin(&g, NULL);
+    guest_code(&g, 0x40, 0xe7, 0x10, 0x40, 0xf4); /* inc ax; out 0x10, ax; inc ax; hlt */
+    for (unsigned i = 0; i < 3; i++)
+        assert_ok(WHvCancelRunVirtualProcessor(g.partition, 0, 0));
+    guest_set(&g, WHvX64RegisterRax, 0);
+    run_to(&g, WHvRunVpExitReasonCanceled);
+    assert_int_equal(guest_get(&g, WHvX64RegisterRip), CODE);
+    assert_int_equal(guest_get(&g, WHvX64RegisterRax), 0);
+    run_to(&g, WHvRunVpExitReasonX64IoPortAccess);
+    assert_ok(WHvCancelRunVirtualProcessor(g.partition, 0, 0));
+    guest_set(&g, WHvX64RegisterRip, CODE + 3);
+    run_to(&g, WHvRunVpExitReasonCanceled);
+    assert_int_equal(guest_get(&g, WHvX64RegisterRip), CODE + 3);
+    assert_int_equal(guest_get(&g, WHvX64RegisterRax), 1);
+    run_to(&g, WHvRunVpExitReasonX64Halt);
+    assert_int_equal(guest_get(&g, WHvX64RegisterRax), 2);
+    guest_end(&g);
+}
+
 /* ---- dirty pages ---- */
 
 static UINT64 dirty(struct guest *g, UINT64 gpa, UINT64 pages)
@@ -652,6 +678,7 @@ int main(void)
         CASE("MEM-16", "SDM 3A 12.1.3", self_modifying),
         CASE("MEM-17", "S overlap: never a hole", replaced_under_a_run),
         CASE("MEM-18", "F 9.4: 10000 cancels", cancel_a_loop),
+        CASE("MEM-22", "F 9.4: sticky", cancel_sticks),
         CASE("MEM-19", "F 3", dirty_pages),
         CASE("MEM-20", "F 3: size 0", dirty_size_zero_clears),
         CASE("MEM-21", "F 3: concurrency", dirty_under_a_run),

@@ -1,3 +1,5 @@
+; Option not 0: aligned operands only.
+;
 ; Every instruction that can be locked, contended by all processors: no update is lost and no value is seen twice. First on
 ; aligned operands, then across a cache line, then across two pages that are not neighbours in memory; odd processors go
 ; through other addresses of the same memory.
@@ -235,6 +237,8 @@ main:
         ; the operand: aligned, across a line, across a page
         mov     rbx, DATA
         call    all
+        cmp     qword [P_OPTION], 0
+        jne     .aligned
         mov     rbx, DATA + 63
         call    all
         mov     rbx, SPLIT + 0xfff
@@ -242,9 +246,10 @@ main:
         jz      .even
         add     rbx, ALIAS
 .even:  call    all
+        call    bystander
+.aligned:
         call    wide
         call    tickets
-        call    bystander
         ret
 
 all:
