@@ -76,7 +76,7 @@ static const struct {
     {"DEBUG-1", SLOW_KVM, SHOWN(Interpreted), "OUT is over when it exits: running again does not execute it again"},
     {"BELL-10", SLOW_KVM, SHOWN(Interpreted), "MOVBE is an invalid opcode at privilege 0"},
     {"SMP-CODE", SLOW_KVM, SHOWN(Interpreted), "its fetches are not atomic against stores of other processors"},
-    {"SMP-LOCK", SLOW_KVM, SHOWN(Interpreted), "locked accesses across cache lines and pages are not atomic"},
+    {"SMP-LOCK", SLOW_KVM, SHOWN(Interpreted), "locked accesses across cache lines are not atomic; a locked ADC or SBB that has to begin again has lost its carry"},
     {"SMP-APIC", SLOW_KVM, SHOWN(Interpreted), "interpreted instructions up to HLT pass without a look at the window"},
     {"SMP-MONITOR", KVM, SHOWN(NoMonitor), "KVM's MWAIT does not wait"},
     {"SMP-TIME", SLOW_KVM, SHOWN(Interpreted), "RDTSC reads the host's time stamp"},

@@ -1,4 +1,4 @@
-; Option not 0: aligned operands only.
+; Option not 0: aligned operands only, and no ADC and SBB.
 ;
 ; Every instruction that can be locked, contended by all processors: no update is lost and no value is seen twice. First on
 ; aligned operands, then across a cache line, then across two pages that are not neighbours in memory; odd processors go
@@ -74,6 +74,8 @@ TICKETS equ 0xb00000                    ; a byte each
         jnz     %%sub
         END_CASE %2, %4, MINUS_ALL
 
+        cmp     qword [P_OPTION], 0
+        jne     %%no_carry
         BEGIN_CASE 0
         mov     ecx, 2
 %%adc:  stc
@@ -88,6 +90,7 @@ TICKETS equ 0xb00000                    ; a byte each
         dec     r12
         jnz     %%sbb
         END_CASE %2, %4, MINUS_ALL
+%%no_carry:
 
         BEGIN_CASE 0x35                 ; twice each: an even number in all
 %%not:  lock not %1 [rbx]

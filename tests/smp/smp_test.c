@@ -37,7 +37,7 @@
 
 enum { RAM_SIZE = 16 << 20, LOAD_AT = 0x8000, PARAMETERS = 0x500, MAX_PROCESSORS = 64, LIMIT_S = 150 * FEWER };
 
-/* Options: of "monitor", CPUID shows MONITOR; of "lock", aligned operands only. */
+/* Options: of "monitor", CPUID shows MONITOR; of "lock", aligned operands only, no ADC and SBB. */
 enum { SHOWS_MONITOR = 1, ALIGNED = 1 };
 
 struct parameters {
