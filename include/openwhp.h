@@ -59,8 +59,9 @@ typedef enum OWHP_ENGINE_DIFFERENCES {
     OwhpEngineDifferenceDebugChains = 8,
     /*
      * Guests are interpreted by the host's kernel: in user mode IOPL reads 0, the interrupt shadow of
-     * an OUT is over when it exits, windows for interrupts may open late, RDTSC reads the host's time
-     * stamp, and fetches are not atomic against stores of other processors.
+     * an OUT is over when it exits, RDTSC reads the host's time stamp, CPUID shows features of the host,
+     * fetches are not atomic against stores of other processors, nor are locked accesses across cache
+     * lines, and a contended locked ADC or SBB may lose its carry.
      */
     OwhpEngineDifferenceInterpreted = 16,
     /* Instructions follow the host processor's vendor, whatever vendor CPUID results present. */

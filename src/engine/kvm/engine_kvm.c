@@ -83,7 +83,8 @@ static const char *machine_settings(struct kvm_partition *kvm)
         return "KVM_SET_IDENTITY_MAP_ADDR";
     if (ioctl(kvm->device, KVM_CHECK_EXTENSION, KVM_CAP_SET_TSS_ADDR) > 0 && ioctl(kvm->vm, KVM_SET_TSS_ADDR, TSS_GPA) < 0)
         return "KVM_SET_TSS_ADDR";
-    if (kvm_is_fast(why, sizeof(why)) && enable(kvm, KVM_CAP_DIRTY_LOG_RING, RING_ENTRIES * sizeof(struct kvm_dirty_gfn)))
+    kvm->interprets = !kvm_is_fast(why, sizeof(why));
+    if (!kvm->interprets && enable(kvm, KVM_CAP_DIRTY_LOG_RING, RING_ENTRIES * sizeof(struct kvm_dirty_gfn)))
         kvm->ring_size = RING_ENTRIES * sizeof(struct kvm_dirty_gfn);
     kvm->clears_log = !kvm->ring_size && enable(kvm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
     if (!enable(kvm, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER))

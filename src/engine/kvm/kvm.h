@@ -79,6 +79,7 @@ struct kvm_partition {
     size_t free_count, free_room;
     uint32_t next_id, id_limit;
     bool has_tsc_offset;
+    bool interprets;             /* no hardware underneath */
     bool clears_log;             /* reading the log does not clear it (kvm_dirty.c) */
     _Atomic bool was_entered;    /* since the log was collected */
     uint64_t *bitmap;            /* of the log; whoever holds all processors */

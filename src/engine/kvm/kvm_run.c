@@ -67,10 +67,19 @@ static enum cpu_leave step(struct engine_vcpu *vcpu, struct event *event)
     return cpu_run_one(vcpu->cpu, event);
 }
 
+/*
+ * A KVM that interprets does not look for a window between its instructions. Whatever waits for one, or for a lower task
+ * priority, waits in the software processor, which does.
+ */
+static bool is_held_back(const struct engine_vcpu *vcpu)
+{
+    return vcpu->partition->kvm->interprets && (vcpu->cpu->interrupt_waiting || (vcpu->lapic && lapic_requested(vcpu->lapic) >= 0));
+}
+
 /* What KVM cannot watch; and the one instruction in a shadow, for not every KVM keeps a shadow that it is given. */
 static bool needs_steps(const struct engine_vcpu *vcpu)
 {
-    if (unlikely(vcpu->cpu->interrupt_shadow) || unlikely(kvm_apic_is_hidden(vcpu)))
+    if (unlikely(vcpu->cpu->interrupt_shadow) || unlikely(kvm_apic_is_hidden(vcpu)) || unlikely(is_held_back(vcpu)))
         return true;
     return vcpu->cpu->nmi_masked && ((atomic_load(&vcpu->pending) & PENDING_NMI) || (vcpu->notifications & 1));
 }
