@@ -47,18 +47,22 @@ static void memory_write(struct machine *machine, uint64_t gpa, unsigned size, c
     }
 }
 
+static void transfer(struct machine *machine, uint64_t gpa, unsigned size, uint8_t *data, bool is_write)
+{
+    pthread_mutex_lock(&machine->lock);
+    if (is_write)
+        memory_write(machine, gpa, size, data);
+    else
+        memory_read(machine, gpa, size, data);
+    pthread_mutex_unlock(&machine->lock);
+}
+
 static HRESULT CALLBACK on_memory(VOID *context, WHV_EMULATOR_MEMORY_ACCESS_INFO *access)
 {
     struct processor *processor = context;
-    struct machine *machine = processor->machine;
     if (access->AccessSize > sizeof access->Data)
         return E_INVALIDARG;
-    pthread_mutex_lock(&machine->lock);
-    if (access->Direction == DIRECTION_WRITE)
-        memory_write(machine, access->GpaAddress, access->AccessSize, access->Data);
-    else
-        memory_read(machine, access->GpaAddress, access->AccessSize, access->Data);
-    pthread_mutex_unlock(&machine->lock);
+    transfer(processor->machine, access->GpaAddress, access->AccessSize, access->Data, access->Direction == DIRECTION_WRITE);
     return S_OK;
 }
 
@@ -207,6 +211,40 @@ void guest_io_port(struct processor *processor, const WHV_RUN_VP_EXIT_CONTEXT *e
               exit->IoPortAccess.InstructionByteCount, result, status.AsUINT32);
 }
 
+/* A prefix F2 or F3: a repeated string instruction (or one of SSE), whose elements the emulator does in one call. */
+static bool has_repeat_prefix(const WHV_MEMORY_ACCESS_CONTEXT *access)
+{
+    static const uint8_t prefixes[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0};
+    for (unsigned i = 0; i < access->InstructionByteCount && i < sizeof access->InstructionBytes; i++) {
+        uint8_t byte = access->InstructionBytes[i];
+        if (byte == 0xf2 || byte == 0xf3)
+            return true;
+        if (memchr(prefixes, byte, sizeof prefixes) == NULL)
+            return false;
+    }
+    return false;
+}
+
+/* The accesses of the instruction one after the other, mostly one. False: none was made. */
+static bool complete_accesses(struct processor *processor, const WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    struct machine *machine = processor->machine;
+    OWHP_MEMORY_ACCESS access;
+    HRESULT result;
+    if (has_repeat_prefix(&exit->MemoryAccess) || FAILED(OwhpGetMemoryAccess(machine->partition, processor->index, exit, &access)))
+        return false;
+    do {
+        uint8_t data[8];
+        memcpy(data, &access.Data, sizeof data);
+        transfer(machine, access.Gpa, access.SizeInBytes, data, access.AccessType == WHvMemoryAccessWrite);
+        memcpy(&access.Data, data, sizeof data);
+        result = OwhpCompleteMemoryAccess(machine->partition, processor->index, &access);
+    } while (result == S_FALSE);
+    if (FAILED(result))
+        crash(processor, exit, "memory access", exit->MemoryAccess.InstructionBytes, exit->MemoryAccess.InstructionByteCount, result, 0);
+    return true;
+}
+
 void guest_io_memory(struct processor *processor, const WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     const WHV_MEMORY_ACCESS_CONTEXT *access = &exit->MemoryAccess;
@@ -218,6 +256,8 @@ void guest_io_memory(struct processor *processor, const WHV_RUN_VP_EXIT_CONTEXT 
                    (unsigned long long)exit->VpContext.Rip);
         return;
     }
+    if (complete_accesses(processor, exit))
+        return;
     HRESULT result =
         WHvEmulatorTryMmioEmulation(processor->emulator, processor, &exit->VpContext, access, &status);
     if (FAILED(result) || !status.EmulationSuccessful)
