@@ -330,6 +330,7 @@ OWHP_EXPORT HRESULT WINAPI WHvAdviseGpaRange(WHV_PARTITION_HANDLE Partition,
  * Controls: CacheType any value of WHV_CACHE_TYPE; InputVtl 0; reserved fields 0.
  * DataSizeInBytes: 1 or more, across pages too. Windows moves at most 16 bytes of one page;
  * OPENWHP_STRICT=1 in the environment, when the partition is set up, brings those limits back.
+ * The page of an emulated local APIC is not reached (WHvGetVirtualProcessorInterruptControllerState2).
  *
  * E_INVALIDARG    DataSizeInBytes 0, a range that wraps around, unknown CacheType, a trust level
  *                 other than 0, reserved bits set; with OPENWHP_STRICT=1 also more than 16 bytes
