@@ -2,9 +2,11 @@
  * The emulator in a partition, its callbacks handing everything on: instructions with upper halves of YMM registers and PKRU, which
  * have names of our own (openwhp.h). An instruction on a device ends as it does on RAM.
  */
+#include "conform/differences.h"
 #include "conform/guest.h"
 
 #include <WinHvEmulation.h>
+#include <cpuid.h>
 #include <string.h>
 
 enum { DEVICE = 0x400000, DEVICE_SIZE = 0x1000, DATA = 0x40000 };
@@ -241,6 +243,21 @@ static void take(struct ending *e, const UINT8 *operand)
     memcpy(e->memory, operand, DEVICE_SIZE);
 }
 
+/* What QEMU's emulated processor does otherwise: a gather that faults has not extended its mask and cleared the upper half before (SDM
+ * 2C, VGATHERQPD); XSAVE leaves the reserved bytes as they are. */
+static bool is_beyond_host(const char *text)
+{
+    UINT32 eax = 0, ebx = 0, ecx = 0, edx = 0;
+
+    if (!engine_differs(OwhpEngineDifferenceHostVendor) || (strncmp(text, "vgatherqpd", 10) != 0 && strncmp(text, "xsave", 5) != 0))
+        return false;
+    __cpuid(0x40000000, eax, ebx, ecx, edx);
+    const bool is_translator = ebx == 0x54474354 && ecx == 0x43544743 && edx == 0x47435447; /* TCGTCGTCGTCG */
+    if (is_translator)
+        print_message("SKIPPED: %s: the host's processor is QEMU's, which does it otherwise\n", text);
+    return is_translator;
+}
+
 /* YM-3: on a device, by the emulator, as on RAM, by the processor. */
 static void as_on_ram(void **state)
 {
@@ -259,6 +276,8 @@ static void as_on_ram(void **state)
     guest_set(&guest, R(XCr0), 7);
     assert_ok(WHvEmulatorCreateEmulator(&callbacks, &emulator));
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        if (is_beyond_host(rows[i].text))
+            continue;
         prepare(rows[i].code, DATA);
         run_to(&guest, WHvRunVpExitReasonX64Halt);
         take(&on_ram, guest.ram + DATA);
