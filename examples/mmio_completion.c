@@ -16,8 +16,7 @@ static const UINT8 program[] = {
     0xB8, 0x28, 0, 0, 0,       /* mov eax, 40  */
     0x01, 0x03,                /* add [ebx], eax */
     0x8A, 0x03, 0x88, 0x43, 4, /* mov al, [ebx]; mov [ebx + 4], al */
-    0xF4,                      /* hlt */
-};
+    0xF4 /* hlt */};
 static UINT8 device[8] = {2};
 
 static void must(HRESULT result, const char *what)
