@@ -210,12 +210,50 @@ static void memory_changes_under_runs(void **state)
     guest_end(&guest);
 }
 
+/* ---- code ---- */
+
+enum { FUNCTION = 0x3000, RESULT = COUNTS, ROUNDS = COUNTS + 4, PATCHES = 1000 };
+
+/* Processor 0 calls a function that stores a number, for ever; processor 1 changes the number in the function's code, and goes on
+ * when it has been stored. Its own code is elsewhere, or in the same page. */
+static void code_of_another_processor(UINT16 patcher)
+{
+    static const UINT8 function[] = {0xb0, 0, 0xa2, RESULT & 0xff, RESULT >> 8, 0xc3}; /* mov al, 0; mov [RESULT], al; ret */
+    static const UINT8 patch[] = {
+        0xfe, 0xc3,                                                   /* again: inc bl */
+        0x88, 0x1e, (FUNCTION + 1) & 0xff, FUNCTION >> 8,             /* mov [FUNCTION + 1], bl */
+        0x38, 0x1e, RESULT & 0xff, RESULT >> 8, 0x75, 0xfa,           /* wait: cmp [RESULT], bl; jne wait */
+        0x66, 0xff, 0x06, ROUNDS & 0xff, ROUNDS >> 8, 0xeb, 0xed,     /* inc dword [ROUNDS]; jmp again */
+    };
+    const WHV_REGISTER_NAME names[] = {WHvX64RegisterCs, WHvX64RegisterRip};
+    const WHV_REGISTER_VALUE values[] = {{.Segment = {.Limit = 0xffff, .Attributes = 0x9b}}, {.Reg64 = patcher}};
+
+    begin(2, WHvX64LocalApicEmulationModeNone);
+    guest_code(&guest, 0xe8, 0xfd, 0x1f, 0xeb, 0xfb); /* again: call FUNCTION; jmp again */
+    guest_load(&guest, FUNCTION, function, sizeof(function));
+    guest_load(&guest, patcher, patch, sizeof(patch));
+    assert_ok(WHvSetVirtualProcessorRegisters(guest.partition, 1, names, 2, values));
+    start_all(2);
+    while (count_at(ROUNDS) < PATCHES)
+        sched_yield();
+    stop_all(2);
+    guest_end(&guest);
+}
+
+static void changed_code_is_seen(void **state)
+{
+    (void)state;
+    code_of_another_processor(0x5000);
+    code_of_another_processor(FUNCTION + 0x800);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE("GT-1", "S", halted_processors_cost_nothing),
         CASE("GT-2", "F 9.4: all of 64", running_processors_stop),
         CASE("GT-3", "S", memory_changes_under_runs),
+        CASE("GT-4", "SDM 3A 9.1.3: code that another processor changes", changed_code_is_seen),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
