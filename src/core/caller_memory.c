@@ -18,6 +18,9 @@ static bool read_short(uint8_t *to, const uint8_t *from, size_t size)
     uint64_t word;
     uint32_t half;
 
+    for (; size >= 64; size -= 64, to += 64, from += 64)
+        if (!guarded_copy512(to, from))
+            return false;
     for (; size >= 16; size -= 16, to += 16, from += 16)
         if (!guarded_load128(from, to))
             return false;
@@ -39,6 +42,9 @@ static bool write_short(uint8_t *to, const uint8_t *from, size_t size)
     uint64_t word;
     uint32_t half;
 
+    for (; size >= 64; size -= 64, to += 64, from += 64)
+        if (!guarded_copy512(to, from))
+            return false;
     for (; size >= 16; size -= 16, to += 16, from += 16)
         if (!guarded_store128(to, from))
             return false;

@@ -120,6 +120,31 @@ fault:
     return false;
 }
 
+/* The same for the instruction at local label n. */
+#define GUARD_ENTRY_AT(n)                                                                          \
+    ".pushsection owhp_guard,\"a\",@progbits\n\t.balign 4\n\t.long " #n "b - .\n\t.long %l[fault] - .\n\t" \
+    ".popsection\n\t"
+
+/* 64 bytes at any addresses, which do not overlap. False: some of them may have been copied. */
+must_check static always_inline bool guarded_copy512(void *to, const void *from)
+{
+    __asm__ volatile goto("1: movups (%[from]), %%xmm0\n\t" GUARD_ENTRY_AT(1)
+                          "2: movups 16(%[from]), %%xmm1\n\t" GUARD_ENTRY_AT(2)
+                          "3: movups 32(%[from]), %%xmm2\n\t" GUARD_ENTRY_AT(3)
+                          "4: movups 48(%[from]), %%xmm3\n\t" GUARD_ENTRY_AT(4)
+                          "5: movups %%xmm0, (%[to])\n\t" GUARD_ENTRY_AT(5)
+                          "6: movups %%xmm1, 16(%[to])\n\t" GUARD_ENTRY_AT(6)
+                          "7: movups %%xmm2, 32(%[to])\n\t" GUARD_ENTRY_AT(7)
+                          "8: movups %%xmm3, 48(%[to])\n\t" GUARD_ENTRY_AT(8)
+                          :
+                          : [from] "r"(from), [to] "r"(to)
+                          : "memory", "xmm0", "xmm1", "xmm2", "xmm3"
+                          : fault);
+    return true;
+fault:
+    return false;
+}
+
 /*
  * Copy or fill any number of bytes, one by one in ascending order (so a copy onto higher overlapping addresses repeats
  * what it copied, as MOVS does). On a fault they return the number of bytes that were not transferred (the rest was), 0 when

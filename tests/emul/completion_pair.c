@@ -19,7 +19,8 @@ static const WHV_REGISTER_NAME names[PAIR_NAMES] = {
 };
 enum { FLAGS_PUSHED = STACK - 0x18 };
 
-static struct guest guest;
+static struct guest guest, guests[PAIR_MODES]; /* the one in use; as each mode has it */
+static struct pair_state starts[PAIR_MODES];
 static enum pair_mode mode;
 static struct pair_state on_ram, completed;
 static _Atomic bool stop;
@@ -85,15 +86,15 @@ static void *cancel_now_and_then(void *unused)
     (void)unused;
     for (unsigned i = 0; !atomic_load(&stop); i++) {
         nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
-        if (i % 4 == 0)
-            (void)WHvCancelRunVirtualProcessor(guest.partition, 0, 0);
+        for (unsigned m = 0; i % 4 == 0 && m < PAIR_MODES; m++)
+            if (guests[m].partition)
+                (void)WHvCancelRunVirtualProcessor(guests[m].partition, 0, 0);
     }
     return NULL;
 }
 
-void pair_begin(enum pair_mode chosen)
+static void make_guest(void)
 {
-    mode = chosen;
     guest_begin(&guest, NULL);
     if (mode <= PAIR_COMPATIBILITY) {
         guest_long_mode(&guest, mode == PAIR_KERNEL ? 0 : 3);
@@ -108,16 +109,34 @@ void pair_begin(enum pair_mode chosen)
     }
     guest_set(&guest, WHvX64RegisterXCr0, 7);
     memset(guest.ram + CODE, 0xf4, 0x1000);
-    take(&pair_start);
+}
+
+void pair_begin(unsigned modes)
+{
+    for (mode = 0; mode < PAIR_MODES; mode++)
+        if (modes >> mode & 1) {
+            make_guest();
+            take(&starts[mode]);
+            guests[mode] = guest;
+        }
     atomic_store(&stop, false);
     assert_int_equal(pthread_create(&canceler, NULL, cancel_now_and_then, NULL), 0);
+}
+
+void pair_choose(enum pair_mode chosen)
+{
+    mode = chosen;
+    guest = guests[mode];
+    pair_start = starts[mode];
 }
 
 void pair_end(void)
 {
     atomic_store(&stop, true);
     pthread_join(canceler, NULL);
-    guest_end(&guest);
+    for (unsigned m = 0; m < PAIR_MODES; m++)
+        if (guests[m].partition)
+            guest_end(&guests[m]);
 }
 
 static void run(void)

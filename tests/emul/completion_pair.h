@@ -17,7 +17,7 @@ enum { WINDOW = 0xa000, WINDOW_SIZE = 0x4000, KEPT = TABLES, XSAVE_SIZE = 4096 }
 enum { PAIR_READ_ONLY = 0x9000, PAIR_NOTHING = WINDOW + WINDOW_SIZE }; /* under paging: a page that is only read, and none */
 
 /* In real mode and PAIR_PROTECTED (32-bit code without paging) data segments begin at WINDOW and are as long. */
-enum pair_mode { PAIR_USER, PAIR_KERNEL, PAIR_COMPATIBILITY, PAIR_PROTECTED, PAIR_REAL };
+enum pair_mode { PAIR_USER, PAIR_KERNEL, PAIR_COMPATIBILITY, PAIR_PROTECTED, PAIR_REAL, PAIR_MODES };
 
 enum { PAIR_RSP = 4, PAIR_RFLAGS = 17, PAIR_ES, PAIR_CS, PAIR_SS, PAIR_DS, PAIR_FS, PAIR_GS, PAIR_NAMES = 43 };
 
@@ -28,10 +28,11 @@ struct pair_state {
     UINT8 memory[KEPT]; /* from GPA 0 */
 };
 
-extern struct pair_state pair_start; /* filled by pair_begin; to be changed for a case */
+extern struct pair_state pair_start; /* filled by pair_choose; to be changed for a case */
 extern unsigned pair_accesses;       /* answered so far */
 
-void pair_begin(enum pair_mode mode);
+void pair_begin(unsigned modes); /* bit n: mode n will be chosen */
+void pair_choose(enum pair_mode mode);
 void pair_end(void);
 
 enum pair_result {

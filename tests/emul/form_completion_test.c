@@ -107,7 +107,8 @@ int main(int argc, char **argv)
     const unsigned bits = mode <= PAIR_KERNEL ? 64 : mode == PAIR_REAL ? 16 : 32, count = opcode_rows(rows);
     const struct case_layout layout = layout_of();
 
-    pair_begin(mode);
+    pair_begin(1u << mode);
+    pair_choose(mode);
     for (unsigned i = 0; i < count; i++) {
         if (mode == PAIR_KERNEL && !is_system(&rows[i]))
             continue;

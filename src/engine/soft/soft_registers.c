@@ -470,6 +470,15 @@ static enum status set_any_batch(struct engine_vcpu *vcpu, const uint32_t *names
     return status;
 }
 
+/* General registers and an RIP that can be one fit to anything: most of what clients set, to finish an instruction by hand. */
+static bool may_not_fit(const struct cpu *cpu, const uint32_t *names, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (names[i] > VREG_RIP || (names[i] == VREG_RIP && cpu_is_64(cpu) && !cpu_is_canonical(cpu, cpu->rip)))
+            return true;
+    return false;
+}
+
 enum status soft_set_registers(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values)
 {
     enum status status;
@@ -483,7 +492,7 @@ enum status soft_set_registers(struct engine_vcpu *vcpu, const uint32_t *names, 
         vcpu->cpu->cpl = privilege_level(vcpu->cpu);
         cpu_control_changed(vcpu->cpu);
     }
-    vcpu->control_unchecked = true;
+    vcpu->control_unchecked |= may_not_fit(vcpu->cpu, names, count);
     cpu_interrupts_enabled(vcpu->cpu);
     atomic_fetch_or(&vcpu->cpu->request, REQUEST_INTERRUPT);
     return STATUS_OK;
