@@ -20,7 +20,8 @@ MODULES = ["irqbypass", "kvm", "kvm-amd"]
 
 # Repetitions are divided by this, too: a virtual machine takes a fifth of a second to come and go, a memory slot milliseconds; and
 # processors that wait for one another on one processor need a slice of time each time.
-SHORTER = {"kvm leak": 5, "kvm memory limits": 10, "kvm faults": 4, "kvm threads code": 10}
+SHORTER = {"kvm leak": 5, "kvm memory limits": 10, "kvm faults": 4, "kvm threads code": 10, "kvm threads lock": 4, "kvm threads litmus": 10,
+           "kvm threads ipi": 10, "kvm threads apic": 10}
 # On one processor of the guest. QEMU's translator does not fetch code atomically against the stores of another processor, and may
 # keep what it has made of the old; that is what this test looks at.
 ONE_PROCESSOR = ["kvm threads code"]

@@ -296,6 +296,12 @@ static const char *difference(const char *name, const struct parameters *paramet
     return of_name ? of_name : parameters->processors == 64 ? engine_difference("SMP-64") : NULL;
 }
 
+/* Where less is asked for (a machine with one slow processor) so many that wait for one another, spinning, would take hours. */
+static bool is_too_long(const char *name, const struct parameters *parameters)
+{
+    return strcmp(name, "ipi") == 0 && parameters->processors == 64 && getenv("OPENWHP_TEST_SHORTER");
+}
+
 int main(int argc, char **argv)
 {
     static UINT8 payload[0x28000];
@@ -315,6 +321,10 @@ int main(int argc, char **argv)
             found++;
             if (reason) {
                 printf("SKIPPED, %u processors: %s\n", cases[i].parameters.processors, reason);
+                continue;
+            }
+            if (is_too_long(argv[2], &cases[i].parameters)) {
+                printf("SHORTER (OPENWHP_TEST_SHORTER): without the case of %u processors\n", cases[i].parameters.processors);
                 continue;
             }
             run_count++;
