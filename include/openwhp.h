@@ -47,7 +47,8 @@ typedef enum OWHP_ENGINE_DIFFERENCES {
     /*
      * When a store over two pages exits for one of them, the other may have its part already; a
      * read-modify-write that exits for its write may have set its flags; and a POPA that exits may have
-     * written the registers whose values it had read before.
+     * written the registers whose values it had read before. Where the instruction of an exit cannot be
+     * found again (a store over its own code, code that nobody can read), the exit is UnsupportedFeature.
      */
     OwhpEngineDifferenceSplitStores = 2,
     /*

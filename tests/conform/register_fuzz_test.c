@@ -94,7 +94,8 @@ static bool is_exit(UINT32 reason)
     for (size_t i = 0; i < sizeof(exits) / sizeof(exits[0]); i++)
         if (exits[i] == reason)
             return true;
-    return false;
+    /* Of an instruction that cannot be found again (openwhp.h). */
+    return reason == WHvRunVpExitReasonUnsupportedFeature && engine_differs(OwhpEngineDifferenceSplitStores);
 }
 
 static UINT32 random_name(void)
