@@ -177,8 +177,9 @@ static bool load_extended(struct emulator *e, const struct insn *insn, uint64_t 
 {
     if (emulator_registers_load_extended(&e->registers, e->cpu, &e->client, components))
         return true;
-    (void)emulator_insn_complain(e->cpu->mode, e->cpu->rip, insn->bytes, insn->length,
-                                 "needs OwhpX64RegisterYmmHigh or OwhpX64RegisterPkru, which the callback that reads registers refused");
+    (void)emulator_insn_complain(
+        e->cpu->mode, e->cpu->rip, insn->bytes, insn->length,
+        "needs OwhpX64RegisterYmmHigh or OwhpX64RegisterPkru, which the callback that reads registers refused");
     e->failure = EMULATOR_GET_REGISTERS_FAILED;
     return false;
 }
@@ -206,7 +207,8 @@ static bool load_what_it_needs(struct emulator *e, const struct emulator_insn *i
     struct cpu *cpu = e->cpu;
     bool asks_tss = (insn->needs & NEEDS_TSS) && !e->request->is_io && (cpu_is_v86(cpu) || cpu->cpl > (cpu->rflags >> 12 & 3));
 
-    if (((insn->needs & NEEDS_SYSTEM) || asks_tss || e->request->in_shadow) && !emulator_registers_load_system(&e->registers, cpu, &e->client))
+    if (((insn->needs & NEEDS_SYSTEM) || asks_tss || e->request->in_shadow) &&
+        !emulator_registers_load_system(&e->registers, cpu, &e->client))
         return get_failed(e);
     if ((insn->needs & NEEDS_VECTOR) && !emulator_registers_load_vector(&e->registers, cpu, &e->client))
         return get_failed(e);
@@ -225,7 +227,8 @@ static enum emulator_outcome store(struct emulator *e, const union vreg_value *e
     return EMULATOR_SET_REGISTERS_FAILED;
 }
 
-/* WHV_X64_PENDING_EXCEPTION_EVENT: pending 0, type 1-3 (0: exception), has error 8, vector 16-31, error 32-63, parameter 64-127. */
+/* WHV_X64_PENDING_EXCEPTION_EVENT: pending 0, type 1-3 (0: exception), has error 8, vector 16-31, error 32-63, parameter 64-127.
+ */
 static enum emulator_outcome inject_fault(struct emulator *e)
 {
     const struct cpu_fault *fault = &e->cpu->fault;

@@ -56,7 +56,8 @@ static bool find_known(const struct emulator *e, gva_t gva, enum access_type typ
     for (unsigned i = 0; i < count; i++) {
         const struct emulator_known *k = &e->known[i];
 
-        if (k->page == (gva & PAGE_MASK) && k->user == user && (k->type == type || (k->type == ACCESS_WRITE && type == ACCESS_READ))) {
+        if (k->page == (gva & PAGE_MASK) && k->user == user &&
+            (k->type == type || (k->type == ACCESS_WRITE && type == ACCESS_READ))) {
             *gpa = k->gpa | (gva & ~PAGE_MASK);
             return true;
         }
@@ -103,8 +104,8 @@ static enum port_result port_translate(struct cpu *cpu, gva_t gva, enum access_t
     if (result != PORT_DONE)
         return result;
     if (page & ~PAGE_MASK) {
-        (void)fail(STATUS_UNEXPECTED, "the callback that translates answered 0x%llx for the page 0x%llx", (unsigned long long)page,
-                   (unsigned long long)(gva & PAGE_MASK));
+        (void)fail(STATUS_UNEXPECTED, "the callback that translates answered 0x%llx for the page 0x%llx",
+                   (unsigned long long)page, (unsigned long long)(gva & PAGE_MASK));
         return refuse(e, EMULATOR_TRANSLATE_MISALIGNED);
     }
     enter_known(e, gva, page, type, user);
@@ -124,8 +125,8 @@ static bool memory(struct emulator *e, gpa_t gpa, bool is_write, uint8_t *data, 
         if (is_write)
             memcpy(access.data, data + done, chunk);
         if (!e->callbacks.memory(e->client.context, &access)) {
-            (void)fail(STATUS_UNEXPECTED, "the memory callback failed (%s of %zu bytes at 0x%llx)", is_write ? "write" : "read", chunk,
-                       (unsigned long long)(gpa + done));
+            (void)fail(STATUS_UNEXPECTED, "the memory callback failed (%s of %zu bytes at 0x%llx)", is_write ? "write" : "read",
+                       chunk, (unsigned long long)(gpa + done));
             return false;
         }
         if (!is_write)
@@ -167,8 +168,8 @@ static enum port_result port_io(struct cpu *cpu, const struct port_io *io)
     if (io->is_write)
         access.data = *io->data;
     if (!e->callbacks.io(e->client.context, &access)) {
-        (void)fail(STATUS_UNEXPECTED, "the I/O port callback failed (%s of %u bytes, port 0x%x)", io->is_write ? "OUT" : "IN", io->size,
-                   io->port);
+        (void)fail(STATUS_UNEXPECTED, "the I/O port callback failed (%s of %u bytes, port 0x%x)", io->is_write ? "OUT" : "IN",
+                   io->size, io->port);
         return refuse(e, EMULATOR_IO_FAILED);
     }
     if (!io->is_write)

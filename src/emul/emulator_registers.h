@@ -32,9 +32,12 @@ struct emulator_client {
 };
 
 /* False: the callback failed. */
-must_check bool emulator_registers_load(struct emulator_registers *registers, struct cpu *cpu, const struct emulator_client *client);
-must_check bool emulator_registers_load_system(struct emulator_registers *registers, struct cpu *cpu, const struct emulator_client *client);
-must_check bool emulator_registers_load_vector(struct emulator_registers *registers, struct cpu *cpu, const struct emulator_client *client);
+must_check bool emulator_registers_load(struct emulator_registers *registers, struct cpu *cpu,
+                                        const struct emulator_client *client);
+must_check bool emulator_registers_load_system(struct emulator_registers *registers, struct cpu *cpu,
+                                               const struct emulator_client *client);
+must_check bool emulator_registers_load_vector(struct emulator_registers *registers, struct cpu *cpu,
+                                               const struct emulator_client *client);
 /* After load_vector: of XCR0_AVX and XCR0_PKRU what `components` has. A client may know neither name: they are not the API's. */
 must_check bool emulator_registers_load_extended(struct emulator_registers *registers, struct cpu *cpu,
                                                  const struct emulator_client *client, uint64_t components);

@@ -113,39 +113,8 @@ static bool flush(struct lister *l, size_t keep)
     return !l->bad_array;
 }
 
-/* The run of dirty pages that begins at the lowest bit, and what lies above it. */
-static always_inline struct gpa_range take_run(gpa_t gpa, uint64_t *bits)
-{
-    const unsigned start = (unsigned)__builtin_ctzll(*bits);
-    const uint64_t carried = *bits + (*bits & -*bits); /* the run has become zeros, and a one behind them */
-    const unsigned end = carried ? (unsigned)__builtin_ctzll(carried) : 64;
-
-    *bits &= carried;
-    return (struct gpa_range){gpa + ((uint64_t)start << PAGE_SHIFT), (uint64_t)(end - start) << PAGE_SHIFT};
-}
-
-/* False: there is no room for one more, and nothing has changed; or the array cannot be written. */
-static always_inline bool add_run(struct lister *l, struct gpa_range run)
-{
-    if (unlikely(!l->room)) {
-        l->list->more = true;
-        return false;
-    }
-    l->batch[l->batched++] = run;
-    l->room--;
-    return likely(l->batched < BATCH) || flush(l, 1);
-}
-
-static bool add_runs(struct lister *l, gpa_t gpa, uint64_t bits)
-{
-    while (bits)
-        if (!add_run(l, take_run(gpa, &bits)))
-            return false;
-    return true;
-}
-
-/* A run, given the first and the last bit of each, and what is left of these; of nothing, anything. */
-static always_inline struct gpa_range lowest_run(gpa_t gpa, uint64_t *starts, uint64_t *ends)
+/* The lowest run of dirty pages, given the first and the last bit of each, and what is left of these; of nothing, anything. */
+static always_inline struct gpa_range take_run(gpa_t gpa, uint64_t *starts, uint64_t *ends)
 {
     const unsigned start = (unsigned)__builtin_ctzll(*starts | TOP_BIT), end = (unsigned)__builtin_ctzll(*ends | TOP_BIT);
 
@@ -154,17 +123,24 @@ static always_inline struct gpa_range lowest_run(gpa_t gpa, uint64_t *starts, ui
     return (struct gpa_range){gpa + ((uint64_t)start << PAGE_SHIFT), (uint64_t)(end - start + 1) << PAGE_SHIFT};
 }
 
-/* The same with room for all runs of a word. How many there are is hard to foresee, for the processor too: two are written at a
- * time, and the second counts if there was one. */
-static always_inline void add_all_runs(struct lister *l, gpa_t gpa, uint64_t bits)
+/* As many as there is room for. */
+static void add_some(struct lister *l, gpa_t gpa, uint64_t starts, uint64_t ends)
 {
-    uint64_t starts = bits & ~(bits << 1), ends = bits & ~(bits >> 1);
+    for (; starts && l->room; l->room--)
+        l->batch[l->batched++] = take_run(gpa, &starts, &ends);
+    l->list->more = starts != 0;
+}
+
+/* All, for which there is room. How many there are is hard to foresee, for the processor too: two are written at a time, and the
+ * second counts if there was one. */
+static always_inline void add_all(struct lister *l, gpa_t gpa, uint64_t starts, uint64_t ends)
+{
     struct gpa_range *to = l->batch + l->batched;
 
     do {
-        *to++ = lowest_run(gpa, &starts, &ends);
+        *to++ = take_run(gpa, &starts, &ends);
         const unsigned second = starts != 0;
-        *to = lowest_run(gpa, &starts, &ends);
+        *to = take_run(gpa, &starts, &ends);
         to += second;
     } while (starts);
     const size_t batched = (size_t)(to - l->batch);
@@ -172,17 +148,21 @@ static always_inline void add_all_runs(struct lister *l, gpa_t gpa, uint64_t bit
     l->batched = batched;
 }
 
+/* False: there was no room for the last of the runs; or the array cannot be written. */
 static always_inline bool list_word(struct lister *l, gpa_t gpa, uint64_t bits)
 {
+    uint64_t starts = bits & ~(bits << 1), ends = bits & ~(bits >> 1);
+
     if (bits & 1 && l->batched && range_end(l->batch[l->batched - 1]) == gpa) {
-        l->batch[l->batched - 1].size += take_run(gpa, &bits).size;
-        if (!bits)
+        l->batch[l->batched - 1].size += take_run(gpa, &starts, &ends).size;
+        if (!starts)
             return true;
     }
     if (unlikely(l->room < WORD_RUNS))
-        return add_runs(l, gpa, bits);
-    add_all_runs(l, gpa, bits);
-    return likely(l->batched < BATCH) || flush(l, 1);
+        add_some(l, gpa, starts, ends);
+    else
+        add_all(l, gpa, starts, ends);
+    return likely(l->batched < BATCH) ? !l->list->more : flush(l, 1) && !l->list->more;
 }
 
 static bool list_bits(void *ctx, const struct gpa_dirty_bits *words, size_t count)

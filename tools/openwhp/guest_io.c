@@ -231,7 +231,8 @@ static bool complete_accesses(struct processor *processor, const WHV_RUN_VP_EXIT
     struct machine *machine = processor->machine;
     OWHP_MEMORY_ACCESS access;
     HRESULT result;
-    if (has_repeat_prefix(&exit->MemoryAccess) || FAILED(OwhpGetMemoryAccess(machine->partition, processor->index, exit, &access)))
+    if (has_repeat_prefix(&exit->MemoryAccess) ||
+        FAILED(OwhpGetMemoryAccess(machine->partition, processor->index, exit, &access)))
         return false;
     do {
         uint8_t data[8];
@@ -241,7 +242,8 @@ static bool complete_accesses(struct processor *processor, const WHV_RUN_VP_EXIT
         result = OwhpCompleteMemoryAccess(machine->partition, processor->index, &access);
     } while (result == S_FALSE);
     if (FAILED(result))
-        crash(processor, exit, "memory access", exit->MemoryAccess.InstructionBytes, exit->MemoryAccess.InstructionByteCount, result, 0);
+        crash(processor, exit, "memory access", exit->MemoryAccess.InstructionBytes, exit->MemoryAccess.InstructionByteCount,
+              result, 0);
     return true;
 }
 

@@ -35,9 +35,11 @@ static void capabilities(struct engine_capabilities *out)
         out->features_on_request[i] &= out->processor_features[i];
     out->xsave_on_request &= out->xsave_features;
     out->physical_address_bits = kvm_address_bits(out->physical_address_bits);
-    out->extended_exits &= ~(uint64_t)(EXTENDED_EXIT_CPUID | EXTENDED_EXIT_EXCEPTION | EXTENDED_EXIT_RDTSC | EXTENDED_EXIT_HYPERCALL);
+    out->extended_exits &=
+        ~(uint64_t)(EXTENDED_EXIT_CPUID | EXTENDED_EXIT_EXCEPTION | EXTENDED_EXIT_RDTSC | EXTENDED_EXIT_HYPERCALL);
     out->exception_exits = 0;
-    out->differences = DIFFERENCE_UNMAPPED_PAGE_TABLES | DIFFERENCE_DEBUG_CHAINS | DIFFERENCE_SPLIT_STORES | DIFFERENCE_HOST_VENDOR | DIFFERENCE_NO_MONITOR |
+    out->differences = DIFFERENCE_UNMAPPED_PAGE_TABLES | DIFFERENCE_DEBUG_CHAINS | DIFFERENCE_SPLIT_STORES |
+                       DIFFERENCE_HOST_VENDOR | DIFFERENCE_NO_MONITOR |
                        (kvm_is_fast(why, sizeof(why)) ? DIFFERENCE_READS_MAY_BE_DIRTY : DIFFERENCE_INTERPRETED);
 }
 
@@ -87,7 +89,8 @@ static const char *machine_settings(struct kvm_partition *kvm)
     if (!kvm->interprets && enable(kvm, KVM_CAP_DIRTY_LOG_RING, RING_ENTRIES * sizeof(struct kvm_dirty_gfn)))
         kvm->ring_size = RING_ENTRIES * sizeof(struct kvm_dirty_gfn);
     kvm->clears_log = !kvm->ring_size && enable(kvm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
-    if (!enable(kvm, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER))
+    if (!enable(kvm, KVM_CAP_X86_USER_SPACE_MSR,
+                KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER))
         return "KVM_CAP_X86_USER_SPACE_MSR";
     (void)enable(kvm, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1);
     kvm->has_tsc_offset = ioctl(kvm->device, KVM_CHECK_EXTENSION, KVM_CAP_VCPU_ATTRIBUTES) > 0;
@@ -130,7 +133,8 @@ static enum status partition_create(const struct partition_config *config, struc
 {
     struct kvm_partition *kvm = NULL;
     struct engine_partition *p = NULL;
-    enum status status = kick_init() ? machine_create(&kvm) : fail(STATUS_UNSUPPORTED_HYPERVISOR_CONFIG, "the signal for kicks is in use");
+    enum status status =
+        kick_init() ? machine_create(&kvm) : fail(STATUS_UNSUPPORTED_HYPERVISOR_CONFIG, "the signal for kicks is in use");
 
     if (status == STATUS_OK)
         status = engine_soft.partition_create(config, space, &p);
@@ -209,7 +213,8 @@ static enum status vcpu_create(struct engine_partition *p, uint32_t index, struc
     if (status == STATUS_OK) {
         vcpu->kvm = k;
         if (is_new && !kvm_cpuid_set(vcpu))
-            status = fail(STATUS_UNEXPECTED, "engine kvm: KVM_SET_CPUID2 failed, or there are results for more than 200 sub-leaves");
+            status =
+                fail(STATUS_UNEXPECTED, "engine kvm: KVM_SET_CPUID2 failed, or there are results for more than 200 sub-leaves");
         else if (kvm_call(k->fd, KVM_GET_SREGS, &k->mirror.sregs))
             status = fail(STATUS_UNEXPECTED, "engine kvm: KVM_GET_SREGS failed");
     }

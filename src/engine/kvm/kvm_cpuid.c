@@ -17,9 +17,11 @@
 #include "x86/system/cpuid.h"
 #include "x86/system/msr.h"
 
-static const enum cpu_feature ours[] = {FEATURE_X2APIC, FEATURE_TSC_DEADLINE, FEATURE_HYPERVISOR, FEATURE_TSC_ADJUST, FEATURE_APIC,
-                                        FEATURE_TSC_INVARIANT, FEATURE_ARCH_CAPABILITIES, FEATURE_FDP_EXCPTN_ONLY, FEATURE_NO_FCS_FDS};
-static const enum cpu_feature nobodys[] = {FEATURE_PKU, FEATURE_PKS, FEATURE_LA57, FEATURE_SPEC_CTRL, FEATURE_STIBP, FEATURE_BHI_CTRL};
+static const enum cpu_feature ours[] = {
+    FEATURE_X2APIC,        FEATURE_TSC_DEADLINE,      FEATURE_HYPERVISOR,      FEATURE_TSC_ADJUST, FEATURE_APIC,
+    FEATURE_TSC_INVARIANT, FEATURE_ARCH_CAPABILITIES, FEATURE_FDP_EXCPTN_ONLY, FEATURE_NO_FCS_FDS};
+static const enum cpu_feature nobodys[] = {FEATURE_PKU,       FEATURE_PKS,   FEATURE_LA57,
+                                           FEATURE_SPEC_CTRL, FEATURE_STIBP, FEATURE_BHI_CTRL};
 
 enum { ENTRIES = 256 };
 struct supported {
@@ -38,7 +40,8 @@ static struct {
 static const struct kvm_cpuid_entry2 *find_leaf(const struct supported *all, uint32_t leaf, uint32_t subleaf)
 {
     for (uint32_t i = 0; i < all->head.nent; i++)
-        if (all->entry[i].function == leaf && (all->entry[i].index == subleaf || !(all->entry[i].flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX)))
+        if (all->entry[i].function == leaf &&
+            (all->entry[i].index == subleaf || !(all->entry[i].flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX)))
             return &all->entry[i];
     return NULL;
 }
@@ -57,7 +60,10 @@ static uint32_t supported_word(const struct supported *all, unsigned word)
 
 static uint32_t arch_capabilities(int device)
 {
-    struct { struct kvm_msrs head; struct kvm_msr_entry entry; } list = {.head = {.nmsrs = 1}, .entry = {.index = MSR_ARCH_CAPABILITIES}};
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entry;
+    } list = {.head = {.nmsrs = 1}, .entry = {.index = MSR_ARCH_CAPABILITIES}};
 
     return ioctl(device, KVM_GET_MSRS, &list) == 1 ? (uint32_t)list.entry.data : 0;
 }
@@ -127,9 +133,13 @@ static void add_leaf(struct engine_vcpu *vcpu, struct cpuid_list *list, uint32_t
     if (list->head.nent > CPUID_ENTRIES)
         return;
     soft_cpuid(vcpu, leaf, subleaf, out);
-    list->entry[list->head.nent++] =
-        (struct kvm_cpuid_entry2){.function = leaf, .index = subleaf, .flags = has_subleaves ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
-                                  .eax = out[0], .ebx = out[1], .ecx = out[2], .edx = out[3]};
+    list->entry[list->head.nent++] = (struct kvm_cpuid_entry2){.function = leaf,
+                                                               .index = subleaf,
+                                                               .flags = has_subleaves ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
+                                                               .eax = out[0],
+                                                               .ebx = out[1],
+                                                               .ecx = out[2],
+                                                               .edx = out[3]};
 }
 
 /* A sub-leaf that nothing is said of, so that it is as all others are: behind those of add_leaves, and not singled out. */

@@ -9,9 +9,9 @@
  * The log, a bitmap for each slot, where KVM interprets guests, or has no rings. The cost follows the memory that is tracked, so
  * exits do not look at it: whoever holds the processors does, once, if one of them was in KVM since the last time. What is found
  * there is cleared, which takes the pages' writability back; that is a call of its own (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2), for
- * nearly always nothing is found, and then to read is all that need be done. A KVM that interprets is not to be trusted with rings: it enters a page for every
- * store to it and looks for a full ring only now and then, so it writes beyond the end, over entries that it has not taken back,
- * and never finds to itself again.
+ * nearly always nothing is found, and then to read is all that need be done. A KVM that interprets is not to be trusted with
+ * rings: it enters a page for every store to it and looks for a full ring only now and then, so it writes beyond the end, over
+ * entries that it has not taken back, and never finds to itself again.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -196,7 +196,8 @@ static enum port_result trial_io(struct cpu *cpu, const struct port_io *io)
     const struct effect *w = current->wanted;
     const void *data = io->data ? (const void *)io->data : (const void *)&cpu->gpr[REG_RAX];
 
-    current->found = w->is_port && io->is_write && io->port == w->port && io->size == w->size && memcmp(data, w->data, w->size) == 0;
+    current->found =
+        w->is_port && io->is_write && io->port == w->port && io->size == w->size && memcmp(data, w->data, w->size) == 0;
     return PORT_EXIT;
 }
 

@@ -204,7 +204,7 @@ bool kvm_is_fast(char *why, size_t size)
     if (measured < 0)
         snprintf(why, size, "KVM does not run a small guest");
     else
-        snprintf(why, size, "KVM %s: 10000 instructions took %lld us", fast ? "runs guests on hardware" : "interprets guests here",
-                 (long long)measured);
+        snprintf(why, size, "KVM %s: 10000 instructions took %lld us",
+                 fast ? "runs guests on hardware" : "interprets guests here", (long long)measured);
     return fast;
 }

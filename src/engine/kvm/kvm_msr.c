@@ -1,6 +1,6 @@
 /*
- * Model-specific registers: which of them KVM serves itself, and how those get from the processor to KVM and back. All others come
- * to us as exits, and are the software processor's.
+ * Model-specific registers: which of them KVM serves itself, and how those get from the processor to KVM and back. All others
+ * come to us as exits, and are the software processor's.
  */
 #include <string.h>
 #include <sys/ioctl.h>
@@ -14,10 +14,15 @@ static const struct {
     uint32_t index;
     uint16_t offset;
 } msrs[] = {
-    {MSR_KERNEL_GS_BASE, offsetof(struct cpu, kernel_gs_base)}, {MSR_STAR, offsetof(struct cpu, star)},
-    {MSR_LSTAR, offsetof(struct cpu, lstar)}, {MSR_CSTAR, offsetof(struct cpu, cstar)}, {MSR_SFMASK, offsetof(struct cpu, sfmask)},
-    {MSR_SYSENTER_CS, offsetof(struct cpu, sysenter_cs)}, {MSR_SYSENTER_ESP, offsetof(struct cpu, sysenter_esp)},
-    {MSR_SYSENTER_EIP, offsetof(struct cpu, sysenter_eip)}, {MSR_TSC_AUX, offsetof(struct cpu, tsc_aux)},
+    {MSR_KERNEL_GS_BASE, offsetof(struct cpu, kernel_gs_base)},
+    {MSR_STAR, offsetof(struct cpu, star)},
+    {MSR_LSTAR, offsetof(struct cpu, lstar)},
+    {MSR_CSTAR, offsetof(struct cpu, cstar)},
+    {MSR_SFMASK, offsetof(struct cpu, sfmask)},
+    {MSR_SYSENTER_CS, offsetof(struct cpu, sysenter_cs)},
+    {MSR_SYSENTER_ESP, offsetof(struct cpu, sysenter_esp)},
+    {MSR_SYSENTER_EIP, offsetof(struct cpu, sysenter_eip)},
+    {MSR_TSC_AUX, offsetof(struct cpu, tsc_aux)},
 };
 _Static_assert(array_size(msrs) <= array_size(((struct kvm_mirror *)0)->msr), "the mirror holds them");
 
@@ -76,8 +81,10 @@ bool kvm_msrs_set_filter(const struct engine_partition *p)
                 wanted |= p->config->msr_actions[a].index == ranges[r].first + i;
             bits[r] |= (uint8_t)(!wanted << i);
         }
-        filter.ranges[r] = (struct kvm_msr_filter_range){.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE, .base = ranges[r].first,
-                                                         .nmsrs = ranges[r].count, .bitmap = &bits[r]};
+        filter.ranges[r] = (struct kvm_msr_filter_range){.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
+                                                         .base = ranges[r].first,
+                                                         .nmsrs = ranges[r].count,
+                                                         .bitmap = &bits[r]};
     }
     return !kvm_call(p->kvm->vm, KVM_X86_SET_MSR_FILTER, &filter);
 }

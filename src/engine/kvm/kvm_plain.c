@@ -179,7 +179,8 @@ uint64_t *kvm_plain_destination(const struct kvm_plain *plain, struct kvm_regs *
 bool kvm_plain_could_load(const struct kvm_plain *plain, uint64_t before, uint64_t value, uint64_t *data)
 {
     const uint8_t size = plain->size, written = plain->reg_size == 4 ? 8 : plain->reg_size;
-    const uint64_t loaded = size == 8 ? ~0ull : (1ull << 8 * size) - 1, changed = written == 8 ? ~0ull : (1ull << 8 * written) - 1;
+    const uint64_t loaded = size == 8 ? ~0ull : (1ull << 8 * size) - 1,
+                   changed = written == 8 ? ~0ull : (1ull << 8 * written) - 1;
 
     *data = value & loaded;
     return value == ((before & ~changed) | *data);

@@ -73,7 +73,8 @@ static enum cpu_leave step(struct engine_vcpu *vcpu, struct event *event)
  */
 static bool is_held_back(const struct engine_vcpu *vcpu)
 {
-    return vcpu->partition->kvm->interprets && (vcpu->cpu->interrupt_waiting || (vcpu->lapic && lapic_requested(vcpu->lapic) >= 0));
+    return vcpu->partition->kvm->interprets &&
+           (vcpu->cpu->interrupt_waiting || (vcpu->lapic && lapic_requested(vcpu->lapic) >= 0));
 }
 
 /* What KVM cannot watch; and the one instruction in a shadow, for not every KVM keeps a shadow that it is given. */

@@ -19,7 +19,8 @@
 /* ---- general registers ---- */
 
 /* In the order of struct kvm_regs: RAX RBX RCX RDX RSI RDI RSP RBP R8.. */
-static const uint8_t gpr_order[16] = {REG_RAX, REG_RBX, REG_RCX, REG_RDX, REG_RSI, REG_RDI, REG_RSP, REG_RBP, 8, 9, 10, 11, 12, 13, 14, 15};
+static const uint8_t gpr_order[16] = {REG_RAX, REG_RBX, REG_RCX, REG_RDX, REG_RSI, REG_RDI, REG_RSP, REG_RBP,
+                                      8,       9,       10,      11,      12,      13,      14,      15};
 
 static void regs_to_kvm(const struct cpu *cpu, struct kvm_regs *regs)
 {
@@ -59,12 +60,15 @@ static struct segment segment_from_kvm(const struct kvm_segment *s)
 {
     unsigned present = s->present && !s->unusable;
 
-    return (struct segment){.base = s->base, .limit = s->limit, .selector = s->selector,
-                            .attributes = (uint16_t)(s->type | s->s << 4 | s->dpl << 5 | present << 7 | s->avl << 12 | s->l << 13 |
-                                                     s->db << 14 | s->g << 15)};
+    return (struct segment){.base = s->base,
+                            .limit = s->limit,
+                            .selector = s->selector,
+                            .attributes = (uint16_t)(s->type | s->s << 4 | s->dpl << 5 | present << 7 | s->avl << 12 |
+                                                     s->l << 13 | s->db << 14 | s->g << 15)};
 }
 
-#define SEGMENTS(X) X(es, SEG_ES) X(cs, SEG_CS) X(ss, SEG_SS) X(ds, SEG_DS) X(fs, SEG_FS) X(gs, SEG_GS) X(ldt, SEG_LDTR) X(tr, SEG_TR)
+#define SEGMENTS(X)                                                                                                              \
+    X(es, SEG_ES) X(cs, SEG_CS) X(ss, SEG_SS) X(ds, SEG_DS) X(fs, SEG_FS) X(gs, SEG_GS) X(ldt, SEG_LDTR) X(tr, SEG_TR)
 
 static bool shows_apic(const struct engine_vcpu *vcpu)
 {
@@ -128,8 +132,8 @@ static bool control_is(const struct engine_vcpu *vcpu, const struct kvm_control 
     const uint64_t different = (c->cr0 ^ cpu->cr0) | (c->cr2 ^ cpu->cr2) | (c->cr3 ^ cpu->cr3) | (c->cr4 ^ cpu->cr4) |
                                (c->efer ^ cpu->efer) | (c->shows_apic ^ shows_apic(vcpu));
 
-    return !different && kvm_same(c->segment, cpu->segment, sizeof(c->segment)) && kvm_same(&c->gdtr, &cpu->gdtr, sizeof(c->gdtr)) &&
-           kvm_same(&c->idtr, &cpu->idtr, sizeof(c->idtr));
+    return !different && kvm_same(c->segment, cpu->segment, sizeof(c->segment)) &&
+           kvm_same(&c->gdtr, &cpu->gdtr, sizeof(c->gdtr)) && kvm_same(&c->idtr, &cpu->idtr, sizeof(c->idtr));
 }
 
 static uint8_t privilege_level(const struct cpu *cpu)
@@ -149,7 +153,9 @@ static void take_event(struct engine_vcpu *vcpu, const struct kvm_vcpu_events *e
     if (events->nmi.injected || events->nmi.pending)
         event = (struct event){.type = EVENT_NMI, .vector = VECTOR_NMI};
     else if (events->exception.injected && events->exception.nr != 3 && events->exception.nr != 4)
-        event = (struct event){.type = EVENT_EXCEPTION, .vector = events->exception.nr, .has_error = events->exception.has_error_code,
+        event = (struct event){.type = EVENT_EXCEPTION,
+                               .vector = events->exception.nr,
+                               .has_error = events->exception.has_error_code,
                                .error = events->exception.error_code};
     else if (events->interrupt.injected && !events->interrupt.soft)
         event = (struct event){.type = EVENT_EXTERNAL, .vector = events->interrupt.nr};
@@ -227,7 +233,8 @@ enum { XSAVE_XMM = 160, XSAVE_HEADER = 512, XSAVE_YMM = 576, XSAVE_MXCSR = 24 };
 static bool has_lost_pointers(const struct x87_image *now, const struct x87_image *then)
 {
     return !now->instruction_pointer && !now->data_pointer && (!now->opcode || now->opcode == then->opcode) &&
-           now->control == then->control && now->status == then->status && now->tag == then->tag && memcmp(now->st, then->st, sizeof(now->st)) == 0;
+           now->control == then->control && now->status == then->status && now->tag == then->tag &&
+           memcmp(now->st, then->st, sizeof(now->st)) == 0;
 }
 
 static void xsave_from_kvm(struct cpu *cpu, const struct kvm_xsave *xsave)

@@ -109,18 +109,30 @@ void soft_release(void *context, const struct gpa_change *change)
     let_go(p);
 }
 
+/* The counter of the processors that have code of a page; some pages share one. */
+static _Atomic uint8_t *code_slot(const struct engine_partition *p, gpa_t page)
+{
+    uint64_t number = page >> PAGE_SHIFT;
+
+    return &p->code_users[(number ^ number >> 20) % CODE_SLOTS];
+}
+
 /* More pages than this are not looked at one by one. */
 enum { WROTE_PAGES = 1024 };
 
-static bool has_code(const struct engine_partition *p, gpa_t gpa, uint64_t size)
+/* Has a processor other than `except` (NULL: any) code of these pages? */
+static bool has_code(const struct engine_partition *p, const struct cpu *except, gpa_t gpa, uint64_t size)
 {
-    gpa_t last = (gpa + size - 1) & PAGE_MASK;
+    const gpa_t last = (gpa + size - 1) & PAGE_MASK;
 
     if (size > (uint64_t)WROTE_PAGES << PAGE_SHIFT)
         return true;
-    for (gpa_t page = gpa & PAGE_MASK; page <= last; page += PAGE_SIZE)
-        if (soft_is_code(p, page))
+    for (gpa_t page = gpa & PAGE_MASK; page <= last; page += PAGE_SIZE) {
+        unsigned users = atomic_load_explicit(code_slot(p, page), memory_order_relaxed);
+
+        if (users == UINT8_MAX || users > (except && code_is_page(except, page) ? 1u : 0u))
             return true;
+    }
     return false;
 }
 
@@ -129,7 +141,7 @@ static bool has_code(const struct engine_partition *p, gpa_t gpa, uint64_t size)
 void soft_wrote(void *context, gpa_t gpa, uint64_t size)
 {
     read_side_barrier();
-    if (has_code(context, gpa, size))
+    if (has_code(context, NULL, gpa, size))
         soft_pend_all(context, NULL, PENDING_VERIFY_CODE, REQUEST_FLUSH);
     soft_monitor_wrote(context, NULL, gpa, size);
 }
@@ -150,13 +162,6 @@ void soft_do_pending_memory(struct engine_vcpu *vcpu, uint32_t pending)
 }
 
 /* ---- code pages ---- */
-
-static _Atomic uint8_t *code_slot(const struct engine_partition *p, gpa_t page)
-{
-    uint64_t number = page >> PAGE_SHIFT;
-
-    return &p->code_users[(number ^ number >> 20) % CODE_SLOTS];
-}
 
 bool soft_is_code(const struct engine_partition *p, gpa_t page)
 {
@@ -237,22 +242,6 @@ void soft_code_page_dropped(struct cpu *cpu, gpa_t page)
     soft_code_uncount(vcpu_of(cpu)->partition, page);
 }
 
-/* Has another processor code of these pages? Our own share of the counter is not asked after. */
-static bool others_have_code(const struct engine_partition *p, const struct cpu *cpu, gpa_t gpa, uint64_t size)
-{
-    const gpa_t last = (gpa + size - 1) & PAGE_MASK;
-
-    if (size > (uint64_t)WROTE_PAGES << PAGE_SHIFT)
-        return true;
-    for (gpa_t page = gpa & PAGE_MASK; page <= last; page += PAGE_SIZE) {
-        unsigned users = atomic_load_explicit(code_slot(p, page), memory_order_relaxed);
-
-        if (users == UINT8_MAX || users > (code_is_page(cpu, page) ? 1u : 0u))
-            return true;
-    }
-    return false;
-}
-
 /* Code that patches only itself disturbs nobody. Our store comes before our look at the counter, and who joins counts itself
  * before it reads: either we see it, or it sees our store. */
 void soft_code_written(struct cpu *cpu, gpa_t gpa, uint64_t size)
@@ -263,7 +252,7 @@ void soft_code_written(struct cpu *cpu, gpa_t gpa, uint64_t size)
     if (p->config->processor_count == 1)
         return;
     atomic_thread_fence(memory_order_seq_cst);
-    if (others_have_code(p, cpu, gpa, size))
+    if (has_code(p, cpu, gpa, size))
         soft_pend_all(p, vcpu, PENDING_VERIFY_CODE, REQUEST_FLUSH);
     soft_monitor_wrote(p, vcpu, gpa, size);
 }

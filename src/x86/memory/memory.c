@@ -420,14 +420,13 @@ static bool modify_host(uint8_t *host, unsigned size, mem_compute *compute, void
     return true;
 }
 
-bool mem_modify_locked(struct cpu *cpu, gva_t linear, unsigned size, mem_compute *compute, void *context)
+/* Beyond what the TLB answers at once. */
+static bool modify_split(struct cpu *cpu, gva_t linear, unsigned size, enum mem_privilege privilege, mem_compute *compute,
+                         void *context)
 {
-    uint8_t *host = tlb_write(cpu, linear, size);
     struct split split;
 
-    if (likely(host) && is_within_line(linear, size) && modify_host(host, size, compute, context))
-        return true;
-    if (!split_access(cpu, linear, size, ACCESS_WRITE, MEM_CURRENT, &split))
+    if (!split_access(cpu, linear, size, ACCESS_WRITE, privilege, &split))
         return false;
     const struct tlb_target *target = &split.piece[0].target;
     if (target->host && is_within_line(linear, size) && modify_host(target->host, size, compute, context)) {
@@ -438,19 +437,18 @@ bool mem_modify_locked(struct cpu *cpu, gva_t linear, unsigned size, mem_compute
     return modify_exclusive(cpu, &split, compute, context) && seen(cpu, linear, size, ACCESS_WRITE);
 }
 
+bool mem_modify_locked(struct cpu *cpu, gva_t linear, unsigned size, mem_compute *compute, void *context)
+{
+    uint8_t *host = tlb_write(cpu, linear, size);
+
+    if (likely(host) && is_within_line(linear, size) && modify_host(host, size, compute, context))
+        return true;
+    return modify_split(cpu, linear, size, MEM_CURRENT, compute, context);
+}
+
 bool mem_modify_system(struct cpu *cpu, gva_t linear, unsigned size, mem_compute *compute, void *context)
 {
-    struct split split;
-
-    if (!split_access(cpu, linear, size, ACCESS_WRITE, MEM_SYSTEM, &split))
-        return false;
-    const struct tlb_target *target = &split.piece[0].target;
-    if (target->host && is_within_line(linear, size) && modify_host(target->host, size, compute, context)) {
-        if (target->is_code)
-            code_stored(cpu, target->gpa, size);
-        return seen(cpu, linear, size, ACCESS_WRITE);
-    }
-    return modify_exclusive(cpu, &split, compute, context) && seen(cpu, linear, size, ACCESS_WRITE);
+    return modify_split(cpu, linear, size, MEM_SYSTEM, compute, context);
 }
 
 bool mem_cas128(struct cpu *cpu, gva_t linear, uint64_t expected[2], const uint64_t desired[2], bool *equal)
