@@ -41,13 +41,10 @@ void api_set_error_text(const char *text);
 
 #define RETURN_ON_VCPU(handle, index, expression)                                                  \
     do {                                                                                           \
-        enum status status_ = STATUS_BAD_HANDLE;                                                   \
-        struct partition *partition = partition_get((uintptr_t)(handle));                          \
-        if (partition) {                                                                           \
-            struct vcpu *vcpu = NULL;                                                              \
-            status_ = partition_vcpu(partition, (index), &vcpu);                                   \
-            if (status_ == STATUS_OK)                                                              \
-                status_ = (expression);                                                            \
+        struct vcpu *vcpu = NULL;                                                                  \
+        enum status status_ = partition_get_vcpu((uintptr_t)(handle), (index), &vcpu);             \
+        if (likely(status_ == STATUS_OK)) {                                                        \
+            status_ = (expression);                                                                \
             partition_put((uintptr_t)(handle));                                                    \
         }                                                                                          \
         return api_result(__func__, status_);                                                      \

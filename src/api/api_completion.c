@@ -15,44 +15,26 @@ static void to_api(const struct memory_access *from, OWHP_MEMORY_ACCESS *to)
                                .SizeInBytes = from->size, .Data = from->data};
 }
 
-/* What of the caller's copy tells the exit apart; at once, for a copy that ends before the GPA is not of such an exit. */
+/* What of the caller's copy tells the exit apart. */
 struct exit_mark {
     UINT64 rip;
     WHV_GUEST_PHYSICAL_ADDRESS gpa;
 };
 
-static enum status not_a_memory_access(WHV_RUN_VP_EXIT_REASON reason)
-{
-    return fail(STATUS_INVALID_ARGUMENT, "ExitContext is of exit 0x%x, not a memory access", (unsigned)reason);
-}
-
-/* It cannot be read as a whole: of another exit, or not at all? */
-static enum status read_reason(const WHV_RUN_VP_EXIT_CONTEXT *exit)
-{
-    WHV_RUN_VP_EXIT_REASON reason;
-    enum status status = caller_read(&reason, &exit->ExitReason, sizeof(reason), "ExitContext");
-
-    if (status == STATUS_OK && reason != WHvRunVpExitReasonMemoryAccess)
-        return not_a_memory_access(reason);
-    return fail(STATUS_BAD_POINTER, "ExitContext is not accessible");
-}
-
+/* A copy that ends before the GPA is not of such an exit. */
 static enum status read_mark(const WHV_RUN_VP_EXIT_CONTEXT *exit, struct exit_mark *mark)
 {
-    union {
-        WHV_RUN_VP_EXIT_CONTEXT context;
-        UINT8 bytes[offsetof(WHV_RUN_VP_EXIT_CONTEXT, MemoryAccess.Gpa) + sizeof(WHV_GUEST_PHYSICAL_ADDRESS)];
-    } copy;
-    enum status status = require_pointer(exit, "ExitContext");
+    UINT32 head[2]; /* the reason, and what is reserved */
+    enum status status = caller_read_struct(head, exit, sizeof(head), "ExitContext");
 
-    if (status != STATUS_OK)
-        return status;
-    if (unlikely(caller_read(copy.bytes, exit, sizeof(copy.bytes), "ExitContext") != STATUS_OK))
-        return read_reason(exit);
-    if (unlikely(copy.context.ExitReason != WHvRunVpExitReasonMemoryAccess))
-        return not_a_memory_access(copy.context.ExitReason);
-    *mark = (struct exit_mark){copy.context.VpContext.Rip, copy.context.MemoryAccess.Gpa};
-    return STATUS_OK;
+    if (unlikely(status != STATUS_OK))
+        return exit ? status : require_pointer(exit, "ExitContext");
+    if (unlikely(head[0] != WHvRunVpExitReasonMemoryAccess))
+        return fail(STATUS_INVALID_ARGUMENT, "ExitContext is of exit 0x%x, not a memory access", head[0]);
+    status = caller_read_struct(&mark->rip, &exit->VpContext.Rip, sizeof(mark->rip), "ExitContext");
+    if (likely(status == STATUS_OK))
+        status = caller_read_struct(&mark->gpa, &exit->MemoryAccess.Gpa, sizeof(mark->gpa), "ExitContext");
+    return status;
 }
 
 static enum status get_due(struct vcpu *vcpu, struct memory_access *access)
@@ -78,22 +60,29 @@ static enum status get_of_exit(struct vcpu *vcpu, const WHV_RUN_VP_EXIT_CONTEXT 
     return status;
 }
 
-static enum status get(struct vcpu *vcpu, const WHV_RUN_VP_EXIT_CONTEXT *exit, OWHP_MEMORY_ACCESS *out)
+static enum status get_in_use(struct vcpu *vcpu, const WHV_RUN_VP_EXIT_CONTEXT *exit, OWHP_MEMORY_ACCESS *out)
 {
     struct memory_access access;
     OWHP_MEMORY_ACCESS told;
-    enum status status = vcpu_begin_use(vcpu);
+    enum status status = require_pointer(out, "Access");
 
-    if (status != STATUS_OK)
-        return status;
-    status = require_pointer(out, "Access");
-    if (status == STATUS_OK)
+    if (likely(status == STATUS_OK))
         status = get_of_exit(vcpu, exit, &access);
-    vcpu_end_use(vcpu);
-    if (status != STATUS_OK)
+    if (unlikely(status != STATUS_OK))
         return status;
     to_api(&access, &told);
-    return caller_write(out, &told, sizeof(told), "Access");
+    return caller_write_struct(out, &told, sizeof(told), "Access");
+}
+
+static enum status get(struct vcpu *vcpu, const WHV_RUN_VP_EXIT_CONTEXT *exit, OWHP_MEMORY_ACCESS *out)
+{
+    enum status status = vcpu_begin_use(vcpu);
+
+    if (unlikely(status != STATUS_OK))
+        return status;
+    status = get_in_use(vcpu, exit, out);
+    vcpu_end_use(vcpu);
+    return status;
 }
 
 HRESULT WINAPI OwhpGetMemoryAccess(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, const WHV_RUN_VP_EXIT_CONTEXT *ExitContext,
@@ -126,33 +115,39 @@ static enum status complete_told(struct vcpu *vcpu, OWHP_MEMORY_ACCESS *told, bo
     return status;
 }
 
-static enum status complete(struct vcpu *vcpu, OWHP_MEMORY_ACCESS *caller, bool *more)
+static enum status complete_in_use(struct vcpu *vcpu, OWHP_MEMORY_ACCESS *caller, bool *more)
 {
     OWHP_MEMORY_ACCESS told;
+
+    if (unlikely(!caller))
+        return require_pointer(caller, "Access");
+    enum status status = caller_read_struct(&told, caller, sizeof(told), "Access");
+    if (unlikely(status != STATUS_OK))
+        return status;
+    status = complete_told(vcpu, &told, more);
+    /* (What becomes inaccessible meanwhile has been answered all the same.) */
+    return unlikely(*more) ? caller_write_struct(caller, &told, sizeof(told), "Access") : status;
+}
+
+static enum status complete(struct vcpu *vcpu, OWHP_MEMORY_ACCESS *access, bool *more)
+{
     enum status status = vcpu_begin_use(vcpu);
 
-    if (status != STATUS_OK)
+    if (unlikely(status != STATUS_OK))
         return status;
-    status = require_pointer(caller, "Access");
-    if (status == STATUS_OK)
-        status = caller_read(&told, caller, sizeof(told), "Access");
-    if (status == STATUS_OK)
-        status = complete_told(vcpu, &told, more);
+    status = complete_in_use(vcpu, access, more);
     vcpu_end_use(vcpu);
-    /* (What becomes inaccessible meanwhile has been answered all the same.) */
-    return status == STATUS_OK && *more ? caller_write(caller, &told, sizeof(told), "Access") : status;
+    return status;
 }
 
 static enum status complete_on(WHV_PARTITION_HANDLE handle, UINT32 index, OWHP_MEMORY_ACCESS *access, bool *more)
 {
-    struct partition *partition = partition_get((uintptr_t)handle);
     struct vcpu *vcpu = NULL;
+    enum status status = partition_get_vcpu((uintptr_t)handle, index, &vcpu);
 
-    if (!partition)
-        return STATUS_BAD_HANDLE;
-    enum status status = partition_vcpu(partition, index, &vcpu);
-    if (status == STATUS_OK)
-        status = complete(vcpu, access, more);
+    if (unlikely(status != STATUS_OK))
+        return status;
+    status = complete(vcpu, access, more);
     partition_put((uintptr_t)handle);
     return status;
 }

@@ -70,6 +70,15 @@ HRESULT WINAPI WHvDeleteVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 
 
 /* ---- run, cancel ---- */
 
+/* A buffer that was made for an older or a smaller kind of exit. */
+static noinline enum status answer_short(void *buffer, UINT32 size, UINT32 needed, const WHV_RUN_VP_EXIT_CONTEXT *context)
+{
+    if (needed > size)
+        return fail(STATUS_INSUFFICIENT_BUFFER, "ExitContext has %u bytes, exit %#x needs %u", size,
+                    (unsigned)context->ExitReason, needed);
+    return caller_write(buffer, context, size, "ExitContext");
+}
+
 static enum status run(struct vcpu *vcpu, void *buffer, UINT32 size)
 {
     struct vcpu_exit exit;
@@ -83,16 +92,15 @@ static enum status run(struct vcpu *vcpu, void *buffer, UINT32 size)
     if (size > sizeof(context))
         size = sizeof(context);
     /* Looked at before, so that a wild pointer does not cost an exit. */
-    enum status status = caller_writable(buffer, size, "ExitContext");
-    if (status == STATUS_OK)
+    enum status status = caller_writable_struct(buffer, size, "ExitContext");
+    if (likely(status == STATUS_OK))
         status = vcpu_run(vcpu, &exit);
     if (unlikely(status != STATUS_OK))
         return status;
     UINT32 needed = exit_to_context(&exit, &context);
-    if (unlikely(needed > size))
-        return fail(STATUS_INSUFFICIENT_BUFFER, "ExitContext has %u bytes, exit %#x needs %u", size,
-                    (unsigned)exit.reason, needed);
-    return caller_write(buffer, &context, size, "ExitContext");
+    if (unlikely(size < sizeof(context)))
+        return answer_short(buffer, size, needed, &context);
+    return caller_write_struct(buffer, &context, sizeof(context), "ExitContext");
 }
 
 HRESULT WINAPI WHvRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, VOID *ExitContext,

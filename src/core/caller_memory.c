@@ -1,11 +1,8 @@
 #include "core/caller_memory.h"
 
-#include <string.h>
-
-#include "os/guarded.h"
 #include "util/last_error.h"
 
-static enum status refuse(const void *pointer, size_t size, const char *what)
+enum status caller_refuse(const void *pointer, size_t size, const char *what)
 {
     return fail(STATUS_BAD_POINTER, "%s: %zu bytes at %p are not accessible", what, size, pointer);
 }
@@ -68,23 +65,15 @@ static bool is_short(size_t size)
 enum status caller_read(void *to, const void *from, size_t size, const char *what)
 {
     if (size && (!guarded_init() || !(is_short(size) ? read_short(to, from, size) : guarded_copy(to, from, size))))
-        return refuse(from, size, what);
+        return caller_refuse(from, size, what);
     return STATUS_OK;
 }
 
 enum status caller_write(void *to, const void *from, size_t size, const char *what)
 {
     if (size && (!guarded_init() || !(is_short(size) ? write_short(to, from, size) : guarded_copy(to, from, size))))
-        return refuse(to, size, what);
+        return caller_refuse(to, size, what);
     return STATUS_OK;
-}
-
-/* What is there is written again: the caller's own thread is in this call, and nobody else has business in its answer. */
-static bool can_write(uint8_t *at)
-{
-    uint8_t byte;
-
-    return guarded_load8(at, &byte) && guarded_store8(at, byte);
 }
 
 enum status caller_writable(void *to, size_t size, const char *what)
@@ -94,9 +83,9 @@ enum status caller_writable(void *to, size_t size, const char *what)
     if (size == 0)
         return STATUS_OK;
     if (!guarded_init())
-        return refuse(to, size, what);
+        return caller_refuse(to, size, what);
     for (size_t at = 0; at < size; at = (((uintptr_t)byte + at) | (PAGE_SIZE - 1)) + 1 - (uintptr_t)byte)
-        if (!can_write(byte + at))
-            return refuse(to, size, what);
-    return can_write(byte + size - 1) ? STATUS_OK : refuse(to, size, what);
+        if (!caller_can_write(byte + at))
+            return caller_refuse(to, size, what);
+    return caller_can_write(byte + size - 1) ? STATUS_OK : caller_refuse(to, size, what);
 }

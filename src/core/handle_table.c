@@ -11,15 +11,6 @@
 #include <stdlib.h>
 
 #include "os/cancel.h"
-#include "os/read_section.h"
-
-#define REFERENCES 0x7fffffffu
-#define LIVE       0x80000000u
-
-static uint32_t generation_of(uint64_t word_or_handle)
-{
-    return (uint32_t)(word_or_handle >> 32);
-}
 
 static struct handle_slot *slot_at(struct handle_table *table, uint32_t index)
 {
@@ -33,11 +24,6 @@ static struct handle_slot *slot_at(struct handle_table *table, uint32_t index)
 static uint32_t index_of(uint64_t handle)
 {
     return (uint32_t)handle >> 8;
-}
-
-static struct handle_slot *slot_of(struct handle_table *table, uint64_t handle)
-{
-    return (uint8_t)handle == table->tag ? slot_at(table, index_of(handle)) : NULL;
 }
 
 /* Under the lock: index + 1 of a free slot; 0 when there is none. */
@@ -70,20 +56,13 @@ uint64_t handle_open(struct handle_table *table, void *object)
     uint32_t number = take_slot(table);
     if (number) {
         struct handle_slot *slot = slot_at(table, number - 1);
-        uint32_t generation = generation_of(atomic_load_explicit(&slot->word, memory_order_relaxed));
+        uint32_t generation = handle_generation(atomic_load_explicit(&slot->word, memory_order_relaxed));
         slot->object = object;
-        atomic_store_explicit(&slot->word, (uint64_t)generation << 32 | LIVE, memory_order_release);
+        atomic_store_explicit(&slot->word, (uint64_t)generation << 32 | HANDLE_LIVE, memory_order_release);
         handle = (uint64_t)generation << 32 | (uint64_t)(number - 1) << 8 | table->tag;
     }
     pthread_mutex_unlock(&table->lock);
     return handle;
-}
-
-static bool is_live(const struct handle_slot *slot, uint64_t handle)
-{
-    uint64_t word = atomic_load_explicit(&slot->word, memory_order_acquire);
-
-    return generation_of(word) == generation_of(handle) && (word & LIVE);
 }
 
 /* Replace the word by word + add (counting) or word & ~clear (handle_close) if the handle is live. */
@@ -92,35 +71,34 @@ static bool change(struct handle_slot *slot, uint64_t handle, uint64_t add, uint
     uint64_t word = atomic_load_explicit(&slot->word, memory_order_relaxed);
 
     do {
-        if (generation_of(word) != generation_of(handle) || !(word & LIVE))
+        if (handle_generation(word) != handle_generation(handle) || !(word & HANDLE_LIVE))
             return false;
     } while (!atomic_compare_exchange_weak(&slot->word, &word, (word + add) & ~clear));
     return true;
 }
 
-static noinline void wake_drainer(struct handle_table *table)
+void handle_wake_drainer(struct handle_table *table)
 {
     pthread_mutex_lock(&table->lock);
     pthread_cond_broadcast(&table->drained);
     pthread_mutex_unlock(&table->lock);
 }
 
-/* The thread's entry is gone: one who drains may wait for that. */
 static void end_use(struct handle_table *table, struct handle_slot *slot)
 {
-    if (unlikely(!(atomic_load_explicit(&slot->word, memory_order_relaxed) & LIVE)))
-        wake_drainer(table);
+    if (!(atomic_load_explicit(&slot->word, memory_order_relaxed) & HANDLE_LIVE))
+        handle_wake_drainer(table);
 }
 
 void *handle_get(struct handle_table *table, uint64_t handle)
 {
-    struct handle_slot *slot = slot_of(table, handle);
+    struct handle_slot *slot = handle_slot_of(table, handle);
 
-    if (unlikely(!slot))
+    if (!slot)
         return NULL;
-    if (unlikely(!in_use_begin(slot)))
+    if (!in_use_begin(slot))
         return change(slot, handle, 1, 0) ? slot->object : NULL;
-    if (likely(is_live(slot, handle)))
+    if (handle_is_live(slot, handle))
         return slot->object;
     if (in_use_end(slot))
         end_use(table, slot);
@@ -129,22 +107,22 @@ void *handle_get(struct handle_table *table, uint64_t handle)
 
 void handle_put(struct handle_table *table, uint64_t handle)
 {
-    struct handle_slot *slot = slot_of(table, handle);
+    struct handle_slot *slot = handle_slot_of(table, handle);
 
-    if (likely(in_use_end(slot))) {
+    if (in_use_end(slot)) {
         end_use(table, slot);
         return;
     }
     uint64_t before = atomic_fetch_sub_explicit(&slot->word, 1, memory_order_release);
-    if (!(before & LIVE) && (before & REFERENCES) == 1)
-        wake_drainer(table);
+    if (!(before & HANDLE_LIVE) && (before & HANDLE_REFERENCES) == 1)
+        handle_wake_drainer(table);
 }
 
 void *handle_close(struct handle_table *table, uint64_t handle)
 {
-    struct handle_slot *slot = slot_of(table, handle);
+    struct handle_slot *slot = handle_slot_of(table, handle);
 
-    return slot && change(slot, handle, 0, LIVE) ? slot->object : NULL;
+    return slot && change(slot, handle, 0, HANDLE_LIVE) ? slot->object : NULL;
 }
 
 void handle_drain(struct handle_table *table, uint64_t handle)
@@ -154,9 +132,9 @@ void handle_drain(struct handle_table *table, uint64_t handle)
 
     change_side_barrier(); /* after handle_close has cleared the live bit */
     pthread_mutex_lock(&table->lock);
-    while ((atomic_load_explicit(&slot->word, memory_order_acquire) & REFERENCES) || in_use_anywhere(slot))
+    while ((atomic_load_explicit(&slot->word, memory_order_acquire) & HANDLE_REFERENCES) || in_use_anywhere(slot))
         cond_wait(&table->drained, &table->lock);
-    uint32_t generation = generation_of(handle) + 1;
+    uint32_t generation = handle_generation(handle) + 1;
     if (generation == 0 || generation == UINT32_MAX)
         generation = 1;
     slot->object = NULL;

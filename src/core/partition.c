@@ -16,20 +16,71 @@
 
 static struct handle_table partitions = HANDLE_TABLE_INIT(HANDLE_TAG_PARTITION);
 
+static bool is_set_up(const struct partition *partition)
+{
+    return atomic_load_explicit(&partition->is_set_up, memory_order_acquire);
+}
+
 /* ---- handles ---- */
+
+static enum status fail_handle(uint64_t handle)
+{
+    return fail(STATUS_BAD_HANDLE, "%#llx is not the handle of a partition", (unsigned long long)handle);
+}
 
 struct partition *partition_get(uint64_t handle)
 {
     struct partition *partition = handle_get(&partitions, handle);
 
     if (unlikely(!partition))
-        (void)fail(STATUS_BAD_HANDLE, "%#llx is not the handle of a partition", (unsigned long long)handle);
+        (void)fail_handle(handle);
     return partition;
+}
+
+static noinline void put_slowly(uint64_t handle)
+{
+    handle_put(&partitions, handle);
 }
 
 void partition_put(uint64_t handle)
 {
-    handle_put(&partitions, handle);
+    if (unlikely(!handle_put_fast(&partitions, handle)))
+        put_slowly(handle);
+}
+
+static noinline enum status get_vcpu_slowly(uint64_t handle, uint32_t index, struct vcpu **vcpu)
+{
+    struct partition *partition = partition_get(handle);
+
+    if (!partition)
+        return STATUS_BAD_HANDLE;
+    const enum status status = partition_vcpu(partition, index, vcpu);
+    if (status != STATUS_OK)
+        partition_put(handle);
+    return status;
+}
+
+/* There is a reference already. */
+static noinline enum status refuse_vcpu(uint64_t handle, uint32_t index, struct vcpu **vcpu)
+{
+    partition_put(handle);
+    return get_vcpu_slowly(handle, index, vcpu);
+}
+
+enum status partition_get_vcpu(uint64_t handle, uint32_t index, struct vcpu **vcpu)
+{
+    const struct handle_slot *slot = handle_begin_fast(&partitions, handle);
+    struct partition *partition;
+
+    if (unlikely(!slot))
+        return get_vcpu_slowly(handle, index, vcpu);
+    if (unlikely(!handle_is_live(slot, handle)))
+        return refuse_vcpu(handle, index, vcpu);
+    partition = slot->object;
+    if (unlikely(!is_set_up(partition) || index >= partition->config.processor_count))
+        return refuse_vcpu(handle, index, vcpu);
+    *vcpu = &partition->vcpus[index];
+    return STATUS_OK;
 }
 
 static struct partition *allocate(void)
@@ -90,7 +141,7 @@ enum status partition_delete(uint64_t handle)
     struct partition *partition = handle_close(&partitions, handle);
 
     if (!partition)
-        return fail(STATUS_BAD_HANDLE, "%#llx is not the handle of a partition", (unsigned long long)handle);
+        return fail_handle(handle);
     atomic_fetch_or(&partition->run_flags, PARTITION_DELETING);
     for (uint32_t i = 0; i < PARTITION_VCPUS; i++)
         vcpu_evict(&partition->vcpus[i]);
@@ -103,7 +154,7 @@ enum status partition_delete(uint64_t handle)
 
 enum status partition_require_set_up(struct partition *partition)
 {
-    if (likely(atomic_load_explicit(&partition->is_set_up, memory_order_acquire)))
+    if (likely(is_set_up(partition)))
         return STATUS_OK;
     return fail(STATUS_INVALID_STATE, "the partition is not set up");
 }

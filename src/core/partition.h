@@ -72,6 +72,9 @@ must_check enum status partition_delete(uint64_t handle);
 must_check struct partition *partition_get(uint64_t handle);
 void partition_put(uint64_t handle);
 
+/* The same with the slot of a processor: see partition_vcpu. With any other status there is no reference. STATUS_BAD_HANDLE */
+must_check enum status partition_get_vcpu(uint64_t handle, uint32_t index, struct vcpu **vcpu);
+
 /* STATUS_INVALID_STATE unless set-up is done. */
 must_check enum status partition_require_set_up(struct partition *partition);
 

@@ -5,12 +5,15 @@
  *     IDLE -- registers, state, translation --> ACCESS --> IDLE
  *     IDLE -- a holder takes it --> HELD -- release --> IDLE
  *     IDLE -- a call completes an access --> USING --> IDLE
- *     RUNNING -- a holder wants it --> RUNNING|WANTED -- out of the engine --> PAUSED -- release --> RUNNING
+ *     RUNNING -- a holder wants it, out of the engine --> PAUSED -- release --> RUNNING
  *
- * IDLE -> RUNNING and IDLE -> USING and back are single atomic operations, for an exit costs little more than a function call.
- * All other transitions happen under the lock. Whoever is in ACCESS keeps the lock meanwhile; a holder does not, whoever
+ * An exit costs little more than a function call: IDLE -> RUNNING and IDLE -> USING are one atomic operation, and the way back is
+ * a store. All other transitions happen under the lock. Whoever is in ACCESS keeps the lock meanwhile; a holder does not, whoever
  * finds HELD waits for `changed`. A run or an access that finds RUNNING or PAUSED is refused. USING is over soon and nobody's
- * run: whoever finds it adds WANTED, which makes the user signal when it ends, and waits.
+ * run: whoever finds it waits.
+ *
+ * Who waits for the end of RUNNING or USING counts itself in `waiters` before it looks; who ends stores IDLE before it looks at
+ * the counter, and signals. The barrier between that store and the look is the waiter's to make (os/read_section.h).
  *
  * Cancel: the flag is set first, then the engine is kicked, both under the lock. The runner clears the kick first,
  * then takes the flag. So a kick that is cleared always has its flag seen, and the worst case is a kick without a
@@ -21,16 +24,19 @@
 
 #include "core/partition.h"
 #include "os/cancel.h"
+#include "os/read_section.h"
 #include "util/check.h"
 #include "util/last_error.h"
 
-enum { IDLE, ACCESS, HELD, USING, RUNNING, PAUSED, WANTED = 0x10 };
+enum { IDLE, ACCESS, HELD, USING, RUNNING, PAUSED };
 
 void vcpu_init(struct vcpu *vcpu, struct partition *partition, uint32_t index)
 {
     vcpu->partition = partition;
     vcpu->index = index;
     atomic_init(&vcpu->state, IDLE);
+    atomic_init(&vcpu->waiters, 0);
+    vcpu->holder_waits = false;
     atomic_init(&vcpu->cancel_pending, false);
     pthread_mutex_init(&vcpu->lock, NULL);
     pthread_cond_init(&vcpu->changed, NULL);
@@ -72,49 +78,75 @@ static void wait_while(struct vcpu *vcpu, uint32_t state)
         cond_wait(&vcpu->changed, &vcpu->lock);
 }
 
+/* Under the lock, USING or RUNNING was found: until it ends, or something else has happened. A holder brings the run out. */
+static void wait_for_end(struct vcpu *vcpu, uint32_t state, bool holds)
+{
+    atomic_fetch_add(&vcpu->waiters, 1);
+    vcpu->holder_waits |= holds;
+    if (holds && vcpu->engine)
+        engine_of(vcpu)->kick(vcpu->engine);
+    change_side_barrier();
+    if (atomic_load(&vcpu->state) == state)
+        cond_wait(&vcpu->changed, &vcpu->lock);
+    if (holds)
+        vcpu->holder_waits = false;
+    atomic_fetch_sub(&vcpu->waiters, 1);
+}
+
 /* Under the lock: until nobody is in USING. */
 static void wait_for_user(struct vcpu *vcpu)
 {
-    if (swap_state(vcpu, USING, USING | WANTED) || atomic_load(&vcpu->state) == (USING | WANTED))
-        wait_while(vcpu, USING | WANTED);
+    while (atomic_load(&vcpu->state) == USING)
+        wait_for_end(vcpu, USING, false);
 }
 
 static bool is_within_run(const struct vcpu *vcpu)
 {
-    uint32_t state = atomic_load(&vcpu->state) & ~(uint32_t)WANTED;
+    uint32_t state = atomic_load(&vcpu->state);
 
     return state == RUNNING || state == PAUSED;
 }
 
-/* IDLE -> RUNNING or USING. */
-static enum status begin(struct vcpu *vcpu, uint32_t state)
+static noinline enum status begin_slowly(struct vcpu *vcpu, uint32_t state)
 {
-    while (unlikely(!swap_state(vcpu, IDLE, state))) {
+    do {
         if (is_within_run(vcpu))
             return is_running(vcpu);
         pthread_mutex_lock(&vcpu->lock); /* whoever is in ACCESS has it */
         wait_while(vcpu, HELD);
         wait_for_user(vcpu);
         pthread_mutex_unlock(&vcpu->lock);
-    }
+    } while (!swap_state(vcpu, IDLE, state));
     return STATUS_OK;
 }
 
-static void end(struct vcpu *vcpu, uint32_t state)
+/* IDLE -> RUNNING or USING. */
+static always_inline enum status begin(struct vcpu *vcpu, uint32_t state)
 {
-    if (likely(swap_state(vcpu, state, IDLE)))
-        return;
-    /* Somebody waits for this processor. */
+    return likely(swap_state(vcpu, IDLE, state)) ? STATUS_OK : begin_slowly(vcpu, state);
+}
+
+/* Somebody waits for this processor. */
+static noinline void signal_end(struct vcpu *vcpu)
+{
     pthread_mutex_lock(&vcpu->lock);
-    atomic_store(&vcpu->state, IDLE);
     pthread_cond_broadcast(&vcpu->changed);
     pthread_mutex_unlock(&vcpu->lock);
+}
+
+static always_inline void end(struct vcpu *vcpu)
+{
+    atomic_store_explicit(&vcpu->state, IDLE, memory_order_release);
+    read_side_barrier();
+    if (unlikely(atomic_load_explicit(&vcpu->waiters, memory_order_relaxed)))
+        signal_end(vcpu);
 }
 
 static void pause_for_holder(struct vcpu *vcpu)
 {
     pthread_mutex_lock(&vcpu->lock);
-    if (swap_state(vcpu, RUNNING | WANTED, PAUSED)) {
+    if (vcpu->holder_waits) {
+        check(swap_state(vcpu, RUNNING, PAUSED));
         pthread_cond_broadcast(&vcpu->changed);
         wait_while(vcpu, PAUSED);
     }
@@ -125,12 +157,12 @@ static void pause_for_holder(struct vcpu *vcpu)
 static bool answer_kick(struct vcpu *vcpu, enum status *status)
 {
     engine_of(vcpu)->clear_kick(vcpu->engine);
-    uint32_t state = atomic_fetch_or(&vcpu->state, 0); /* a full barrier: the flags are read after the kick is gone */
+    const uint32_t waiters = atomic_fetch_or(&vcpu->waiters, 0); /* a full barrier: the flags are read after the kick is gone */
     *status = partition_before_run(vcpu->partition);
     if (*status != STATUS_OK)
         return true;
     /* Before a cancel ends the run: it may not overtake a holder, who would wait for the next kick. */
-    if (state & WANTED)
+    if (waiters)
         pause_for_holder(vcpu);
     return atomic_exchange(&vcpu->cancel_pending, false);
 }
@@ -142,7 +174,7 @@ enum status vcpu_run(struct vcpu *vcpu, struct vcpu_exit *exit)
     if (unlikely(status != STATUS_OK))
         return status;
     if (unlikely(!vcpu->engine)) {
-        end(vcpu, RUNNING);
+        end(vcpu);
         return does_not_exist(vcpu);
     }
     status = partition_before_run(vcpu->partition);
@@ -151,24 +183,29 @@ enum status vcpu_run(struct vcpu *vcpu, struct vcpu_exit *exit)
         if (status != STATUS_OK || likely(exit->reason != EXIT_CANCELED) || answer_kick(vcpu, &status))
             break;
     }
-    end(vcpu, RUNNING);
+    end(vcpu);
     return status;
+}
+
+static noinline enum status no_use(struct vcpu *vcpu)
+{
+    end(vcpu);
+    return does_not_exist(vcpu);
 }
 
 enum status vcpu_begin_use(struct vcpu *vcpu)
 {
-    enum status status = begin(vcpu, USING);
-
-    if (status == STATUS_OK && unlikely(!vcpu->engine)) {
-        end(vcpu, USING);
-        status = does_not_exist(vcpu);
+    if (unlikely(!swap_state(vcpu, IDLE, USING))) {
+        const enum status status = begin_slowly(vcpu, USING);
+        if (status != STATUS_OK)
+            return status;
     }
-    return status;
+    return likely(vcpu->engine) ? STATUS_OK : no_use(vcpu);
 }
 
 void vcpu_end_use(struct vcpu *vcpu)
 {
-    end(vcpu, USING);
+    end(vcpu);
 }
 
 enum status vcpu_cancel(struct vcpu *vcpu)
@@ -230,7 +267,7 @@ enum status vcpu_begin_access(struct vcpu *vcpu)
 
 void vcpu_end_access(struct vcpu *vcpu)
 {
-    atomic_store(&vcpu->state, IDLE);
+    atomic_store_explicit(&vcpu->state, IDLE, memory_order_release); /* whoever waits, waits for the lock */
     pthread_mutex_unlock(&vcpu->lock);
 }
 
@@ -242,10 +279,9 @@ static bool hold_locked(struct vcpu *vcpu, bool wait)
         if (!wait && is_within_run(vcpu))
             return false;
         wait_for_user(vcpu);
-        /* A run that found an empty slot is about to end by itself. */
-        if (swap_state(vcpu, RUNNING, RUNNING | WANTED) && vcpu->engine)
-            engine_of(vcpu)->kick(vcpu->engine);
-        wait_while(vcpu, RUNNING | WANTED);
+        /* One that found an empty slot is about to end by itself. */
+        if (atomic_load(&vcpu->state) == RUNNING)
+            wait_for_end(vcpu, RUNNING, true);
     }
     return true;
 }

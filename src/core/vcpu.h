@@ -18,6 +18,8 @@ struct vcpu {
     struct partition *partition; /* fixed after init */
     uint32_t index;              /* fixed after init */
     _Atomic uint32_t state;      /* vcpu.c */
+    _Atomic uint32_t waiters;    /* threads that wait for the end of a use or run */
+    bool holder_waits;           /* one of them is a holder, for whom a run pauses; under lock */
     _Atomic bool cancel_pending; /* set under lock */
     pthread_mutex_t lock;        /* kept while registers and the like are used */
     pthread_cond_t changed;      /* a holder waits for the runner, or others for the holder */

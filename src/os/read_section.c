@@ -68,6 +68,7 @@ static struct read_slot *new_slot(void)
     atomic_init(&slot->gate, NULL);
     atomic_init(&slot->used, true);
     slot->depth = 0;
+    slot->plain_depth = read_barrier_is_remote ? IN_USE_OBJECTS : 0;
     for (unsigned i = 0; i < IN_USE_OBJECTS; i++)
         atomic_init(&slot->objects[i], NULL);
     slot->next = atomic_load(&slots);

@@ -50,6 +50,7 @@ struct read_slot {
     _Atomic(struct read_gate *) gate; /* NULL: outside */
     _Atomic bool used;
     uint8_t depth;                           /* entries of `objects`; the thread's own */
+    uint8_t plain_depth;                     /* how many of them need no barrier of the thread's: all, or none; fixed */
     struct read_slot *next;
     _Atomic(const void *) objects[IN_USE_OBJECTS];
     /* For what the thread learnt in its sections; zero at first, later perhaps what an earlier thread left. */
@@ -151,29 +152,41 @@ must_check static always_inline bool read_section_resume(struct read_slot *slot,
  * this is as current as what in_use_anywhere's caller stored before.
  */
 must_check bool in_use_begin_slow(const void *object);
-must_check static always_inline bool in_use_begin(const void *object)
+must_check static always_inline bool in_use_begin_fast(const void *object) /* false: ask in_use_begin */
 {
     struct read_slot *slot = read_slot_mine;
 
-    if (unlikely(!slot || slot->depth == IN_USE_OBJECTS || !read_barrier_is_remote))
-        return in_use_begin_slow(object);
+    if (unlikely(!slot || slot->depth >= slot->plain_depth))
+        return false;
     atomic_store_explicit(&slot->objects[slot->depth++], object, memory_order_relaxed);
     atomic_signal_fence(memory_order_seq_cst);
     return true;
 }
+must_check static always_inline bool in_use_begin(const void *object)
+{
+    return likely(in_use_begin_fast(object)) || in_use_begin_slow(object);
+}
 
 /* No longer; false: the thread had counted itself in. What was loaded and stored before, is over. */
 must_check bool in_use_end_slow(const void *object);
-must_check static always_inline bool in_use_end(const void *object)
+must_check static always_inline bool in_use_end_fast(const void *object) /* false: ask in_use_end */
 {
     struct read_slot *slot = read_slot_mine;
 
-    if (unlikely(!slot || !slot->depth || !read_barrier_is_remote ||
-                 atomic_load_explicit(&slot->objects[slot->depth - 1], memory_order_relaxed) != object))
-        return in_use_end_slow(object);
-    atomic_store_explicit(&slot->objects[--slot->depth], NULL, memory_order_release);
+    if (unlikely(!slot))
+        return false;
+    const unsigned last = slot->depth - 1u;
+    if (unlikely(last >= slot->plain_depth ||
+                 atomic_load_explicit(&slot->objects[last], memory_order_relaxed) != object))
+        return false;
+    slot->depth = (uint8_t)last;
+    atomic_store_explicit(&slot->objects[last], NULL, memory_order_release);
     atomic_signal_fence(memory_order_seq_cst);
     return true;
+}
+must_check static always_inline bool in_use_end(const void *object)
+{
+    return likely(in_use_end_fast(object)) || in_use_end_slow(object);
 }
 
 /* For whoever has seen to it that no use begins anew, and made the barrier below: ask as often as is needed. A thread that
