@@ -229,12 +229,14 @@ bool gpa_dirty_any(const struct gpa_dirty *dirty, uint64_t page, uint64_t count)
 
 enum { RECORDS = 2 };
 
-/* A visit in one window of its records. */
+/* A visit in one window of its records. What was found is told in batches: how many words lie below a bit is hard to foresee. */
 struct walk {
     const struct gpa_dirty_visit *visit;
     struct piece piece;
     gpa_dirty_word *window[RECORDS];
     bool stopped; /* the sink wants no more */
+    size_t found;
+    struct gpa_dirty_bits words[GPA_DIRTY_TOLD_AT_ONCE];
 };
 
 /* A word and the records in which something may be found there: bit r for window[r]. Where only one record's summary has a
@@ -250,18 +252,26 @@ static struct place place_below(const struct place *place, uint64_t bit, unsigne
     return (struct place){place->level - 1, (place->index << 6) + (uint64_t)__builtin_ctzll(bit), records};
 }
 
-static void tell_words(struct walk *walk, const struct gpa_dirty_bits *words, size_t count)
+static void tell(struct walk *walk)
 {
     const struct gpa_dirty_visit *visit = walk->visit;
-    if (count && visit->sink)
-        walk->stopped = !visit->sink(visit->ctx, words, count);
+    if (walk->found && visit->sink)
+        walk->stopped = !visit->sink(visit->ctx, walk->words, walk->found);
+    walk->found = 0;
 }
 
-static void tell(struct walk *walk, const struct place *place, uint64_t bits)
+/* There is always room for what lies below a word of level 1. */
+static void tell_when_full(struct walk *walk)
 {
-    const struct gpa_dirty_bits word = {walk->piece.base + (place->index << 6), bits};
-    if (bits)
-        tell_words(walk, &word, 1);
+    if (unlikely(walk->found > GPA_DIRTY_TOLD_AT_ONCE - 64))
+        tell(walk);
+}
+
+static void found_word(struct walk *walk, const struct place *place, uint64_t bits)
+{
+    walk->words[walk->found] = (struct gpa_dirty_bits){walk->piece.base + (place->index << 6), bits};
+    walk->found += bits != 0;
+    tell_when_full(walk);
 }
 
 /* The dirty bits of the piece, of each record and of all. */
@@ -291,7 +301,7 @@ static always_inline uint64_t visit_leaves(struct walk *walk, const struct place
     gpa_dirty_word *const upper = word_at(walk->window[r], 1, above->index);
     const uint64_t all = atomic_load_explicit(upper, memory_order_relaxed);
     const bool whole = is_inside(&walk->piece, above->index);
-    struct gpa_dirty_bits words[64];
+    struct gpa_dirty_bits *const words = walk->words + walk->found;
     uint64_t done = 0;
     size_t count = 0;
 
@@ -311,7 +321,8 @@ static always_inline uint64_t visit_leaves(struct walk *walk, const struct place
         atomic_store_explicit(upper, all & ~done, memory_order_relaxed);
     if (take && visit->tee && r == 0 && count)
         visit->tee(visit->tee_ctx, words, count);
-    tell_words(walk, words, count);
+    walk->found += count;
+    tell_when_full(walk);
     return all & ~done;
 }
 
@@ -352,7 +363,7 @@ static void peek_word(struct walk *walk, struct place place)
     }
     bits = load_bits(walk, &place, each);
     if (place.level == 0) {
-        tell(walk, &place, bits);
+        found_word(walk, &place, bits);
         return;
     }
     for (; bits && !walk->stopped; bits &= bits - 1)
@@ -395,7 +406,7 @@ static unsigned take_leaf(struct walk *walk, const struct place *place)
     }
     if (visit->tee && each[0])
         visit->tee(visit->tee_ctx, &(struct gpa_dirty_bits){walk->piece.base + (place->index << 6), each[0]}, 1);
-    tell(walk, place, each[0] | each[1]);
+    found_word(walk, place, each[0] | each[1]);
     return left;
 }
 
@@ -438,8 +449,12 @@ static unsigned next_window(struct walk *walk, uint64_t page, uint64_t end)
 
 static void visit_windows(const struct gpa_dirty_visit *visit, bool take)
 {
-    struct walk walk = {.visit = visit};
+    struct walk walk;
     uint64_t page = visit->page, end = page + visit->count;
+
+    walk.visit = visit;
+    walk.stopped = false;
+    walk.found = 0;
     while (page < end && !walk.stopped) {
         const struct place top = {TOP_LEVEL, 0, next_window(&walk, page, end)};
         if (top.records && take)
@@ -448,6 +463,8 @@ static void visit_windows(const struct gpa_dirty_visit *visit, bool take)
             peek_word(&walk, top);
         page = walk.piece.base + walk.piece.end;
     }
+    if (!walk.stopped)
+        tell(&walk);
 }
 
 void gpa_dirty_visit_peek(const struct gpa_dirty_visit *visit)

@@ -67,8 +67,10 @@ struct gpa_dirty_bits {
     uint64_t first, bits;
 };
 
-/* Receives dirty pages in ascending order, at least one word of them and none that is 0. False: no more, please; what was
- * reported counts. */
+enum { GPA_DIRTY_TOLD_AT_ONCE = 128 };
+
+/* Receives dirty pages in ascending order, 1 to GPA_DIRTY_TOLD_AT_ONCE words of them and none that is 0. False: no more, please;
+ * what was reported counts. */
 typedef bool gpa_dirty_sink(void *ctx, const struct gpa_dirty_bits *words, size_t count);
 
 /* True if a page of the range is dirty. Pages never covered are clean. */

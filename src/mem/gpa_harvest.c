@@ -8,6 +8,7 @@
  */
 #include "mem/gpa_consumer.h"
 
+#include "mem/gpa_dirty_list.h"
 #include "mem/gpa_space_state.h"
 #include "os/guarded.h"
 #include "util/last_error.h"
@@ -83,99 +84,6 @@ static enum status bad_bitmap(struct gpa_range range, const uint64_t *bitmap)
 static enum status zero_bitmap(struct gpa_range range, uint64_t *bitmap, size_t bytes)
 {
     return bytes == 0 || guarded_fill_partial(bitmap, 0, bitmap_size(range.size)) == 0 ? STATUS_OK : bad_bitmap(range, bitmap);
-}
-
-/* ---- lists ---- */
-
-/* Runs of dirty pages on their way to the caller's array. */
-enum { BATCH = 256, WORD_RUNS = 32 };
-#define TOP_BIT ((uint64_t)1 << 63)
-
-struct lister {
-    struct gpa_dirty_list *list;
-    size_t batched; /* the last of them may still grow */
-    size_t room;    /* for more runs than are batched */
-    bool bad_array;
-    struct gpa_range batch[BATCH + WORD_RUNS];
-};
-
-/* Write all batched runs but the last `keep`. */
-static bool flush(struct lister *l, size_t keep)
-{
-    const size_t count = l->batched - keep;
-
-    if (!guarded_copy(l->list->array + l->list->count, l->batch, count * sizeof(l->batch[0])))
-        l->bad_array = true;
-    l->list->count += count;
-    if (keep)
-        l->batch[0] = l->batch[count];
-    l->batched = keep;
-    return !l->bad_array;
-}
-
-/* The lowest run of dirty pages, given the first and the last bit of each, and what is left of these; of nothing, anything. */
-static always_inline struct gpa_range take_run(gpa_t gpa, uint64_t *starts, uint64_t *ends)
-{
-    const unsigned start = (unsigned)__builtin_ctzll(*starts | TOP_BIT), end = (unsigned)__builtin_ctzll(*ends | TOP_BIT);
-
-    *starts &= *starts - 1;
-    *ends &= *ends - 1;
-    return (struct gpa_range){gpa + ((uint64_t)start << PAGE_SHIFT), (uint64_t)(end - start + 1) << PAGE_SHIFT};
-}
-
-/* As many as there is room for. */
-static void add_some(struct lister *l, gpa_t gpa, uint64_t starts, uint64_t ends)
-{
-    for (; starts && l->room; l->room--)
-        l->batch[l->batched++] = take_run(gpa, &starts, &ends);
-    l->list->more = starts != 0;
-}
-
-/* All, for which there is room. How many there are is hard to foresee, for the processor too: two are written at a time, and the
- * second counts if there was one. */
-static always_inline void add_all(struct lister *l, gpa_t gpa, uint64_t starts, uint64_t ends)
-{
-    struct gpa_range *to = l->batch + l->batched;
-
-    do {
-        *to++ = take_run(gpa, &starts, &ends);
-        const unsigned second = starts != 0;
-        *to = take_run(gpa, &starts, &ends);
-        to += second;
-    } while (starts);
-    const size_t batched = (size_t)(to - l->batch);
-    l->room -= batched - l->batched;
-    l->batched = batched;
-}
-
-/* False: there was no room for the last of the runs; or the array cannot be written. */
-static always_inline bool list_word(struct lister *l, gpa_t gpa, uint64_t bits)
-{
-    uint64_t starts = bits & ~(bits << 1), ends = bits & ~(bits >> 1);
-
-    if (bits & 1 && l->batched && range_end(l->batch[l->batched - 1]) == gpa) {
-        l->batch[l->batched - 1].size += take_run(gpa, &starts, &ends).size;
-        if (!starts)
-            return true;
-    }
-    if (unlikely(l->room < WORD_RUNS))
-        add_some(l, gpa, starts, ends);
-    else
-        add_all(l, gpa, starts, ends);
-    return likely(l->batched < BATCH) ? !l->list->more : flush(l, 1) && !l->list->more;
-}
-
-static bool list_bits(void *ctx, const struct gpa_dirty_bits *words, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        if (!list_word(ctx, words[i].first << PAGE_SHIFT, words[i].bits))
-            return false;
-    return true;
-}
-
-static void list_end(struct lister *l)
-{
-    flush(l, 0);
 }
 
 /* ---- who may ask for what ---- */
@@ -272,22 +180,24 @@ static void peek(struct gpa_space *space, struct gpa_consumer *consumer, struct 
                                                    sink, ctx, NULL, NULL, false});
 }
 
-/* First the list is written, then what is in it cleared: an array that cannot be written costs nothing. */
-static void take_list(struct gpa_space *space, struct gpa_consumer *consumer, struct gpa_range range, struct lister *lister)
+/* Where a page goes that was taken and cannot be told: to be seen by this consumer, and by no other. */
+static struct gpa_dirty *untold(const struct gpa_space *space, const struct gpa_consumer *consumer)
+{
+    return space->consumers->next ? consumer->pending : space->dirty;
+}
+
+static void take_list(struct gpa_space *space, struct gpa_consumer *consumer, struct gpa_range range, struct gpa_lister *lister)
 {
     struct harvest h = {.space = space, .consumer = consumer, .range = range};
 
     if (!harvest_begin(&h, false))
         return;
-    h.visit.sink = list_bits;
+    h.visit.sink = gpa_lister_sink;
     h.visit.ctx = lister;
-    gpa_dirty_visit_peek(&h.visit);
-    if (lister->list->more)
-        h.visit.count = pages_of(range_end(lister->batch[lister->batched - 1]) - range.gpa);
-    list_end(lister);
-    h.visit.sink = NULL;
-    if (!lister->bad_array)
-        gpa_dirty_visit_take(&h.visit);
+    gpa_dirty_visit_take(&h.visit);
+    gpa_lister_end(lister);
+    if ((lister->rest_count || lister->bad_array) && !gpa_lister_put_back(lister, range, untold(space, consumer)))
+        gpa_consumer_mark_all(space, consumer, range);
     harvest_end(&h);
 }
 
@@ -346,7 +256,7 @@ enum status gpa_consumer_bitmap(struct gpa_space *space, const struct gpa_dirty_
 enum status gpa_consumer_list(struct gpa_space *space, const struct gpa_dirty_query *query, struct gpa_dirty_list *list)
 {
     const struct gpa_range range = query->range;
-    struct lister lister;
+    struct gpa_lister lister;
     struct gpa_consumer *consumer;
     enum status status = gpa_space_check_pages(space, range.gpa, range.size);
     if (status != STATUS_OK)
@@ -354,17 +264,12 @@ enum status gpa_consumer_list(struct gpa_space *space, const struct gpa_dirty_qu
     if (list->capacity == 0)
         return fail(STATUS_INVALID_ARGUMENT, RANGE_FORMAT "no room for a range", range.gpa, range.size);
 
-    list->count = 0;
-    list->more = false;
-    lister.list = list;
-    lister.batched = 0;
-    lister.room = list->capacity;
-    lister.bad_array = false;
+    gpa_lister_begin(&lister, list);
     query_begin(space, query);
     status = check_consumer(space, query, &consumer);
     if (status == STATUS_OK && query->flags & GPA_QUERY_PEEK) {
-        peek(space, consumer, range, list_bits, &lister);
-        list_end(&lister);
+        peek(space, consumer, range, gpa_lister_sink, &lister);
+        gpa_lister_end(&lister);
     } else if (status == STATUS_OK) {
         take_list(space, consumer, range, &lister);
     }
