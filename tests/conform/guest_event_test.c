@@ -597,6 +597,36 @@ static void debug_exception_for_ever(void **state)
     guest_end(&g);
 }
 
+/*
+ * TR as only a client can leave it: not present, not a TSS, not busy. What it holds is used all the same, on every engine; a
+ * processor may refuse it, and QEMU's ends itself.
+ */
+static void task_register_of_any_kind(void **state)
+{
+    static const UINT16 kinds[] = {0x0b, 0x8b, 0x89, 0x83, 0x1b, 0x93, 0x00};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        const WHV_REGISTER_NAME name = WHvX64RegisterTr;
+        struct guest g;
+
+        guest_begin(&g, NULL);
+        guest_long_mode(&g, 3);
+        guest_set(&g, WHvX64RegisterRsp, 0x7000);
+        WHV_REGISTER_VALUE tr = guest_get_value(&g, name);
+        tr.Segment.Attributes = kinds[i];
+        assert_ok(WHvSetVirtualProcessorRegisters(g.partition, 0, &name, 1, &tr));
+        guest_code(&g, 0x90, 0x0f, 0x0b); /* nop; ud2 */
+        run_to(&g, WHvRunVpExitReasonX64Halt);
+        assert_field(&g, VpContext.Rip, HANDLERS + 16 * 6 + 1);
+        assert_int_equal(guest_get(&g, WHvX64RegisterRsp), STACK - 5 * 8); /* the frame is where the TSS says */
+        tr = guest_get_value(&g, name);
+        assert_int_equal(tr.Segment.Attributes, kinds[i]);
+        assert_int_equal(tr.Segment.Base, TSS);
+        guest_end(&g);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -625,6 +655,7 @@ int main(void)
         CASE("EVENT-22", "F 1.1 Xsave", xsave_round_trip),
         CASE("EVENT-23", "F 9.8", time_stands_still),
         CASE("EVENT-24", "F 9.4: any thread ends a run", debug_exception_for_ever),
+        CASE("EVENT-26", "H processor registers: any TR", task_register_of_any_kind),
     };
     return cmocka_run_group_tests_name("events", tests, NULL, NULL);
 }

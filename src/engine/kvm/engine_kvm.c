@@ -252,57 +252,70 @@ static bool are_at_hand(const uint32_t *names, uint32_t count)
     return true;
 }
 
+static enum status complete(struct engine_vcpu *vcpu)
+{
+    return kvm_state_complete(vcpu)
+               ? STATUS_OK
+               : fail(STATUS_NO_MEMORY, "engine kvm: KVM does not give the registers of processor %u", vcpu->index);
+}
+
 static enum status get_registers(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, union vreg_value *values)
 {
-    if (!are_at_hand(names, count))
-        kvm_state_complete(vcpu);
-    return engine_soft.get_registers(vcpu, names, count, values);
+    enum status status = are_at_hand(names, count) ? STATUS_OK : complete(vcpu);
+
+    return status != STATUS_OK ? status : engine_soft.get_registers(vcpu, names, count, values);
 }
 
 static enum status set_registers(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values)
 {
-    if (!are_at_hand(names, count))
-        kvm_state_complete(vcpu);
-    return engine_soft.set_registers(vcpu, names, count, values);
+    enum status status = are_at_hand(names, count) ? STATUS_OK : complete(vcpu);
+
+    return status != STATUS_OK ? status : engine_soft.set_registers(vcpu, names, count, values);
 }
 
 static enum status get_xsave(struct engine_vcpu *vcpu, void *buffer, uint32_t size, uint32_t *written)
 {
-    kvm_state_complete(vcpu);
-    return engine_soft.get_xsave(vcpu, buffer, size, written);
+    enum status status = complete(vcpu);
+
+    return status != STATUS_OK ? status : engine_soft.get_xsave(vcpu, buffer, size, written);
 }
 
 static enum status set_xsave(struct engine_vcpu *vcpu, const void *buffer, uint32_t size)
 {
-    kvm_state_complete(vcpu);
-    return engine_soft.set_xsave(vcpu, buffer, size);
+    enum status status = complete(vcpu);
+
+    return status != STATUS_OK ? status : engine_soft.set_xsave(vcpu, buffer, size);
 }
 
 static enum status complete_access(struct engine_vcpu *vcpu, struct memory_access *access, bool *more)
 {
-    if (!vcpu->kvm->open.is_open)
-        kvm_state_complete(vcpu);
-    return engine_soft.complete_access(vcpu, access, more);
+    enum status status = vcpu->kvm->open.is_open ? STATUS_OK : complete(vcpu);
+
+    return status != STATUS_OK ? status : engine_soft.complete_access(vcpu, access, more);
 }
 
 static enum status save_vcpu(struct engine_vcpu *vcpu, struct vcpu_state *state)
 {
-    kvm_state_complete(vcpu);
-    return soft_save_vcpu(vcpu, state);
+    enum status status = complete(vcpu);
+
+    return status != STATUS_OK ? status : soft_save_vcpu(vcpu, state);
 }
 
 static enum status load_vcpu(struct engine_vcpu *vcpu, const struct vcpu_state *state)
 {
-    kvm_state_complete(vcpu);
-    return soft_load_vcpu(vcpu, state);
+    enum status status = complete(vcpu);
+
+    return status != STATUS_OK ? status : soft_load_vcpu(vcpu, state);
 }
 
 static enum status partition_reset(struct engine_partition *p)
 {
-    for (unsigned i = 0; i < SOFT_MAXIMUM_PROCESSORS; i++)
+    enum status status = STATUS_OK;
+
+    for (unsigned i = 0; i < SOFT_MAXIMUM_PROCESSORS && status == STATUS_OK; i++)
         if (p->vcpus[i])
-            kvm_state_complete(p->vcpus[i]);
-    return engine_soft.partition_reset(p);
+            status = complete(p->vcpus[i]);
+    return status == STATUS_OK ? engine_soft.partition_reset(p) : status;
 }
 
 const struct engine engine_kvm = {
@@ -327,7 +340,7 @@ const struct engine engine_kvm = {
     .reference_time = soft_reference_time,
     .request_interrupt = soft_request_interrupt,
     .interrupt_targets = soft_interrupt_targets,
-    .run = soft_run,
+    .run = kvm_run_vcpu,
     .kick = soft_kick,
     .clear_kick = soft_clear_kick,
     .get_apic = soft_get_apic,

@@ -153,6 +153,8 @@ struct kvm_vcpu {
     struct kvm_open open;
     struct kvm_plain known[PLAIN_KNOWN];
     bool whole;             /* the processor's registers are complete: nothing newer is in KVM */
+    bool lost;              /* the run is to fail: they could not be completed */
+    bool half_done;         /* and then: in the middle of an access, to be looked at again by the next run */
     _Atomic bool in_kvm;
     _Atomic int thread;     /* the kernel's id of the thread that runs it */
 };
@@ -183,8 +185,8 @@ void kvm_dirty_cleared(struct engine_partition *partition);
 
 /* After a run: general, segment and control registers into the processor; an event that KVM was delivering becomes pending. */
 void kvm_state_pull(struct engine_vcpu *vcpu);
-/* The rest too: vector registers, MSRs, debug registers. */
-void kvm_state_complete(struct engine_vcpu *vcpu);
+/* The rest too: vector registers, MSRs, debug registers. False: KVM does not give them (for lack of memory); to be tried again. */
+bool kvm_state_complete(struct engine_vcpu *vcpu);
 /* Before a run. False: KVM refuses the state. */
 bool kvm_state_push(struct engine_vcpu *vcpu);
 /* After a run: has KVM reported registers? When it fails before it has done anything, those of the run before are still there. */
@@ -192,7 +194,7 @@ bool kvm_state_is_new(const struct engine_vcpu *vcpu);
 
 /* ---- kvm_msr.c: of a whole state ---- */
 
-void kvm_msrs_pull(struct engine_vcpu *vcpu);
+bool kvm_msrs_pull(struct engine_vcpu *vcpu);
 bool kvm_msrs_push(struct engine_vcpu *vcpu);
 /* Before the first processor. */
 bool kvm_msrs_set_filter(const struct engine_partition *partition);
@@ -200,9 +202,9 @@ bool kvm_msrs_set_filter(const struct engine_partition *partition);
 /* ---- kvm_half_done.c ---- */
 
 /*
- * KVM has come back in the middle of an access to `run->mmio` or `run->io`. When it returns, either the access is finished
- * (true: the guest may go on), or the processor is as before the instruction, and KVM has forgotten it (false: run the
- * instruction on the software processor).
+ * KVM has come back in the middle of an access to `run->mmio` or `run->io`. True: the processor is as before the instruction, and
+ * KVM has forgotten it or keeps it pending (open). False: the instruction was not found; or, if half_done is set, there was no
+ * memory to find it with, and everything is as KVM left it.
  */
 bool kvm_half_done(struct engine_vcpu *vcpu);
 
@@ -240,6 +242,8 @@ bool kvm_plain_could_load(const struct kvm_plain *plain, uint64_t before, uint64
 /* ---- kvm_run.c ---- */
 
 enum cpu_leave kvm_execute(struct engine_vcpu *vcpu, struct event *event);
+/* soft_run(); STATUS_NO_MEMORY: KVM had none. The processor is where it was, and may run again. */
+enum status kvm_run_vcpu(struct engine_vcpu *vcpu, struct vcpu_exit *exit);
 void kvm_interrupt(struct engine_vcpu *vcpu);
 
 #endif

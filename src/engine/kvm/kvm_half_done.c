@@ -142,8 +142,8 @@ static void forget(struct engine_vcpu *vcpu)
     __atomic_store_n(&k->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
     for (unsigned i = 0; i < PIECES; i++) {
         answer(vcpu, has_store, &store);
-        if (ioctl(k->fd, KVM_RUN, 0) < 0)
-            break; /* EINTR: nothing is pending any more */
+        if (ioctl(k->fd, KVM_RUN, 0) < 0 && errno == EINTR)
+            break; /* nothing is pending any more; after any other failure something may be */
     }
     __atomic_store_n(&k->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
     kvm_ring_drain(vcpu);
@@ -511,7 +511,11 @@ bool kvm_half_done(struct engine_vcpu *vcpu)
     bool found = !effect.is_store || go_back(vcpu, &effect);
     if (found && leave_open(vcpu, &effect, reported))
         return true;
-    kvm_state_complete(vcpu);
+    if (!kvm_state_complete(vcpu)) {
+        kvm_state_pull(vcpu); /* it may have gone back */
+        vcpu->kvm->half_done = true;
+        return false;
+    }
     forget(vcpu);
     return found || go_back(vcpu, &effect); /* now with all registers */
 }

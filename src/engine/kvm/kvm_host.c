@@ -182,29 +182,32 @@ static int64_t probe(int device)
     return best;
 }
 
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static int64_t measured = -1;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static int64_t measured = -1; /* not yet: what failed for lack of something may succeed the next time */
 
-static void measure(void)
+static int64_t measure(void)
 {
     char why[128];
     int device = kvm_open(why, sizeof(why));
+    int64_t taken = device < 0 ? -1 : probe(device);
 
-    if (device < 0)
-        return;
-    measured = probe(device);
-    close(device);
+    if (device >= 0)
+        close(device);
+    return taken;
 }
 
 bool kvm_is_fast(char *why, size_t size)
 {
-    pthread_once(&once, measure);
-    const bool fast = measured >= 0 && measured <= PROBE_LIMIT_US;
+    pthread_mutex_lock(&lock);
+    measured = measured < 0 ? measure() : measured;
+    const int64_t taken = measured;
+    pthread_mutex_unlock(&lock);
+    const bool fast = taken >= 0 && taken <= PROBE_LIMIT_US;
 
-    if (measured < 0)
+    if (taken < 0)
         snprintf(why, size, "KVM does not run a small guest");
     else
         snprintf(why, size, "KVM %s: 10000 instructions took %lld us",
-                 fast ? "runs guests on hardware" : "interprets guests here", (long long)measured);
+                 fast ? "runs guests on hardware" : "interprets guests here", (long long)taken);
     return fast;
 }

@@ -36,7 +36,7 @@ static uint64_t *msr_member(struct cpu *cpu, size_t i)
     return (uint64_t *)(void *)((uint8_t *)cpu + msrs[i].offset);
 }
 
-void kvm_msrs_pull(struct engine_vcpu *vcpu)
+bool kvm_msrs_pull(struct engine_vcpu *vcpu)
 {
     struct msr_list list = {.head = {.nmsrs = array_size(msrs)}};
 
@@ -45,6 +45,7 @@ void kvm_msrs_pull(struct engine_vcpu *vcpu)
     int got = ioctl(vcpu->kvm->fd, KVM_GET_MSRS, &list);
     for (int i = 0; i < got; i++)
         *msr_member(vcpu->cpu, (size_t)i) = vcpu->kvm->mirror.msr[i] = list.entry[i].data;
+    return got >= 0;
 }
 
 bool kvm_msrs_push(struct engine_vcpu *vcpu)

@@ -17,6 +17,7 @@
 
 #include "engine/kvm/kvm.h"
 #include "os/kick.h"
+#include "util/last_error.h"
 #include "x86/code/interpret.h"
 
 void kvm_interrupt(struct engine_vcpu *vcpu)
@@ -61,10 +62,21 @@ static int enter(struct engine_vcpu *vcpu)
 
 /* ---- the software processor ---- */
 
+static enum cpu_leave unsupported(struct engine_vcpu *vcpu)
+{
+    struct vcpu_exit *exit = soft_exit_begin(vcpu, EXIT_UNSUPPORTED_FEATURE, false);
+
+    exit->unsupported.code = 1; /* an intercept that cannot be described */
+    exit->unsupported.parameter = vcpu->cpu->rip;
+    return LEAVE_EXIT;
+}
+
 static enum cpu_leave step(struct engine_vcpu *vcpu, struct event *event)
 {
-    kvm_state_complete(vcpu);
-    return cpu_run_one(vcpu->cpu, event);
+    if (likely(kvm_state_complete(vcpu)))
+        return cpu_run_one(vcpu->cpu, event);
+    vcpu->kvm->lost = true;
+    return unsupported(vcpu);
 }
 
 /*
@@ -87,19 +99,13 @@ static bool needs_steps(const struct engine_vcpu *vcpu)
 
 /* ---- exits ---- */
 
-static enum cpu_leave unsupported(struct engine_vcpu *vcpu)
-{
-    struct vcpu_exit *exit = soft_exit_begin(vcpu, EXIT_UNSUPPORTED_FEATURE, false);
-
-    exit->unsupported.code = 1; /* an intercept that cannot be described */
-    exit->unsupported.parameter = vcpu->cpu->rip;
-    return LEAVE_EXIT;
-}
-
 static enum cpu_leave half_done(struct engine_vcpu *vcpu, struct event *event)
 {
-    if (!kvm_half_done(vcpu))
+    vcpu->kvm->half_done = false;
+    if (!kvm_half_done(vcpu)) {
+        vcpu->kvm->lost = vcpu->kvm->half_done;
         return unsupported(vcpu);
+    }
     if (!vcpu->kvm->open.is_open)
         return step(vcpu, event);
     enum cpu_leave leave = kvm_open_serve(vcpu);
@@ -171,7 +177,7 @@ static enum cpu_leave after_run(struct engine_vcpu *vcpu, int result, struct eve
 
 static enum cpu_leave execute(struct engine_vcpu *vcpu, struct event *event)
 {
-    enum cpu_leave leave = LEAVE_NONE;
+    enum cpu_leave leave = likely(!vcpu->kvm->half_done) ? LEAVE_NONE : half_done(vcpu, event);
 
     while (leave == LEAVE_NONE) {
         if (has_request(vcpu->cpu))
@@ -191,4 +197,15 @@ enum cpu_leave kvm_execute(struct engine_vcpu *vcpu, struct event *event)
 {
     atomic_store(&vcpu->kvm->thread, kick_this_thread());
     return execute(vcpu, event);
+}
+
+enum status kvm_run_vcpu(struct engine_vcpu *vcpu, struct vcpu_exit *exit)
+{
+    struct kvm_vcpu *k = vcpu->kvm;
+    enum status status = soft_run(vcpu, exit);
+
+    if (likely(!k->lost))
+        return status;
+    k->lost = false;
+    return fail(STATUS_NO_MEMORY, "engine kvm: KVM does not give the registers of processor %u", vcpu->index);
 }

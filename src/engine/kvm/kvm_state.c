@@ -285,33 +285,34 @@ static void debug_from_kvm(struct cpu *cpu, const struct kvm_debugregs *debug)
     cpu->dr7 = debug->dr7;
 }
 
-static void xcr_from_kvm(struct engine_vcpu *vcpu)
+static bool xcr_from_kvm(struct engine_vcpu *vcpu)
 {
     struct kvm_xcrs xcrs;
 
     if (kvm_call(vcpu->kvm->fd, KVM_GET_XCRS, &xcrs))
-        return;
+        return false;
     for (uint32_t i = 0; i < xcrs.nr_xcrs; i++)
         if (xcrs.xcrs[i].xcr == 0)
             vcpu->cpu->xcr0 = vcpu->kvm->mirror.xcr0 = xcrs.xcrs[i].value;
+    return true;
 }
 
-void kvm_state_complete(struct engine_vcpu *vcpu)
+bool kvm_state_complete(struct engine_vcpu *vcpu)
 {
     struct kvm_vcpu *k = vcpu->kvm;
     struct kvm_mirror *m = &k->mirror;
 
     if (k->whole)
-        return;
-    k->whole = true;
-    if (!kvm_call(k->fd, KVM_GET_XSAVE, &m->xsave))
-        xsave_from_kvm(vcpu->cpu, &m->xsave);
-    if (!kvm_call(k->fd, KVM_GET_DEBUGREGS, &m->debug))
-        debug_from_kvm(vcpu->cpu, &m->debug);
-    xcr_from_kvm(vcpu);
-    kvm_msrs_pull(vcpu);
+        return true;
+    if (kvm_call(k->fd, KVM_GET_XSAVE, &m->xsave) || kvm_call(k->fd, KVM_GET_DEBUGREGS, &m->debug) || !xcr_from_kvm(vcpu) ||
+        !kvm_msrs_pull(vcpu))
+        return false;
+    xsave_from_kvm(vcpu->cpu, &m->xsave);
+    debug_from_kvm(vcpu->cpu, &m->debug);
     /* In the mirror as we would hand it over. */
     xsave_to_kvm(vcpu->cpu, &m->xsave);
+    k->whole = true;
+    return true;
 }
 
 static bool xcr_to_kvm(struct engine_vcpu *vcpu)
@@ -410,6 +411,17 @@ bool kvm_state_is_new(const struct engine_vcpu *vcpu)
     return !(run->kvm_dirty_regs & KVM_SYNC_X86_REGS) && run->s.regs.regs.rflags; /* of which bit 1 is always set */
 }
 
+/*
+ * Only a client can make TR anything but a busy TSS, and processors do not agree on what it is then: some refuse to run (SDM 3C
+ * 27.3.1.2), some take what is there, emulated ones have been seen to stop altogether. The software processor does what it always does.
+ */
+static bool has_task(const struct cpu *cpu)
+{
+    const unsigned what = cpu->segment[SEG_TR].attributes & (SEG_P | SEG_S | SEG_TYPE_MASK);
+
+    return likely(what == (SEG_P | 11)) || (what == (SEG_P | 3) && !(cpu->efer & EFER_LMA));
+}
+
 bool kvm_state_push(struct engine_vcpu *vcpu)
 {
     struct kvm_vcpu *k = vcpu->kvm;
@@ -422,6 +434,8 @@ bool kvm_state_push(struct engine_vcpu *vcpu)
     push_tsc(vcpu);
     regs_to_kvm(cpu, &regs);
     const bool same_control = m->valid && control_is(vcpu, &m->control);
+    if (!same_control && !has_task(cpu))
+        return false;
     const bool same_events = m->valid && m->shadow == shadow_of(cpu) && m->nmi_masked == cpu->nmi_masked;
     if (k->open.is_open) {
         if (same_control && same_events && kvm_open_settle(vcpu, &regs))
