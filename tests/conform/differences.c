@@ -4,6 +4,7 @@
  */
 #include "differences.h"
 
+#include <cpuid.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -120,6 +121,14 @@ const char *engine_difference(const char *id)
         if (strcmp(differences[i].id, id) == 0 && is_here(differences[i].where))
             return differences[i].reason;
     return NULL;
+}
+
+bool kvm_is_on_qemu(void)
+{
+    unsigned a, name[3];
+
+    __cpuid(0x40000000, a, name[0], name[1], name[2]);
+    return is_kvm() && memcmp(name, "TCGTCGTCGTCG", sizeof(name)) == 0;
 }
 
 static UINT64 capability(WHV_CAPABILITY_CODE code)

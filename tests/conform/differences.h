@@ -15,4 +15,10 @@ const char *difference_hidden(void);
 /* Does the engine under test say so of itself? */
 bool engine_differs(OWHP_ENGINE_DIFFERENCES difference);
 
+/*
+ * Is it the kvm engine, on a processor that QEMU emulates (scripts/check-nested-kvm)? Of virtualization that one does some things
+ * as no processor does; a case that meets one of them says so.
+ */
+bool kvm_is_on_qemu(void);
+
 #endif

@@ -48,11 +48,10 @@ def inside(path):
     return INSIDE + path[len(ROOT):] if path.startswith(ROOT + "/") or path == ROOT else path
 
 
-def tests_of_suite(build, only):
-    """Of meson's suite kvm: names, commands and environments."""
+def tests_of_suite(build):
+    """Meson's suite kvm: names, commands and environments."""
     every = json.loads(subprocess.run(["meson", "introspect", build, "--tests"], check=True, stdout=subprocess.PIPE).stdout)
-    chosen = [test for test in every if "kvm" in (suite.split(":")[-1] for suite in test["suite"])]
-    return [test for test in chosen if not only or any(text in test["name"] for text in only)]
+    return [test for test in every if "kvm" in (suite.split(":")[-1] for suite in test["suite"])]
 
 
 def libraries(program):
@@ -83,6 +82,24 @@ def command_of(build, test, arguments):
     words.append(f"OPENWHP_TEST_SHORTER={arguments.shorter * SHORTER.get(test['name'], 1)}")
     pinned = ["taskset", "1"] if is_pinned(test, arguments) else []
     return " ".join(shlex.quote(word) for word in ["env", *words, *pinned, *map(inside, test["cmd"])])
+
+
+def boots(build, arguments):
+    """As tests: Linux in the command, on the kvm engine."""
+    def test(name, cpus, mode, init, *programs):
+        initramfs = f"{GUEST}/{mode}"
+        subprocess.run([f"{ROOT}/scripts/make-initramfs", initramfs, f"{GUEST}/busybox", f"{ROOT}/{init}",
+                        *(f"{os.path.basename(program)}={program}" for program in programs)], check=True)
+        return {"name": name, "env": {},
+                "cmd": [f"{ROOT}/tests/kvm/nested-boot", f"{build}/tools/openwhp/openwhp", f"{GUEST}/vmlinuz", str(arguments.limit),
+                        str(cpus), mode, initramfs, *programs]}
+
+    all_of_them = [test("boot linux, 1 processor", 1, "greeting", "scripts/demo-init"),
+                   test("boot linux, 2 processors", 2, "greeting", "scripts/demo-init")]
+    if os.path.exists(f"{build}/tests/boot/workload"):  # the C library may have no static form
+        all_of_them.append(test("boot linux, work", 1, "work", "tests/boot/workload-init", f"{ROOT}/tests/boot/workload.sh",
+                                f"{build}/tests/boot/workload"))
+    return all_of_them
 
 
 def make_initramfs(build, tests, arguments, folder):
@@ -135,6 +152,8 @@ class Report:
             self.over = True
         elif line:
             self.output.append(line)
+            if self.verbose:
+                self.progress.say("        " + line)
             case = re.match(r"\[ RUN      \] (\S+)", line)
             self.progress.now = f"{self.name}, {case.group(1)}" if case else self.progress.now
 
@@ -160,7 +179,7 @@ class Report:
         reason += ", on one processor" if name in self.pinned else ""
         done = len(self.passed) + len(self.failed) + len(self.skipped)
         self.progress.say(f"{done:3}/{self.count}  {verdict}  {name}  {time.time() - self.begun:.0f} s{reason}")
-        shown = self.output if verdict != "passed" or self.verbose else remarks
+        shown = [] if self.verbose else self.output if verdict != "passed" else remarks
         if shown:
             print("\n".join("        " + text for text in shown), flush=True)
         self.progress.now = "the next test"
@@ -169,7 +188,8 @@ class Report:
         """Exit status."""
         if why:
             print(f"check-nested-kvm: {why}")
-            print("\n".join("        " + text for text in self.output[-50:]))
+            if not self.verbose:
+                print("\n".join("        " + text for text in self.output[-50:]))
             missing = self.count - len(self.passed) - len(self.failed) - len(self.skipped)
             self.failed += [f"{missing} more not run"] * missing
         print(f"{len(self.passed)} passed, {len(self.failed)} failed, {len(self.skipped)} skipped, after "
@@ -226,10 +246,11 @@ def main():
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, end_by_signal)
     build = os.path.realpath(f"{ROOT}/{arguments.build}")
-    tests = tests_of_suite(build, arguments.only) * arguments.repeat
-    if not tests:
-        sys.exit("check-nested-kvm: no such test")
     with tempfile.TemporaryDirectory() as folder:
+        tests = [test for test in tests_of_suite(build) + boots(build, arguments)
+                 if not arguments.only or any(text in test["name"] for text in arguments.only)] * arguments.repeat
+        if not tests:
+            sys.exit("check-nested-kvm: no such test")
         make_initramfs(build, tests, arguments, folder)
         report = Report(tests, arguments)
         guest = boot(arguments, folder)
