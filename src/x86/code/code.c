@@ -128,18 +128,28 @@ void code_forget_jumps(struct cpu *cpu, gva_t linear)
 
 static bool bytes_equal(const uint8_t *host, const uint8_t *bytes, size_t size)
 {
-    uint64_t word, kept;
     uint8_t byte;
+
+    for (; size; size--, host++, bytes++)
+        if (!guarded_load8(host, &byte) || byte != *bytes)
+            return false;
+    return true;
+}
+
+/* In words; the copy has a word's room behind it. False: not known. */
+static always_inline bool words_equal(const uint8_t *host, const uint8_t *bytes, size_t size)
+{
+    uint64_t word, kept;
 
     for (; size >= 8; size -= 8, host += 8, bytes += 8) {
         memcpy(&kept, bytes, 8);
         if (!guarded_load64(host, &word) || word != kept)
             return false;
     }
-    for (; size; size--, host++, bytes++)
-        if (!guarded_load8(host, &byte) || byte != *bytes)
-            return false;
-    return true;
+    if (unlikely(((uintptr_t)host & ~PAGE_MASK) > PAGE_SIZE - 8))
+        return size == 0;
+    memcpy(&kept, bytes, 8);
+    return guarded_load64(host, &word) && ((word ^ kept) & (BIT64(8 * size) - 1)) == 0;
 }
 
 static bool part_holds(struct cpu *cpu, gpa_t gpa, const uint8_t *bytes, size_t size)
@@ -149,20 +159,29 @@ static bool part_holds(struct cpu *cpu, gpa_t gpa, const uint8_t *bytes, size_t 
     return host && bytes_equal(host + (gpa & ~PAGE_MASK), bytes, size);
 }
 
-bool code_verify(struct cpu *cpu, struct block *b)
+static noinline bool verify_slowly(struct cpu *cpu, struct block *b)
 {
-    size_t in_first = (size_t)(PAGE_SIZE - (b->gpa & ~PAGE_MASK));
+    const size_t room = (size_t)(PAGE_SIZE - (b->gpa & ~PAGE_MASK)), in_first = b->crosses ? room : b->size;
 
-    if (b->verified == cpu->verify_epoch)
-        return !b->dead;
-    if (!b->dead && part_holds(cpu, b->gpa, b->bytes, b->crosses ? in_first : b->size) &&
+    if (b->dead)
+        return false;
+    if (part_holds(cpu, b->gpa, b->bytes, in_first) &&
         (!b->crosses || part_holds(cpu, b->second_page, b->bytes + in_first, b->size - in_first))) {
         b->verified = cpu->verify_epoch;
         return true;
     }
-    if (!b->dead)
-        code_kill_block(b);
+    code_kill_block(b);
     return false;
+}
+
+bool code_verify_now(struct cpu *cpu, struct block *b)
+{
+    const uint8_t *host = tlb_known_physical_page(cpu, b->gpa, ACCESS_EXECUTE);
+
+    if (unlikely(b->dead || b->crosses || !host || !words_equal(host + (b->gpa & ~PAGE_MASK), b->bytes, b->size)))
+        return verify_slowly(cpu, b);
+    b->verified = cpu->verify_epoch;
+    return true;
 }
 
 static bool within_limit(const struct cpu *cpu, const struct block *b)
@@ -213,19 +232,12 @@ static struct block *find_or_decode(struct cpu *cpu, gpa_t gpa)
     return b;
 }
 
-struct block *code_find(struct cpu *cpu)
+static noinline struct block *look_up(struct cpu *cpu, gva_t linear)
 {
-    gva_t linear = code_linear(cpu, cpu->rip);
-    const struct jump_entry *known = code_jump_slot(cpu, linear);
     struct block *b;
     uint8_t *host;
     gpa_t page;
 
-    /* Where it is in the jump cache the block is the right one, if its bytes still are. */
-    if (likely(known->linear == linear && known->key == cpu->jump_key && code_verify(cpu, known->block))) {
-        cpu->block_rip = cpu->rip;
-        return known->block;
-    }
     if (!(cpu->mode & MODE_64) && cpu->rip > cpu->segment[SEG_CS].limit) {
         (void)!raise_gp(cpu, 0);
         return NULL;
@@ -240,6 +252,19 @@ struct block *code_find(struct cpu *cpu)
             (struct jump_entry){.linear = linear, .key = cpu->jump_key, .block = b};
     cpu->block_rip = cpu->rip;
     return b;
+}
+
+struct block *code_find(struct cpu *cpu)
+{
+    gva_t linear = code_linear(cpu, cpu->rip);
+    const struct jump_entry *known = code_jump_slot(cpu, linear);
+
+    /* Where it is in the jump cache the block is the right one, if its bytes still are. */
+    if (likely(known->linear == linear && known->key == cpu->jump_key && code_verify(cpu, known->block))) {
+        cpu->block_rip = cpu->rip;
+        return known->block;
+    }
+    return look_up(cpu, linear);
 }
 
 const struct insn *code_cold_insn(struct cpu *cpu, const struct op *op)

@@ -106,7 +106,11 @@ struct block *code_find(struct cpu *cpu);
 void code_forget_jumps(struct cpu *cpu, gva_t linear);
 
 /* Is the block's code still what memory holds? Kills it when not. */
-bool code_verify(struct cpu *cpu, struct block *block);
+bool code_verify_now(struct cpu *cpu, struct block *block);
+static always_inline bool code_verify(struct cpu *cpu, struct block *block)
+{
+    return block->verified == cpu->verify_epoch || code_verify_now(cpu, block);
+}
 
 /* Does this processor have decoded code of the page? */
 bool code_is_page(const struct cpu *cpu, gpa_t page);

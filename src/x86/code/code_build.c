@@ -173,7 +173,7 @@ static struct block *finish(struct builder *b, gpa_t gpa, bool crosses, gpa_t se
     /* The operations stand behind a pointer to their block: code_cold_insn finds it from any of
      * them. */
     struct block **owner = code_allocate(cpu, 16 + (b->count + 1) * sizeof(struct op));
-    uint8_t *bytes = code_allocate(cpu, b->size);
+    uint8_t *bytes = code_allocate(cpu, b->size + sizeof(uint64_t)); /* it is compared in words */
     struct code_page *page = code_page_get(cpu, gpa & PAGE_MASK);
     struct code_page *second = crosses ? code_page_get(cpu, second_page) : NULL;
 
@@ -184,7 +184,7 @@ static struct block *finish(struct builder *b, gpa_t gpa, bool crosses, gpa_t se
                             .mode = cpu->mode,
                             .size = (uint16_t)b->size,
                             .count = (uint16_t)(b->count + 1),
-                            .verified = epoch,
+                            .verified = b->is_cut ? 0 : epoch,
                             .crosses = crosses,
                             .dead = b->is_cut,
                             .second_page = second_page,

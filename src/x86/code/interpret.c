@@ -59,9 +59,24 @@ static bool can_link(const struct block *from, const struct block *to)
            from->mode == to->mode;
 }
 
+/* The target is looked up, at cpu->rip; linked when it may be. */
+static noinline const struct op *find_and_link(struct cpu *cpu, const struct op *op)
+{
+    const gva_t from = code_linear(cpu, cpu->block_rip), target = code_linear(cpu, cpu->rip);
+    const uint64_t drops = code_drops(cpu);
+    struct block *b = code_find(cpu);
+
+    if (unlikely(!b))
+        return NULL;
+    /* The look-up may have started over with an empty arena: then this operation is no more. */
+    if (!((from ^ target) & PAGE_MASK) && drops == code_drops(cpu) && can_link(owner(op), b))
+        ((struct op *)(uintptr_t)op)->link = b;
+    INTERPRET_GO(cpu, b->ops);
+}
+
 const struct op *interpret_branch(struct cpu *cpu, const struct op *op)
 {
-    uint64_t from = cpu->block_rip, target = wrap_rip(cpu, from + (uint64_t)op->target);
+    const uint64_t target = wrap_rip(cpu, cpu->block_rip + (uint64_t)op->target);
 
     if (!(cpu->mode & MODE_64) && target > cpu->segment[SEG_CS].limit)
         return interpret_cold(cpu, op); /* faults at the branch */
@@ -70,14 +85,12 @@ const struct op *interpret_branch(struct cpu *cpu, const struct op *op)
         cpu->leave = LEAVE_NONE;
         return NULL;
     }
-    uint64_t drops = code_drops(cpu);
-    struct block *b = code_find(cpu);
-    if (unlikely(!b))
-        return NULL;
-    /* The look-up may have started over with an empty arena: then this operation is no more. */
-    if (!((code_linear(cpu, from) ^ code_linear(cpu, target)) & PAGE_MASK) && drops == code_drops(cpu) && can_link(owner(op), b))
-        ((struct op *)(uintptr_t)op)->link = b;
-    INTERPRET_GO(cpu, b->ops);
+    /* After an exit a link serves as before once its block was found to hold. */
+    if (op->link && code_verify(cpu, op->link)) {
+        cpu->block_rip = target;
+        INTERPRET_GO(cpu, op->link->ops);
+    }
+    return find_and_link(cpu, op);
 }
 
 /* ---- exec functions ---- */

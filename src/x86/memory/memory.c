@@ -91,19 +91,23 @@ static bool port_outcome(struct cpu *cpu, enum port_result result)
     return false;
 }
 
+static bool transfer_chunk(struct cpu *cpu, const struct piece *piece, size_t at, size_t size, uint8_t *data, enum access_type type)
+{
+    const struct port_access access = {.gpa = piece->target.gpa + at, .gva = piece->linear + at, .gva_valid = true,
+                                       .type = type, .size = (uint8_t)size, .data = data + at};
+
+    return port_outcome(cpu, cpu->port->access(cpu, &access));
+}
+
 /* Through the port, in pieces of at most 64 bytes. */
 static bool transfer_device(struct cpu *cpu, const struct piece *piece, uint8_t *data, enum access_type type)
 {
-    for (size_t done = 0; done < piece->size;) {
-        size_t chunk = piece->size - done > 64 ? 64 : piece->size - done;
-        struct port_access access = {.gpa = piece->target.gpa + done, .gva = piece->linear + done, .gva_valid = true,
-                                     .type = type, .size = (uint8_t)chunk, .data = data + done};
+    size_t done = 0;
 
-        if (!port_outcome(cpu, cpu->port->access(cpu, &access)))
+    for (; unlikely(piece->size - done > 64); done += 64)
+        if (!transfer_chunk(cpu, piece, done, 64, data, type))
             return false;
-        done += chunk;
-    }
-    return true;
+    return transfer_chunk(cpu, piece, done, piece->size - done, data, type);
 }
 
 /* Naturally aligned loads and stores are single-copy atomic (SDM 3A 8.1.1). */
@@ -170,14 +174,18 @@ static bool has_host(const struct piece *piece, enum access_type type)
     return piece->target.host && (type != ACCESS_WRITE || guarded_cas8(piece->target.host, &byte, 0, &equal));
 }
 
+static bool transfer_piece(struct cpu *cpu, const struct piece *piece, uint8_t *data, enum access_type type)
+{
+    return piece->target.host ? transfer_host(cpu, piece, data, type) : transfer_device(cpu, piece, data, type);
+}
+
 static bool transfer(struct cpu *cpu, const struct split *split, uint8_t *data, enum access_type type)
 {
     uint8_t *at[2] = {data, data + split->piece[0].size};
     bool late[2] = {false, false}, host[2];
 
     if (likely(split->count == 1))
-        return split->piece[0].target.host ? transfer_host(cpu, &split->piece[0], data, type)
-                                           : transfer_device(cpu, &split->piece[0], data, type);
+        return transfer_piece(cpu, &split->piece[0], data, type);
     for (unsigned i = 0; i < split->count; i++) {
         host[i] = has_host(&split->piece[i], type);
         if (host[i])
@@ -226,24 +234,43 @@ static always_inline bool seen(struct cpu *cpu, gva_t linear, size_t size, enum 
     return true;
 }
 
-bool mem_read(struct cpu *cpu, gva_t linear, void *to, size_t size, enum mem_privilege privilege)
+static noinline bool access_crossing(struct cpu *cpu, gva_t linear, void *data, size_t size, enum access_type type,
+                                     enum mem_privilege privilege)
 {
     struct split split;
 
+    return split_access(cpu, linear, size, type, privilege, &split) && transfer(cpu, &split, data, type) &&
+           seen(cpu, linear, size, type);
+}
+
+/* What the TLB has no answer for. */
+static noinline bool access_slowly(struct cpu *cpu, gva_t linear, void *data, size_t size, enum access_type type,
+                                   enum mem_privilege privilege)
+{
+    struct piece piece;
+
+    if (unlikely((linear & ~PAGE_MASK) + size > PAGE_SIZE))
+        return access_crossing(cpu, linear, data, size, type, privilege);
+    if (unlikely(privilege == MEM_CURRENT && mem_is_misaligned(cpu, linear, size)))
+        return raise_error(cpu, VECTOR_AC, 0);
+    piece.linear = wrap(cpu, linear, privilege);
+    piece.size = size;
+    return tlb_translate(cpu, piece.linear, type, tlb_mode_for(cpu, privilege), &piece.target) &&
+           transfer_piece(cpu, &piece, data, type) && seen(cpu, linear, size, type);
+}
+
+bool mem_read(struct cpu *cpu, gva_t linear, void *to, size_t size, enum mem_privilege privilege)
+{
     if (likely(read_hit(cpu, linear, to, size, tlb_mode_for(cpu, privilege))))
         return seen(cpu, linear, size, ACCESS_READ);
-    return split_access(cpu, linear, size, ACCESS_READ, privilege, &split) && transfer(cpu, &split, to, ACCESS_READ) &&
-           seen(cpu, linear, size, ACCESS_READ);
+    return access_slowly(cpu, linear, to, size, ACCESS_READ, privilege);
 }
 
 bool mem_write(struct cpu *cpu, gva_t linear, const void *from, size_t size, enum mem_privilege privilege)
 {
-    struct split split;
-
     if (likely(write_hit(cpu, linear, from, size, tlb_mode_for(cpu, privilege))))
         return seen(cpu, linear, size, ACCESS_WRITE);
-    return split_access(cpu, linear, size, ACCESS_WRITE, privilege, &split) &&
-           transfer(cpu, &split, (uint8_t *)(uintptr_t)from, ACCESS_WRITE) && seen(cpu, linear, size, ACCESS_WRITE);
+    return access_slowly(cpu, linear, (void *)(uintptr_t)from, size, ACCESS_WRITE, privilege);
 }
 
 bool mem_probe(struct cpu *cpu, gva_t linear, size_t size, enum access_type type, enum mem_privilege privilege)
@@ -273,7 +300,7 @@ bool mem_translate(struct cpu *cpu, gva_t linear, enum access_type type, gpa_t *
         const uint8_t *host = tlb_read(cpu, linear, bits / 8);                                      \
         if (likely(host) && likely(guarded_load##bits(host, value)))                                \
             return true;                                                                            \
-        return mem_read(cpu, linear, value, bits / 8, MEM_CURRENT);                                 \
+        return access_slowly(cpu, linear, value, bits / 8, ACCESS_READ, MEM_CURRENT);               \
     }                                                                                               \
     bool mem_write##bits(struct cpu *cpu, gva_t linear, uint##bits##_t value)                       \
     {                                                                                               \

@@ -10,18 +10,21 @@
 
 /* ---- the walk's memory: page tables through the physical cache ---- */
 
+_Static_assert(PAGE_READ == 1u << ACCESS_READ && PAGE_WRITE == 1u << ACCESS_WRITE && PAGE_EXECUTE == 1u << ACCESS_EXECUTE,
+               "rights are bits by kind of access");
+
 uint8_t *tlb_physical_page(struct cpu *cpu, gpa_t gpa, enum access_type type)
 {
-    gpa_t page = gpa & PAGE_MASK;
-    static const uint8_t needs[] = {[ACCESS_READ] = PAGE_READ, [ACCESS_WRITE] = PAGE_WRITE, [ACCESS_EXECUTE] = PAGE_EXECUTE};
-    struct tlb_physical *p = &cpu->tlb->physical[(page >> 12) % TLB_PHYSICAL_SIZE];
+    uint8_t *known = tlb_known_physical_page(cpu, gpa, type);
+    const gpa_t page = gpa & PAGE_MASK;
     struct port_page found;
 
-    if (likely(p->page == page && (p->rights & needs[type])))
-        return p->host;
+    if (likely(known))
+        return known;
     if (!cpu->port->page || !cpu->port->page(cpu, page, type, &found))
         return NULL;
-    *p = (struct tlb_physical){.page = page, .host = found.host, .rights = found.rights};
+    cpu->tlb->physical[(gpa >> PAGE_SHIFT) % TLB_PHYSICAL_SIZE] =
+        (struct tlb_physical){.page = page, .host = found.host, .rights = found.rights};
     return found.host;
 }
 
@@ -190,7 +193,9 @@ static void enter_device(struct cpu *cpu, gva_t linear, unsigned mode, const str
         .tag = device_tag(cpu, linear, mode), .page = (walked->gpa & PAGE_MASK) | (walked->writable && walked->dirty)};
 }
 
-bool tlb_translate(struct cpu *cpu, gva_t linear, enum access_type type, unsigned mode, struct tlb_target *target)
+/* The page table says, or a global page of another space. */
+static noinline bool translate_slowly(struct cpu *cpu, gva_t linear, enum access_type type, unsigned mode, bool is_kept,
+                                      struct tlb_target *target)
 {
     struct walk_result walked;
     struct port_page page;
@@ -201,11 +206,7 @@ bool tlb_translate(struct cpu *cpu, gva_t linear, enum access_type type, unsigne
 
     if (unlikely(cpu_is_64(cpu) && !cpu_is_canonical(cpu, linear)))
         return raise_gp(cpu, 0);
-    bool is_kept = mode != TLB_MODE_SLOW && current_mode(cpu) != TLB_MODE_SLOW && !cpu->port->translate;
     *target = (struct tlb_target){.gpa = 0};
-    if (is_kept && is_device(cpu, linear, type, mode, &target->gpa) &&
-        !cpu->port->page(cpu, target->gpa & PAGE_MASK, type, &page))
-        return true;
     if (is_kept && may_revive(cpu, linear) && tlb_revive(cpu, linear, type, mode)) {
         const struct tlb_entry *e = &cpu->tlb_entries[tlb_slot(linear) & cpu->tlb_mask];
         *target = (struct tlb_target){.gpa = (e->page & TLB_PAGE_ADDRESS) | (linear & ~PAGE_MASK),
@@ -230,6 +231,19 @@ bool tlb_translate(struct cpu *cpu, gva_t linear, enum access_type type, unsigne
     if (is_kept)
         enter(cpu, linear, mode, &walked, &page);
     return true;
+}
+
+bool tlb_translate(struct cpu *cpu, gva_t linear, enum access_type type, unsigned mode, struct tlb_target *target)
+{
+    const bool is_kept = mode != TLB_MODE_SLOW && current_mode(cpu) != TLB_MODE_SLOW && !cpu->port->translate;
+    struct port_page page;
+    gpa_t gpa;
+
+    if (is_kept && is_device(cpu, linear, type, mode, &gpa) && !cpu->port->page(cpu, gpa & PAGE_MASK, type, &page)) {
+        *target = (struct tlb_target){.gpa = gpa};
+        return true;
+    }
+    return translate_slowly(cpu, linear, type, mode, is_kept, target);
 }
 
 /* ---- instruction fetch ---- */

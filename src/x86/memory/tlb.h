@@ -200,6 +200,14 @@ must_check bool tlb_translate_fetch(struct cpu *cpu, gva_t linear, uint8_t **hos
 /* Host address of a guest physical page for the walker and the code cache; NULL: the port refuses. */
 uint8_t *tlb_physical_page(struct cpu *cpu, gpa_t gpa, enum access_type type);
 
+/* The same as far as it is known already. */
+static always_inline uint8_t *tlb_known_physical_page(const struct cpu *cpu, gpa_t gpa, enum access_type type)
+{
+    const struct tlb_physical *p = &cpu->tlb->physical[(gpa >> PAGE_SHIFT) % TLB_PHYSICAL_SIZE];
+
+    return likely(p->page == (gpa & PAGE_MASK) && (p->rights & 1u << type)) ? p->host : NULL;
+}
+
 /* The same without side effects on the guest (no fault, no exit): NULL when it is not there. */
 uint8_t *tlb_peek_fetch(struct cpu *cpu, gva_t linear);
 
