@@ -211,7 +211,7 @@ void soft_monitor_wrote(struct engine_partition *partition, const struct engine_
 /* soft_port.c: look the address up in vcpu->view; false: nothing is mapped there. */
 bool soft_find_view(struct engine_vcpu *vcpu, gpa_t gpa);
 
-/* soft_doorbell.c: does this access, which no memory serves, ring one? Then it is done. */
+/* soft_doorbell.c: does this write, to where nothing is mapped, ring one? Then it is done. */
 bool soft_rings_doorbell(struct engine_vcpu *vcpu, const struct port_access *access);
 
 /* soft_copied.c: of pages whose view has a source. On the processor's thread, inside. */

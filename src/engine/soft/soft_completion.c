@@ -111,8 +111,10 @@ static void finish_move(struct cpu *cpu, const struct completion_move *m, uint64
         }
     cpu->rip = m->next_rip;
     cpu->rflags &= ~RFLAGS_RF;
-    cpu->interrupt_shadow = cpu->debug_shadow = false;
-    cpu_interrupts_enabled(cpu);
+    if (unlikely(cpu->interrupt_shadow || cpu->debug_shadow)) {
+        cpu->interrupt_shadow = cpu->debug_shadow = false;
+        cpu_interrupts_enabled(cpu);
+    }
 }
 
 static void set_due(struct completion *c, const struct cpu *cpu, const struct port_access *access, unsigned at)
@@ -127,11 +129,8 @@ static void set_due(struct completion *c, const struct cpu *cpu, const struct po
     if (access->type == ACCESS_WRITE)
         copy(c->data, access->data, access->size);
     c->move.is_plain = false;
-    if (!c->count) {
-        stamp(c, cpu);
-        if (c->due == DUE_ACCESS && c->piece == c->size)
-            c->move = plain_move(cpu, access);
-    }
+    if (!c->count && c->due == DUE_ACCESS && c->piece == c->size)
+        c->move = plain_move(cpu, access);
 }
 
 enum port_result completion_access(struct engine_vcpu *vcpu, const struct port_access *access)
@@ -245,15 +244,23 @@ enum status completion_get(struct engine_vcpu *vcpu, struct memory_access *acces
     return status;
 }
 
-static enum status remember(struct completion *c, const struct memory_access *access)
+static bool is_due(const struct completion *c, const struct memory_access *access)
+{
+    return access->gpa == c->gpa + c->at && access->type == c->type && access->size == c->piece;
+}
+
+/* Until the instruction is done, or the client changes a register, the registers are those that the access was made with. */
+static enum status remember(struct completion *c, const struct cpu *cpu, const struct memory_access *access)
 {
     struct completion_answer *a = &c->answers[c->count];
 
-    if (access->gpa != c->gpa + c->at || access->type != c->type || access->size != c->piece)
+    if (!is_due(c, access))
         return fail(STATUS_INVALID_ARGUMENT, "the access that is due is a %s of %u bytes at 0x%llx",
                     c->type == ACCESS_READ ? "read" : "write", c->piece, (unsigned long long)(c->gpa + c->at));
     if (c->count == COMPLETION_ANSWERS)
         return fail(STATUS_NOT_SUPPORTED, "an instruction with more than %u accesses", COMPLETION_ANSWERS);
+    if (!c->count)
+        stamp(c, cpu);
     *a = (struct completion_answer){.gpa = access->gpa, .size = access->size, .type = access->type};
     copy(&a->data, access->type == ACCESS_READ ? (const uint8_t *)&access->data : c->data + c->at, access->size);
     c->count++;
@@ -303,21 +310,16 @@ static bool is_debugged(const struct cpu *cpu)
     return (cpu->rflags & RFLAGS_TF) || cpu->debug_watch || cpu->debug_pending;
 }
 
-enum status completion_complete(struct engine_vcpu *vcpu, struct memory_access *access, bool *more)
+/* The last of an access's pieces makes the instruction go on. */
+static noinline enum status complete_piece(struct engine_vcpu *vcpu, struct memory_access *access, bool *more)
 {
     struct completion *c = &vcpu->completion;
     enum status status = require_due(vcpu);
 
-    *more = false;
     if (status == STATUS_OK)
-        status = remember(c, access);
+        status = remember(c, vcpu->cpu, access);
     if (status != STATUS_OK)
         return status;
-    if (likely(c->move.is_plain && !is_debugged(vcpu->cpu))) {
-        finish_move(vcpu->cpu, &c->move, access->data, access->size);
-        completion_drop(vcpu);
-        return STATUS_OK;
-    }
     c->at = (uint8_t)(c->at + c->piece);
     c->piece = c->at < c->size ? piece_size((unsigned)(c->size - c->at)) : 0;
     if (!c->piece) {
@@ -328,5 +330,17 @@ enum status completion_complete(struct engine_vcpu *vcpu, struct memory_access *
     *more = c->due == DUE_ACCESS;
     if (*more)
         describe(c, access);
+    return STATUS_OK;
+}
+
+enum status completion_complete(struct engine_vcpu *vcpu, struct memory_access *access, bool *more)
+{
+    const struct completion *c = &vcpu->completion;
+
+    *more = false;
+    if (unlikely(!c->move.is_plain || c->due != DUE_ACCESS || !is_due(c, access) || is_debugged(vcpu->cpu)))
+        return complete_piece(vcpu, access, more);
+    finish_move(vcpu->cpu, &c->move, access->data, access->size);
+    completion_drop(vcpu);
     return STATUS_OK;
 }

@@ -23,7 +23,6 @@ bool soft_rings_doorbell(struct engine_vcpu *vcpu, const struct port_access *acc
 {
     const struct cpu *cpu = vcpu->cpu;
 
-    return access->type == ACCESS_WRITE && access->gva_valid && !cpu->memory_event && !soft_find_view(vcpu, access->gpa) &&
-           is_plain_store(cpu, access) &&
+    return access->gva_valid && !cpu->memory_event && is_plain_store(cpu, access) &&
            gpa_doorbell_ring(vcpu->partition->space, access->gpa, access->data, access->size);
 }

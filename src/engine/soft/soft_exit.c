@@ -1,32 +1,27 @@
 /* Filling exits: the state every exit carries, instruction bytes, and exits that follow a completed instruction. */
 #include "engine/soft/soft.h"
 
-static union vreg_value segment_value(const struct segment *s)
-{
-    return (union vreg_value){
-        .segment = {.base = s->base, .limit = s->limit, .selector = s->selector, .attributes = s->attributes}};
-}
-
+/* All but the instruction's length, which whoever began the exit has set. */
 void soft_exit_state(struct engine_vcpu *vcpu, struct vcpu_exit *exit)
 {
     const struct cpu *cpu = vcpu->cpu;
-    uint64_t cr8 = vcpu->lapic ? lapic_cr8(vcpu->lapic) : cpu->cr8;
-    uint8_t length = exit->state.instruction_length;
+    const struct segment *cs = &cpu->segment[SEG_CS];
+    struct exit_state *state = &exit->state;
 
-    exit->state = (struct exit_state){
-        .cs = segment_value(&cpu->segment[SEG_CS]),
-        .rip = cpu->rip,
-        .rflags = cpu_rflags(cpu),
-        .cpl = cpu->cpl,
-        .cr8 = (uint8_t)(cr8 & 15),
-        .instruction_length = length,
-        .cr0_pe = cpu->cr0 & CR0_PE,
-        .cr0_am = cpu->cr0 & CR0_AM,
-        .efer_lma = cpu->efer & EFER_LMA,
-        .debug_active = cpu->dr7 & 0xff,
-        .interruption_pending = vcpu->interruption.is_pending,
-        .interrupt_shadow = cpu->interrupt_shadow,
-    };
+    state->cs.segment.base = cs->base;
+    state->cs.segment.limit = cs->limit;
+    state->cs.segment.selector = cs->selector;
+    state->cs.segment.attributes = cs->attributes;
+    state->rip = cpu->rip;
+    state->rflags = cpu_rflags(cpu);
+    state->cpl = cpu->cpl;
+    state->cr8 = (uint8_t)((vcpu->lapic ? lapic_cr8(vcpu->lapic) : cpu->cr8) & 15);
+    state->cr0_pe = cpu->cr0 & CR0_PE;
+    state->cr0_am = cpu->cr0 & CR0_AM;
+    state->efer_lma = cpu->efer & EFER_LMA;
+    state->debug_active = cpu->dr7 & 0xff;
+    state->interruption_pending = vcpu->interruption.is_pending;
+    state->interrupt_shadow = cpu->interrupt_shadow;
 }
 
 struct vcpu_exit *soft_exit_begin(struct engine_vcpu *vcpu, enum exit_reason reason, bool with_length)

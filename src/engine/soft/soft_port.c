@@ -71,10 +71,9 @@ static void note_breakpoints(struct engine_vcpu *vcpu, uint64_t hits)
 }
 
 /* Instruction bytes come with exits of unmapped addresses, not with refused ones (whp-facts 7.4). */
-static void memory_exit(struct engine_vcpu *vcpu, const struct port_access *access)
+static void memory_exit(struct engine_vcpu *vcpu, const struct port_access *access, bool mapped)
 {
     struct vcpu_exit *exit = soft_exit_begin(vcpu, EXIT_MEMORY_ACCESS, false);
-    bool mapped = soft_find_view(vcpu, access->gpa);
 
     exit->memory.gpa = access->gpa;
     exit->memory.gva = access->gva_valid ? access->gva : 0;
@@ -104,14 +103,17 @@ static enum port_result apic_access(struct engine_vcpu *vcpu, const struct port_
 }
 
 /*
- * Readable memory: the first half of a locked read-modify-write that may not write (the store half is what exits, with its
- * data). Or host memory that has vanished, which the copy finds out.
+ * Memory that is there but cannot be pointed at: another process's. Or readable memory: the first half of a locked
+ * read-modify-write that may not write (the store half is what exits, with its data); or host memory that has vanished, which the
+ * copy finds out.
  */
-static bool read_directly(struct engine_vcpu *vcpu, const struct port_access *access)
+static noinline bool mapped_access(struct engine_vcpu *vcpu, const struct port_access *access)
 {
     const struct gpa_view *view = &vcpu->view;
 
-    return access->type == ACCESS_READ && soft_find_view(vcpu, access->gpa) && !view->source && (view->flags & PAGE_READ) &&
+    if (view->source)
+        return soft_copied_access(vcpu, access);
+    return access->type == ACCESS_READ && (view->flags & PAGE_READ) &&
            guarded_copy(access->data, gpa_view_host(view, access->gpa), access->size);
 }
 
@@ -119,13 +121,14 @@ static enum port_result port_access(struct cpu *cpu, const struct port_access *a
 {
     struct engine_vcpu *vcpu = vcpu_of(cpu);
 
-    if (is_apic_page(vcpu, access->gpa & PAGE_MASK) && access->type != ACCESS_EXECUTE)
+    if (unlikely(is_apic_page(vcpu, access->gpa & PAGE_MASK)) && access->type != ACCESS_EXECUTE)
         return apic_access(vcpu, access);
-    if (soft_find_view(vcpu, access->gpa) && unlikely(vcpu->view.source) && soft_copied_access(vcpu, access))
+    const bool mapped = soft_find_view(vcpu, access->gpa);
+    if (mapped ? mapped_access(vcpu, access) : access->type == ACCESS_WRITE && soft_rings_doorbell(vcpu, access))
         return PORT_DONE;
-    if (read_directly(vcpu, access) || soft_rings_doorbell(vcpu, access) || completion_access(vcpu, access) == PORT_DONE)
+    if (completion_access(vcpu, access) == PORT_DONE)
         return PORT_DONE;
-    memory_exit(vcpu, access);
+    memory_exit(vcpu, access, mapped);
     count(&vcpu->counters.intercept[INTERCEPT_NESTED_PAGE_FAULT]);
     return PORT_EXIT;
 }
