@@ -33,6 +33,34 @@ SAME(GPA_ACCESS_EXECUTE, WHvMemoryAccessExecute);
 #define HEADER  offsetof(WHV_RUN_VP_EXIT_CONTEXT, MemoryAccess)
 #define NEED(member) ((UINT32)(HEADER + sizeof(((WHV_RUN_VP_EXIT_CONTEXT *)0)->member)))
 
+/* Those that need more clear it themselves. */
+#define WITHIN_HEAD(member) _Static_assert(NEED(member) <= EXIT_CONTEXT_HEAD, #member)
+WITHIN_HEAD(MemoryAccess);
+WITHIN_HEAD(MsrAccess);
+WITHIN_HEAD(VpException);
+WITHIN_HEAD(InterruptWindow);
+WITHIN_HEAD(UnsupportedFeature);
+WITHIN_HEAD(CancelReason);
+WITHIN_HEAD(ApicEoi);
+WITHIN_HEAD(ReadTsc);
+WITHIN_HEAD(ApicSmi);
+WITHIN_HEAD(ApicInitSipi);
+WITHIN_HEAD(ApicWrite);
+#undef WITHIN_HEAD
+
+/* A string instruction (what the compiler makes of memset here) takes longer to begin than this to end. */
+static always_inline void clear(WHV_RUN_VP_EXIT_CONTEXT *context, size_t from, size_t to)
+{
+    typedef UINT64 quarter __attribute__((vector_size(16), may_alias, aligned(8)));
+    UINT8 *bytes = (UINT8 *)context;
+
+    for (size_t at = from; at < to; at += sizeof(quarter)) {
+        quarter *q = (quarter *)(void *)(bytes + at);
+        *q = (quarter){0, 0};
+        __asm__ volatile("" : "+m"(*q)); /* or the compiler knows what the loop is */
+    }
+}
+
 static void fill_state(const struct exit_state *state, WHV_VP_EXIT_CONTEXT *out)
 {
     WHV_X64_VP_EXECUTION_STATE flags = {.AsUINT16 = 0}; /* put together in a register */
@@ -135,6 +163,7 @@ static UINT32 fill_reason(const struct vcpu_exit *exit, WHV_RUN_VP_EXIT_CONTEXT 
         fill_memory(exit, &out->MemoryAccess);
         return NEED(MemoryAccess);
     case EXIT_IO_PORT:
+        clear(out, EXIT_CONTEXT_HEAD, NEED(IoPortAccess));
         fill_io(exit, &out->IoPortAccess);
         return NEED(IoPortAccess);
     case EXIT_UNSUPPORTED_FEATURE:
@@ -154,6 +183,7 @@ static UINT32 fill_reason(const struct vcpu_exit *exit, WHV_RUN_VP_EXIT_CONTEXT 
         out->MsrAccess.Rdx = exit->msr.rdx;
         return NEED(MsrAccess);
     case EXIT_CPUID:
+        clear(out, EXIT_CONTEXT_HEAD, NEED(CpuidAccess));
         fill_cpuid(exit, &out->CpuidAccess);
         return NEED(CpuidAccess);
     case EXIT_EXCEPTION:
@@ -173,6 +203,7 @@ static UINT32 fill_reason(const struct vcpu_exit *exit, WHV_RUN_VP_EXIT_CONTEXT 
         out->ApicWrite.WriteValue = exit->apic_write.value;
         return NEED(ApicWrite);
     case EXIT_HYPERCALL:
+        clear(out, EXIT_CONTEXT_HEAD, NEED(Hypercall));
         fill_hypercall(exit, &out->Hypercall);
         return NEED(Hypercall);
     case EXIT_CANCELED:
@@ -187,22 +218,9 @@ static UINT32 fill_reason(const struct vcpu_exit *exit, WHV_RUN_VP_EXIT_CONTEXT 
     return HEADER;
 }
 
-/* A string instruction (what the compiler makes of memset here) takes longer to begin than this to end. */
-static always_inline void clear(WHV_RUN_VP_EXIT_CONTEXT *context)
-{
-    typedef UINT64 quarter __attribute__((vector_size(16), may_alias, aligned(8)));
-    quarter *at = (quarter *)context;
-
-    _Static_assert(sizeof(*context) % sizeof(*at) == 0, "whole quarters");
-    for (size_t i = 0; i < sizeof(*context) / sizeof(*at); i++) {
-        at[i] = (quarter){0, 0};
-        __asm__ volatile("" : "+m"(at[i])); /* or the compiler knows what the loop is */
-    }
-}
-
 UINT32 exit_to_context(const struct vcpu_exit *exit, WHV_RUN_VP_EXIT_CONTEXT *context)
 {
-    clear(context);
+    clear(context, 0, EXIT_CONTEXT_HEAD);
     context->ExitReason = (WHV_RUN_VP_EXIT_REASON)exit->reason;
     fill_state(&exit->state, &context->VpContext);
     return fill_reason(exit, context);

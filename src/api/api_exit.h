@@ -11,7 +11,11 @@
  */
 enum { EXIT_CONTEXT_MINIMUM = 88 };
 
-/* Fills the whole context, unused bytes 0; returns how many of its bytes this exit needs. */
+/* What nearly all exits end within. */
+enum { EXIT_CONTEXT_HEAD = 96 };
+
+/* Fills the head of the context, and more of it when this exit needs more; unused bytes there are 0. Returns how many bytes the
+ * exit needs. */
 UINT32 exit_to_context(const struct vcpu_exit *exit, WHV_RUN_VP_EXIT_CONTEXT *context);
 
 #endif

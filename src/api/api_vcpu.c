@@ -2,6 +2,7 @@
 #include "api/api.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "api/api_exit.h"
@@ -70,37 +71,48 @@ HRESULT WINAPI WHvDeleteVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 
 
 /* ---- run, cancel ---- */
 
-/* A buffer that was made for an older or a smaller kind of exit. */
-static noinline enum status answer_short(void *buffer, UINT32 size, UINT32 needed, const WHV_RUN_VP_EXIT_CONTEXT *context)
+/* A buffer that was made for an older kind of context, or an exit that needs more than the head. Unused bytes are 0. */
+static noinline enum status answer_slowly(void *buffer, UINT32 size, UINT32 needed, WHV_RUN_VP_EXIT_CONTEXT *context)
 {
+    const UINT32 filled = needed > EXIT_CONTEXT_HEAD ? needed : EXIT_CONTEXT_HEAD;
+
     if (needed > size)
         return fail(STATUS_INSUFFICIENT_BUFFER, "ExitContext has %u bytes, exit %#x needs %u", size,
                     (unsigned)context->ExitReason, needed);
+    memset((UINT8 *)context + filled, 0, sizeof(*context) - filled);
     return caller_write(buffer, context, size, "ExitContext");
+}
+
+static always_inline enum status answer(void *buffer, UINT32 size, const struct vcpu_exit *exit)
+{
+    WHV_RUN_VP_EXIT_CONTEXT context;
+    const UINT32 needed = exit_to_context(exit, &context);
+
+    if (unlikely(needed > EXIT_CONTEXT_HEAD || size != sizeof(context)))
+        return answer_slowly(buffer, size, needed, &context);
+    if (unlikely(caller_write_struct(buffer, &context, EXIT_CONTEXT_HEAD, "ExitContext") != STATUS_OK))
+        return STATUS_BAD_POINTER;
+    return caller_clear_struct((UINT8 *)buffer + EXIT_CONTEXT_HEAD, sizeof(context) - EXIT_CONTEXT_HEAD, "ExitContext");
 }
 
 static enum status run(struct vcpu *vcpu, void *buffer, UINT32 size)
 {
     struct vcpu_exit exit;
-    WHV_RUN_VP_EXIT_CONTEXT context;
 
     if (unlikely(!buffer))
         return fail(STATUS_BAD_POINTER, "ExitContext is NULL");
     if (unlikely(size < EXIT_CONTEXT_MINIMUM))
         return fail(STATUS_INSUFFICIENT_BUFFER, "ExitContext has %u bytes, at least %u are needed", size,
                     EXIT_CONTEXT_MINIMUM);
-    if (size > sizeof(context))
-        size = sizeof(context);
+    if (size > sizeof(WHV_RUN_VP_EXIT_CONTEXT))
+        size = sizeof(WHV_RUN_VP_EXIT_CONTEXT);
     /* Looked at before, so that a wild pointer does not cost an exit. */
     enum status status = caller_writable_struct(buffer, size, "ExitContext");
     if (likely(status == STATUS_OK))
         status = vcpu_run(vcpu, &exit);
     if (unlikely(status != STATUS_OK))
         return status;
-    UINT32 needed = exit_to_context(&exit, &context);
-    if (unlikely(size < sizeof(context)))
-        return answer_short(buffer, size, needed, &context);
-    return caller_write_struct(buffer, &context, sizeof(context), "ExitContext");
+    return answer(buffer, size, &exit);
 }
 
 HRESULT WINAPI WHvRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, VOID *ExitContext,

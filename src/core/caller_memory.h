@@ -63,6 +63,20 @@ refuse:
     return STATUS_BAD_POINTER;
 }
 
+/* Zeros; the size is a multiple of 16. */
+must_check static always_inline enum status caller_clear_struct(void *to, size_t size, const char *what)
+{
+    static const uint64_t zeros[2];
+
+#pragma GCC unroll 32
+    for (size_t at = 0; at < size; at += 16)
+        if (unlikely(!guarded_store128((uint8_t *)to + at, zeros))) {
+            (void)caller_refuse(to, size, what);
+            return STATUS_BAD_POINTER;
+        }
+    return STATUS_OK;
+}
+
 /* What is there is written again: the caller's own thread is in this call, and nobody else has business in its answer. */
 static always_inline bool caller_can_write(uint8_t *at)
 {
