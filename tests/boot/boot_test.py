@@ -7,6 +7,7 @@ is the program built from workload.c. Exit status 77, with the reason, when what
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -117,6 +118,27 @@ def seabios(folder):
     need(status == (0x21 << 1 | 1), f"exit status {status}, not {0x21 << 1 | 1}", output)
 
 
+def memtest(image, processors):
+    """memtest86+ goes through its first tests and finds nothing wrong. It never ends by itself."""
+    kernel = f"{GUEST}/{image}"
+    if not os.path.exists(kernel):
+        skip(f"no {kernel}; scripts/fetch-guest fetches it into an empty folder where Debian has memtest86+")
+    command = [OPENWHP, "run", "--kernel", kernel, "--append", "console=ttyS0,115200 smp", "--cpus", str(processors),
+               "--memory", "24M", "--timeout", str(LIMIT)]
+    machine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    output = ""
+    while not re.search(r"#[3-9]  ", output):
+        data = os.read(machine.stdout.fileno(), 4096)
+        if not data:
+            break
+        output += data.decode("latin1")
+    machine.terminate()
+    machine.wait()
+    need(re.search(r"#[3-9]  ", output), "it did not come to its test #3", output)
+    need(re.findall(r"Errors: +([0-9]+)", output) and not re.search(r"Errors: +[1-9]", output), "it found errors", output)
+    need(f"{processors} Cores" in output, f"not {processors} processors", output)
+
+
 def bad_input(folder):
     """One line that says what, where and what to do; exit status 1."""
     empty, short = f"{folder}/empty", f"{folder}/short"
@@ -133,11 +155,14 @@ def bad_input(folder):
         status, output = run([OPENWHP, "run"] + arguments + ["--timeout", "5"])
         lines = output.strip().split("\n")
         need(status == 1 and len(lines) == 1 and lines[0].startswith("openwhp: "), f"{arguments}: status {status}", output)
+    status, output = run([OPENWHP, "run", "--help"])
+    need(status == 0 and output.startswith("usage: "), f"--help: status {status}", output)
 
 
 with tempfile.TemporaryDirectory() as temporary:
     {"linux": lambda f: boots_to_power_off(f, 1), "linux_smp": lambda f: boots_to_power_off(f, 2),
      "linux_4": lambda f: boots_to_power_off(f, 4), "work_1": lambda f: works_like_the_host(f, 1),
      "work_2": lambda f: works_like_the_host(f, 2), "work_4": lambda f: works_like_the_host(f, 4), "shell": shell_on_a_terminal,
+     "memtest_64": lambda f: memtest("memtest64", 2), "memtest_32": lambda f: memtest("memtest32", 1),
      "seabios": seabios, "bad_input": bad_input}[CASE](temporary)
 print(f"{CASE}: as it should be")

@@ -114,17 +114,43 @@ static void test_linux_moves_down_in_small_memory(void **state)
     expect_problem(boot_image(sizeof image), "larger size");
 }
 
+/* Without a 64-bit entry: the same memory, flat 32-bit segments, and the start of the code. */
+static void test_linux_32(void **state)
+{
+    (void)state;
+    make_linux(image);
+    put16(image + 0x236, 0);
+    assert_int_equal(boot_image(sizeof image), 0);
+    assert_int_equal(start.mode, BOOT_PROTECTED);
+    assert_int_equal(start.entry, 0x1000000);
+    assert_int_equal(get64(memory.host + start.rsi + 0x70), 0xE0000);
+    assert_int_equal(get64(memory.host + start.gdt + 0x10), 0x00CF9B000000FFFFull);
+    make_linux(image);
+    put16(image + 0x206, 0x020A); /* the field that says so is not there yet */
+    assert_int_equal(boot_image(sizeof image), 0);
+    assert_int_equal(start.mode, BOOT_PROTECTED);
+}
+
+/* The size is in 16 bytes; the file's need not be. */
+static void test_linux_of_any_size(void **state)
+{
+    (void)state;
+    make_linux(image);
+    assert_int_equal(boot_image(sizeof image - 15), 0);
+    assert_memory_equal(memory.host + 0x1000000, image + SETUP_BYTES, CODE_BYTES - 15);
+}
+
 static void test_bad_linux(void **state)
 {
     (void)state;
     make_linux(image);
     expect_problem(boot_image(sizeof image - 16), "truncated");
     expect_problem(boot_image(700), "too short");
-    put16(image + 0x236, 0);
-    expect_problem(boot_image(sizeof image), "64-bit entry");
+    put16(image + 0x206, 0x0209);
+    expect_problem(boot_image(sizeof image), "2.6.31");
     make_linux(image);
-    put16(image + 0x206, 0x0200);
-    expect_problem(boot_image(sizeof image), "64-bit entry");
+    image[0x211] = 0;
+    expect_problem(boot_image(sizeof image), "2.6.31");
     make_linux(image);
     put32(image + 0x1F4, 0);
     expect_problem(boot_image(sizeof image), "no code");
@@ -428,6 +454,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(test_linux),
         CASE(test_linux_moves_down_in_small_memory),
+        CASE(test_linux_32),
+        CASE(test_linux_of_any_size),
         CASE(test_bad_linux),
         CASE(test_missing_files),
         CASE(test_multiboot_elf),

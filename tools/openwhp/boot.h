@@ -31,7 +31,7 @@ enum { BOOT_CODE_SELECTOR = 0x10, BOOT_DATA_SELECTOR = 0x18, BOOT_GDT_BYTES = 32
 /* Writes a table of flat segments; code is 64-bit when asked for. */
 void boot_write_gdt(uint8_t *at, int long_mode);
 
-/* A bzImage by the 64-bit boot protocol, or a multiboot image: tells which by the file's header. */
+/* A bzImage by the 64-bit or the 32-bit boot protocol, or a multiboot image: tells which by the file's header. */
 int boot_kernel(struct boot_state *state, struct guest_memory *memory, const struct options *options,
                 uint64_t rsdp);
 

@@ -1,5 +1,6 @@
 /*
- * Linux: a bzImage by the 64-bit boot protocol (Linux, Documentation/x86/boot.rst and zero-page.rst).
+ * Linux: a bzImage by the 64-bit boot protocol, or, where it has no 64-bit entry, by the 32-bit one (Linux,
+ * Documentation/x86/boot.rst and zero-page.rst). Both want the same memory; the 64-bit one also page tables.
  *
  *   500    descriptor table          7000  boot_params ("zero page")      9000  page tables
  *   20000  command line              kernel at its preferred address, or as low as it may
@@ -33,6 +34,7 @@ enum {
     HEADER_MAGIC = 0x202,
     VERSION = 0x206,
     TYPE_OF_LOADER = 0x210,
+    LOADFLAGS = 0x211,
     CODE32_START = 0x214,
     RAMDISK_IMAGE = 0x218,
     RAMDISK_SIZE = 0x21C,
@@ -49,9 +51,11 @@ enum {
     HEADER_LIMIT = 0x290,
 
     LOADER_UNDEFINED = 0xFF,
+    LOADED_HIGH = 1,
     XLOAD_64 = 1,
     ENTRY_64 = 0x200,
-    MINIMUM_VERSION = 0x020C, /* the first with xloadflags */
+    MINIMUM_VERSION = 0x020A, /* the first that says where it wants to be, and how much memory it needs */
+    VERSION_OF_XLOADFLAGS = 0x020C,
 };
 
 #define MAGIC_HDRS UINT32_C(0x53726448)
@@ -61,12 +65,28 @@ struct linux_image {
     uint8_t head[HEADER_LIMIT]; /* start of the file */
     uint64_t code_offset, code_size;
     uint64_t load, init_size;
+    bool has_64_bit_entry;
 };
 
 static int not_linux(const struct linux_image *image, const char *why)
 {
-    return problem("kernel %s %s; give --kernel a 64-bit Linux bzImage or a multiboot image",
+    return problem("kernel %s %s; give --kernel a Linux bzImage or a multiboot image",
                    image->file.path, why);
+}
+
+/* The header counts in 16 bytes: the file may end before the last of them does. */
+static int measure_code(struct linux_image *image)
+{
+    const unsigned sectors = image->head[SETUP_SECTORS] != 0 ? image->head[SETUP_SECTORS] : 4;
+    const uint64_t offset = (uint64_t)(sectors + 1) * SECTOR, size = (uint64_t)get32(image->head + SYSTEM_SIZE) * 16;
+    if (size <= ENTRY_64)
+        return not_linux(image, "says that it has no code");
+    if (offset + size > align_up(image->file.size, 16))
+        return problem("kernel %s is truncated (%llu bytes, its header says %llu); copy or build it again", image->file.path,
+                       (unsigned long long)image->file.size, (unsigned long long)(offset + size));
+    image->code_offset = offset;
+    image->code_size = offset + size <= image->file.size ? size : image->file.size - offset;
+    return 0;
 }
 
 static int check_header(struct linux_image *image)
@@ -78,17 +98,11 @@ static int check_header(struct linux_image *image)
     const uint8_t *head = image->head;
     if (get16(head + BOOT_FLAG) != 0xAA55 || get32(head + HEADER_MAGIC) != MAGIC_HDRS)
         return not_linux(image, "has no header that is known");
-    if (get16(head + VERSION) < MINIMUM_VERSION || !(get16(head + XLOADFLAGS) & XLOAD_64))
-        return not_linux(image, "has no 64-bit entry");
-    unsigned sectors = head[SETUP_SECTORS] != 0 ? head[SETUP_SECTORS] : 4;
-    image->code_offset = (uint64_t)(sectors + 1) * SECTOR;
-    image->code_size = (uint64_t)get32(head + SYSTEM_SIZE) * 16;
-    if (image->code_size <= ENTRY_64)
-        return not_linux(image, "says that it has no code");
-    if (image->code_offset + image->code_size > image->file.size)
-        return problem("kernel %s is truncated (%llu bytes, its header says %llu); copy or build it again",
-                       image->file.path, (unsigned long long)image->file.size,
-                       (unsigned long long)(image->code_offset + image->code_size));
+    if (get16(head + VERSION) < MINIMUM_VERSION || !(head[LOADFLAGS] & LOADED_HIGH))
+        return not_linux(image, "is for boot loaders before Linux 2.6.31");
+    image->has_64_bit_entry = get16(head + VERSION) >= VERSION_OF_XLOADFLAGS && get16(head + XLOADFLAGS) & XLOAD_64;
+    if (measure_code(image) != 0)
+        return -1;
     image->init_size = get32(head + INIT_SIZE);
     if (image->init_size < image->code_size)
         image->init_size = image->code_size;
@@ -255,8 +269,9 @@ static int load(struct linux_image *image, const struct guest_memory *memory, co
     if (load_code(image, memory) != 0 || load_initrd(image, memory, options, zero_page) != 0 ||
         load_command_line(image, memory, options->append != NULL ? options->append : "") != 0)
         return -1;
-    write_page_tables(memory->host + PAGE_TABLES_AT);
-    boot_write_gdt(memory->host + GDT_AT, 1);
+    if (image->has_64_bit_entry)
+        write_page_tables(memory->host + PAGE_TABLES_AT);
+    boot_write_gdt(memory->host + GDT_AT, image->has_64_bit_entry);
     return 0;
 }
 
@@ -269,8 +284,8 @@ int boot_linux(struct boot_state *state, struct guest_memory *memory, const stru
     int result = load(&image, memory, options, rsdp);
     image_file_close(&image.file);
     if (result == 0)
-        *state = (struct boot_state){.mode = BOOT_LONG,
-                                     .entry = image.load + ENTRY_64,
+        *state = (struct boot_state){.mode = image.has_64_bit_entry ? BOOT_LONG : BOOT_PROTECTED,
+                                     .entry = image.load + (image.has_64_bit_entry ? ENTRY_64 : 0),
                                      .rsi = ZERO_PAGE_AT,
                                      .cr3 = PAGE_TABLES_AT,
                                      .gdt = GDT_AT};

@@ -116,19 +116,24 @@ static bool open_standard_files(void)
     return true;
 }
 
+static bool asks_for_help(const char *word)
+{
+    return strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
+}
+
 int main(int count, char **arguments)
 {
     if (!open_standard_files())
         return EXIT_PROBLEM;
     const char *verb = count > 1 ? arguments[1] : "";
+    if (asks_for_help(verb) || (count == 3 && asks_for_help(arguments[2]))) {
+        fputs(usage_text, stdout);
+        return EXIT_SUCCESS;
+    }
     if (strcmp(verb, "run") == 0)
         return run(count - 2, arguments + 2);
     if (strcmp(verb, "info") == 0 && count == 2)
         return info_write(stdout);
-    if (strcmp(verb, "help") == 0 || strcmp(verb, "--help") == 0 || strcmp(verb, "-h") == 0) {
-        fputs(usage_text, stdout);
-        return EXIT_SUCCESS;
-    }
     fprintf(stderr, "openwhp: %s%s%s; give run, info or help\n",
             verb[0] != '\0' ? "cannot do \"" : "nothing to do", verb, verb[0] != '\0' ? "\"" : "");
     return EXIT_PROBLEM;
