@@ -266,15 +266,15 @@ static HRESULT try_emulation(WHV_EMULATOR_HANDLE handle, const struct call *call
 }
 
 /* What both calls ask of their pointers; NULL: all is well. */
-static const char *wrong_pointers(struct call *call, const WHV_VP_EXIT_CONTEXT *vp, const void *instruction, size_t size,
-                                  WHV_EMULATOR_STATUS *status)
+static always_inline const char *wrong_pointers(struct call *call, const WHV_VP_EXIT_CONTEXT *vp, const void *instruction,
+                                                size_t size, WHV_EMULATOR_STATUS *status)
 {
     if (!vp || !instruction || !status)
         return "a pointer is NULL";
-    if (caller_read(&call->vp, vp, sizeof(call->vp), "") != STATUS_OK ||
-        caller_read(&call->io, instruction, size, "") != STATUS_OK)
+    if (caller_read_struct(&call->vp, vp, sizeof(call->vp), "") != STATUS_OK ||
+        caller_read_struct(&call->io, instruction, size, "") != STATUS_OK)
         return "a context is not readable";
-    if (caller_writable(status, sizeof(*status), "") != STATUS_OK)
+    if (caller_writable_struct(status, sizeof(*status), "") != STATUS_OK)
         return "EmulatorReturnStatus is not writable";
     return NULL;
 }

@@ -181,12 +181,12 @@ static enum status get(struct vcpu *vcpu, const WHV_REGISTER_NAME *names, UINT32
     enum status status = batch_init(&batch, names, count);
     if (status != STATUS_OK)
         return status;
-    status = vcpu_begin_access(vcpu);
+    status = vcpu_begin_use(vcpu);
     if (status == STATUS_OK) {
         status = vcpu->partition->engine->get_registers(vcpu->engine, batch.names, count, batch.values);
         if (unlikely(status != STATUS_OK))
             status = refuse_names(vcpu, &batch, status);
-        vcpu_end_access(vcpu);
+        vcpu_end_use(vcpu);
     }
     if (status == STATUS_OK)
         status = caller_write(values, batch.values, count * sizeof(*values), "RegisterValues");
@@ -213,12 +213,12 @@ static enum status set(struct vcpu *vcpu, const WHV_REGISTER_NAME *names, UINT32
         return status;
     status = caller_read(batch.values, values, count * sizeof(*values), "RegisterValues");
     if (status == STATUS_OK)
-        status = vcpu_begin_access(vcpu);
+        status = vcpu_begin_use(vcpu);
     if (status == STATUS_OK) {
         status = vcpu->partition->engine->set_registers(vcpu->engine, batch.names, count, batch.values);
         if (unlikely(status != STATUS_OK))
             status = refuse_names(vcpu, &batch, status);
-        vcpu_end_access(vcpu);
+        vcpu_end_use(vcpu);
     }
     free(batch.heap);
     return status;

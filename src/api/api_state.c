@@ -20,10 +20,10 @@ enum kind { KIND_XSAVE, KIND_APIC };
 
 static enum status begin(struct vcpu *vcpu, enum kind kind)
 {
-    enum status status = vcpu_begin_access(vcpu);
+    enum status status = vcpu_begin_use(vcpu);
 
     if (status == STATUS_OK && kind == KIND_APIC && vcpu->partition->config.apic_mode == APIC_MODE_NONE) {
-        vcpu_end_access(vcpu);
+        vcpu_end_use(vcpu);
         status = fail(STATUS_INVALID_VP_STATE, "the partition has no local APIC emulation");
     }
     return status;
@@ -57,7 +57,7 @@ static enum status get(struct vcpu *vcpu, enum kind kind, uint32_t size, const s
     if (status != STATUS_OK)
         return status;
     status = load(vcpu, kind, &image, &actual);
-    vcpu_end_access(vcpu);
+    vcpu_end_use(vcpu);
     return status == STATUS_OK ? output_put(output, &image, size ? size : actual) : status;
 }
 
@@ -75,7 +75,7 @@ static enum status set(struct vcpu *vcpu, enum kind kind, const void *buffer, ui
     if (status != STATUS_OK)
         return status;
     status = store(vcpu, kind, &image, size);
-    vcpu_end_access(vcpu);
+    vcpu_end_use(vcpu);
     return status;
 }
 
@@ -89,7 +89,7 @@ static enum status set_exactly(struct vcpu *vcpu, enum kind kind, const void *bu
     if (status != STATUS_OK)
         return status;
     status = load(vcpu, kind, &image, &actual);
-    vcpu_end_access(vcpu);
+    vcpu_end_use(vcpu);
     if (status != STATUS_OK)
         return status;
     if (size != actual)
@@ -160,7 +160,7 @@ static enum status set_apic_legacy(struct vcpu *vcpu, const void *state, uint32_
         memcpy(image.bytes, head, sizeof(head));
         status = store(vcpu, KIND_APIC, &image, actual);
     }
-    vcpu_end_access(vcpu);
+    vcpu_end_use(vcpu);
     return status;
 }
 
@@ -251,11 +251,11 @@ static enum status cpuid(struct vcpu *vcpu, UINT32 eax, UINT32 ecx, WHV_CPUID_OU
 
     enum status status = require_pointer(output, "CpuidOutput");
     if (status == STATUS_OK)
-        status = vcpu_begin_access(vcpu);
+        status = vcpu_begin_use(vcpu);
     if (status != STATUS_OK)
         return status;
     status = vcpu->partition->engine->cpuid(vcpu->engine, eax, ecx, answer);
-    vcpu_end_access(vcpu);
+    vcpu_end_use(vcpu);
     if (status != STATUS_OK)
         return status;
     const WHV_CPUID_OUTPUT result = {answer[0], answer[1], answer[2], answer[3]};

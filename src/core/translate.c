@@ -86,7 +86,7 @@ enum status translate_begin(struct vcpu *vcpu, uint32_t flags, struct translate_
     enum status status = check_flags(flags);
 
     if (status == STATUS_OK)
-        status = vcpu_begin_access(vcpu);
+        status = vcpu_begin_use(vcpu);
     if (status != STATUS_OK)
         return status;
     *batch = (struct translate_batch){.vcpu = vcpu};
@@ -127,7 +127,7 @@ void translate_some(const struct translate_batch *batch, struct translation *arr
 
 void translate_end(const struct translate_batch *batch)
 {
-    vcpu_end_access(batch->vcpu);
+    vcpu_end_use(batch->vcpu);
 }
 
 enum status translate_gva(struct vcpu *vcpu, gva_t gva, uint32_t flags, enum translate_result *result, gpa_t *gpa)

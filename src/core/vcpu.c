@@ -2,15 +2,13 @@
  * The state machine of a processor slot.
  *
  *     IDLE -- run --> RUNNING -- exit --> IDLE
- *     IDLE -- registers, state, translation --> ACCESS --> IDLE
  *     IDLE -- a holder takes it --> HELD -- release --> IDLE
- *     IDLE -- a call completes an access --> USING --> IDLE
+ *     IDLE -- registers, state, translation, completing an access --> USING --> IDLE
  *     RUNNING -- a holder wants it, out of the engine --> PAUSED -- release --> RUNNING
  *
  * An exit costs little more than a function call: IDLE -> RUNNING and IDLE -> USING are one atomic operation, and the way back is
- * a store. All other transitions happen under the lock. Whoever is in ACCESS keeps the lock meanwhile; a holder does not, whoever
- * finds HELD waits for `changed`. A run or an access that finds RUNNING or PAUSED is refused. USING is over soon and nobody's
- * run: whoever finds it waits.
+ * a store. All other transitions happen under the lock. Whoever finds HELD waits for `changed`. A run or a use that finds RUNNING
+ * or PAUSED is refused. USING is over soon and nobody's run: whoever finds it waits.
  *
  * Who waits for the end of RUNNING or USING counts itself in `waiters` before it looks; who ends stores IDLE before it looks at
  * the counter, and signals. The barrier between that store and the look is the waiter's to make (os/read_section.h).
@@ -28,7 +26,7 @@
 #include "util/check.h"
 #include "util/last_error.h"
 
-enum { IDLE, ACCESS, HELD, USING, RUNNING, PAUSED };
+enum { IDLE, HELD, USING, RUNNING, PAUSED };
 
 void vcpu_init(struct vcpu *vcpu, struct partition *partition, uint32_t index)
 {
@@ -112,7 +110,7 @@ static noinline enum status begin_slowly(struct vcpu *vcpu, uint32_t state)
     do {
         if (is_within_run(vcpu))
             return is_running(vcpu);
-        pthread_mutex_lock(&vcpu->lock); /* whoever is in ACCESS has it */
+        pthread_mutex_lock(&vcpu->lock);
         wait_while(vcpu, HELD);
         wait_for_user(vcpu);
         pthread_mutex_unlock(&vcpu->lock);
@@ -220,7 +218,7 @@ enum status vcpu_cancel(struct vcpu *vcpu)
     return STATUS_OK;
 }
 
-/* ---- access ---- */
+/* ---- existence ---- */
 
 enum status vcpu_require_existing(struct vcpu *vcpu)
 {
@@ -238,36 +236,6 @@ enum status vcpu_lock_existing(struct vcpu *vcpu)
 
 void vcpu_unlock(struct vcpu *vcpu)
 {
-    pthread_mutex_unlock(&vcpu->lock);
-}
-
-/* Under the lock: IDLE -> ACCESS. */
-static enum status begin_access_locked(struct vcpu *vcpu)
-{
-    for (;;) {
-        wait_while(vcpu, HELD);
-        if (!vcpu->engine)
-            return does_not_exist(vcpu);
-        if (likely(swap_state(vcpu, IDLE, ACCESS)))
-            return STATUS_OK;
-        if (is_within_run(vcpu))
-            return is_running(vcpu);
-        wait_for_user(vcpu);
-    }
-}
-
-enum status vcpu_begin_access(struct vcpu *vcpu)
-{
-    pthread_mutex_lock(&vcpu->lock);
-    enum status status = begin_access_locked(vcpu);
-    if (status != STATUS_OK)
-        pthread_mutex_unlock(&vcpu->lock);
-    return status;
-}
-
-void vcpu_end_access(struct vcpu *vcpu)
-{
-    atomic_store_explicit(&vcpu->state, IDLE, memory_order_release); /* whoever waits, waits for the lock */
     pthread_mutex_unlock(&vcpu->lock);
 }
 

@@ -21,7 +21,7 @@ struct vcpu {
     _Atomic uint32_t waiters;    /* threads that wait for the end of a use or run */
     bool holder_waits;           /* one of them is a holder, for whom a run pauses; under lock */
     _Atomic bool cancel_pending; /* set under lock */
-    pthread_mutex_t lock;        /* kept while registers and the like are used */
+    pthread_mutex_t lock;        /* of whoever waits, holds or cancels */
     pthread_cond_t changed;      /* a holder waits for the runner, or others for the holder */
     struct engine_vcpu *engine;  /* NULL: no processor; changed under lock while held */
 };
@@ -38,19 +38,14 @@ void vcpu_fini(struct vcpu *vcpu);
  */
 must_check enum status vcpu_run(struct vcpu *vcpu, struct vcpu_exit *exit);
 
-/* Have the existing, not running processor for a short while: runs, accesses and holders of others wait, cancels are for the
- * next run. Costs less than vcpu_begin_access. STATUS_VP_DOES_NOT_EXIST, STATUS_INVALID_VP_STATE (it runs) */
+/* Have the existing, not running processor for oneself for a short while: runs, uses and holders of others wait, cancels are for
+ * the next run. What happens between must not call back into this file.
+ * STATUS_VP_DOES_NOT_EXIST, STATUS_INVALID_VP_STATE (it runs) */
 must_check enum status vcpu_begin_use(struct vcpu *vcpu);
 void vcpu_end_use(struct vcpu *vcpu);
 
 /* STATUS_VP_DOES_NOT_EXIST. More than one before a run count as one. */
 must_check enum status vcpu_cancel(struct vcpu *vcpu);
-
-/* Have the existing, not running processor for oneself (other threads' accesses wait). What happens between
- * must not call back into this file.
- * STATUS_VP_DOES_NOT_EXIST, STATUS_INVALID_VP_STATE (it runs) */
-must_check enum status vcpu_begin_access(struct vcpu *vcpu);
-void vcpu_end_access(struct vcpu *vcpu);
 
 /* The processor exists, at this moment. */
 static inline bool vcpu_exists(const struct vcpu *vcpu)

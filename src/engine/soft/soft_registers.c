@@ -1,5 +1,5 @@
 /*
- * Registers by name. One table of plain 64-bit members, and a function per kind of the rest.
+ * Registers by name. A table of those that are members of struct cpu (register_place.h), and a function per kind of the rest.
  *
  * A batch is set all or nothing: everything is written to the processor, and when one is refused the state from before is put
  * back. Whether the registers fit together is judged at the next run (InvalidVpRegisterValue), because a client sets them in any
@@ -8,48 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/soft/register_place.h"
 #include "engine/soft/soft.h"
 #include "util/last_error.h"
 #include "x86/system/control.h"
 #include "x86/system/msr.h"
 
 /* ---- plain members ---- */
-
-/*
- * Offsets in struct cpu by name: names below 0x100 directly, 0x2000.. from entry 0x100 on. 0: not a plain register (no register
- * but RAX is at offset 0, and RAX comes first).
- */
-#define AT(name, field) [((name) & 0xff) | ((name) >= 0x2000 ? 0x100 : 0)] = offsetof(struct cpu, field)
-static const uint16_t plain_offset[0x200] = {
-    AT(VREG_RIP, rip),
-    AT(VREG_CR0, cr0), AT(VREG_CR2, cr2), AT(VREG_CR3, cr3), AT(VREG_CR4, cr4),
-    AT(VREG_DR0, dr[0]), AT(VREG_DR1, dr[1]), AT(VREG_DR2, dr[2]), AT(VREG_DR3, dr[3]),
-    AT(VREG_DR6, dr6), AT(VREG_DR7, dr7), AT(VREG_XCR0, xcr0),
-    AT(VREG_EFER, efer), AT(VREG_KERNEL_GS_BASE, kernel_gs_base), AT(VREG_PAT, pat),
-    AT(VREG_SYSENTER_CS, sysenter_cs), AT(VREG_SYSENTER_EIP, sysenter_eip), AT(VREG_SYSENTER_ESP, sysenter_esp),
-    AT(VREG_STAR, star), AT(VREG_LSTAR, lstar), AT(VREG_CSTAR, cstar), AT(VREG_SFMASK, sfmask),
-    AT(VREG_MTRR_DEF_TYPE, mtrr_def_type), AT(VREG_TSC_AUX, tsc_aux), AT(VREG_SPEC_CTRL, spec_ctrl),
-    AT(VREG_XSS, xss), AT(VREG_MISC_ENABLE, misc_enable),
-};
-#undef AT
-
-static uint64_t *plain_register(struct cpu *cpu, uint32_t name)
-{
-    if (name <= VREG_R15)
-        return &cpu->gpr[name].q;
-    if (name < 0x100 || (name >= 0x2000 && name < 0x2100)) {
-        uint16_t offset = plain_offset[(name & 0xff) | (name >= 0x2000 ? 0x100 : 0)];
-        if (offset)
-            return (uint64_t *)(void *)((uint8_t *)cpu + offset);
-    }
-    if (name >= VREG_MTRR_PHYS_BASE0 && name < VREG_MTRR_PHYS_BASE0 + 8)
-        return &cpu->mtrr_base[name - VREG_MTRR_PHYS_BASE0];
-    if (name >= VREG_MTRR_PHYS_MASK0 && name < VREG_MTRR_PHYS_MASK0 + 8)
-        return &cpu->mtrr_mask[name - VREG_MTRR_PHYS_MASK0];
-    if (name >= VREG_MTRR_FIX64K_00000 && name <= VREG_MTRR_FIX4K_F8000)
-        return &cpu->mtrr_fixed[name - VREG_MTRR_FIX64K_00000];
-    return NULL;
-}
 
 /*
  * Values that no processor can hold are refused at once (whp-facts 9.3), by the rules that WRMSR, XSETBV and MOV DR have. Bits of
@@ -108,18 +73,6 @@ static enum status set_plain(struct cpu *cpu, uint32_t name, uint64_t *member, u
         value = (value & DR7_WRITABLE) | DR7_FIXED;
     *member = value;
     return STATUS_OK;
-}
-
-/* ---- segments and tables ---- */
-
-static struct segment *segment_register(struct cpu *cpu, uint32_t name)
-{
-    return name >= VREG_ES && name <= VREG_TR ? &cpu->segment[name - VREG_ES] : NULL;
-}
-
-static struct table_register *table_register(struct cpu *cpu, uint32_t name)
-{
-    return name == VREG_IDTR ? &cpu->idtr : name == VREG_GDTR ? &cpu->gdtr : NULL;
 }
 
 /* ---- floating point ---- */
@@ -259,33 +212,42 @@ static enum status get_apic_register(struct engine_vcpu *vcpu, uint32_t name, un
     }
 }
 
-static enum status get_register(struct engine_vcpu *vcpu, uint32_t name, union vreg_value *v)
+static noinline enum status get_other(struct engine_vcpu *vcpu, uint32_t name, union vreg_value *v)
 {
     struct cpu *cpu = vcpu->cpu;
-    const uint64_t *member = plain_register(cpu, name);
-    const struct segment *segment = segment_register(cpu, name);
-    const struct table_register *table = table_register(cpu, name);
 
-    memset(v, 0, sizeof(*v));
-    if (member) {
-        v->q[0] = *member;
-    } else if (segment) {
+    *v = (union vreg_value){0};
+    if (name == VREG_RFLAGS)
+        v->q[0] = cpu_rflags(cpu);
+    else if (name == VREG_CR8)
+        v->q[0] = vcpu->lapic ? lapic_cr8(vcpu->lapic) : cpu->cr8;
+    else if (is_apic_name(name))
+        return get_apic_register(vcpu, name, v);
+    else if (!get_floating_point(cpu, name, v) && !get_special(vcpu, name, &v->q[0]) && !soft_get_event(vcpu, name, v) &&
+             !get_extended(cpu, name, v))
+        return fail(STATUS_INVALID_VP_REGISTER_NAME, "register name 0x%x is not known", name);
+    return STATUS_OK;
+}
+
+static always_inline enum status get_register(struct engine_vcpu *vcpu, uint32_t name, union vreg_value *v)
+{
+    void *at = NULL;
+    const enum register_kind kind = register_place(vcpu->cpu, name, &at);
+
+    if (likely(kind == PLACE_PLAIN)) {
+        v->q[0] = *(const uint64_t *)at;
+        v->q[1] = 0;
+    } else if (kind == PLACE_SEGMENT) {
+        const struct segment *segment = at;
         v->segment.base = segment->base;
         v->segment.limit = segment->limit;
         v->segment.selector = segment->selector;
         v->segment.attributes = segment->attributes;
-    } else if (table) {
-        v->table.base = table->base;
-        v->table.limit = table->limit;
-    } else if (name == VREG_RFLAGS) {
-        v->q[0] = cpu_rflags(cpu);
-    } else if (name == VREG_CR8) {
-        v->q[0] = vcpu->lapic ? lapic_cr8(vcpu->lapic) : cpu->cr8;
-    } else if (is_apic_name(name)) {
-        return get_apic_register(vcpu, name, v);
-    } else if (!get_floating_point(cpu, name, v) && !get_special(vcpu, name, &v->q[0]) && !soft_get_event(vcpu, name, v) &&
-               !get_extended(cpu, name, v)) {
-        return fail(STATUS_INVALID_VP_REGISTER_NAME, "register name 0x%x is not known", name);
+    } else if (kind == PLACE_TABLE) {
+        const struct table_register *table = at;
+        *v = (union vreg_value){.table = {.base = table->base, .limit = table->limit}};
+    } else {
+        return get_other(vcpu, name, v);
     }
     return STATUS_OK;
 }
@@ -343,23 +305,12 @@ static enum status set_cr8(struct engine_vcpu *vcpu, uint64_t value)
     return STATUS_OK;
 }
 
-static enum status set_register(struct engine_vcpu *vcpu, uint32_t name, const union vreg_value *v)
+static noinline enum status set_other(struct engine_vcpu *vcpu, uint32_t name, const union vreg_value *v)
 {
     struct cpu *cpu = vcpu->cpu;
-    uint64_t *member = plain_register(cpu, name);
-    struct segment *segment = segment_register(cpu, name);
-    struct table_register *table = table_register(cpu, name);
     enum status status = STATUS_OK;
 
-    if (member) {
-        status = set_plain(cpu, name, member, v->q[0]);
-    } else if (segment) {
-        vcpu->segments_unchecked |= (uint8_t)(1u << (name - VREG_ES));
-        *segment = (struct segment){.base = v->segment.base, .limit = v->segment.limit, .selector = v->segment.selector,
-                                    .attributes = v->segment.attributes};
-    } else if (table) {
-        *table = (struct table_register){.base = v->table.base, .limit = v->table.limit};
-    } else if (name == VREG_RFLAGS) {
+    if (name == VREG_RFLAGS) {
         cpu_set_rflags(cpu, v->q[0]);
         if (!(v->q[0] & RFLAGS_ONE))
             cpu->rflags &= ~RFLAGS_ONE; /* refused at the next run */
@@ -372,6 +323,30 @@ static enum status set_register(struct engine_vcpu *vcpu, uint32_t name, const u
         return fail(STATUS_INVALID_VP_REGISTER_NAME, "register name 0x%x is not known", name);
     }
     return status;
+}
+
+static enum status set_register(struct engine_vcpu *vcpu, uint32_t name, const union vreg_value *v)
+{
+    struct cpu *cpu = vcpu->cpu;
+    void *at = NULL;
+
+    switch (register_place(cpu, name, &at)) {
+    case PLACE_PLAIN:
+        if (name > VREG_RIP)
+            return set_plain(cpu, name, at, v->q[0]);
+        *(uint64_t *)at = v->q[0]; /* these hold anything */
+        return STATUS_OK;
+    case PLACE_SEGMENT:
+        vcpu->segments_unchecked |= (uint8_t)(1u << (name - VREG_ES));
+        *(struct segment *)at = (struct segment){.base = v->segment.base, .limit = v->segment.limit,
+                                                 .selector = v->segment.selector, .attributes = v->segment.attributes};
+        return STATUS_OK;
+    case PLACE_TABLE:
+        *(struct table_register *)at = (struct table_register){.base = v->table.base, .limit = v->table.limit};
+        return STATUS_OK;
+    default:
+        return set_other(vcpu, name, v);
+    }
 }
 
 /* Writing RIP, RFLAGS or SS ends an interrupt shadow, unless the batch sets InterruptState too (whp-facts 9.3). */
@@ -405,18 +380,16 @@ static uint8_t privilege_level(const struct cpu *cpu)
     return cpu_is_v86(cpu) ? 3 : (uint8_t)(cpu->segment[SEG_SS].attributes >> SEG_DPL_SHIFT & 3);
 }
 
-static enum status check_names(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values)
+/* `before` receives what the registers hold now: what can be read, exists. */
+static enum status check_names(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values,
+                               union vreg_value *before)
 {
-    union vreg_value scratch;
+    enum status status = soft_get_registers(vcpu, names, count, before);
 
-    for (uint32_t i = 0; i < count; i++) {
-        enum status status = get_register(vcpu, names[i], &scratch);
-        if (status == STATUS_OK && is_apic_name(names[i]))
+    for (uint32_t i = 0; i < count && status == STATUS_OK; i++)
+        if (is_apic_name(names[i]))
             status = check_apic_register(vcpu, names[i], &values[i]);
-        if (status != STATUS_OK)
-            return status;
-    }
-    return STATUS_OK;
+    return status;
 }
 
 /* Undo: the values from before, in reverse. They were readable, so they can be written. */
@@ -439,12 +412,11 @@ static void set_apic_registers(struct engine_vcpu *vcpu, const uint32_t *names, 
 static enum status set_batch(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values,
                              union vreg_value *before)
 {
-    enum status status = check_names(vcpu, names, count, values);
+    enum status status = check_names(vcpu, names, count, values, before);
 
     for (uint32_t i = 0; i < count && status == STATUS_OK; i++) {
         if (is_apic_name(names[i]))
             continue;
-        (void)get_register(vcpu, names[i], &before[i]);
         status = set_register(vcpu, names[i], &values[i]);
         if (status != STATUS_OK)
             put_back(vcpu, names, i, before);
@@ -470,30 +442,39 @@ static enum status set_any_batch(struct engine_vcpu *vcpu, const uint32_t *names
     return status;
 }
 
-/* General registers and an RIP that can be one fit to anything: most of what clients set, to finish an instruction by hand. */
-static bool may_not_fit(const struct cpu *cpu, const uint32_t *names, uint32_t count)
+/* What every processor that could run can run with. */
+static bool rflags_fit(const struct cpu *cpu, uint64_t vm_before)
+{
+    return !(cpu->rflags & ~RFLAGS_ALL & ~RFLAGS_ONE) && (cpu->rflags & RFLAGS_ONE) && (cpu->rflags & RFLAGS_VM) == vm_before;
+}
+
+/* General registers, an RIP that can be one, flags in the same mode fit to anything: most of what clients set, to finish an
+ * instruction by hand. */
+static bool may_not_fit(const struct cpu *cpu, const uint32_t *names, uint32_t count, uint64_t vm_before)
 {
     for (uint32_t i = 0; i < count; i++)
-        if (names[i] > VREG_RIP || (names[i] == VREG_RIP && cpu_is_64(cpu) && !cpu_is_canonical(cpu, cpu->rip)))
+        if (names[i] > VREG_RFLAGS || (names[i] == VREG_RFLAGS && !rflags_fit(cpu, vm_before)) ||
+            (names[i] == VREG_RIP && cpu_is_64(cpu) && !cpu_is_canonical(cpu, cpu->rip)))
             return true;
     return false;
 }
 
 enum status soft_set_registers(struct engine_vcpu *vcpu, const uint32_t *names, uint32_t count, const union vreg_value *values)
 {
-    enum status status;
+    struct cpu *cpu = vcpu->cpu;
+    const uint64_t vm_before = cpu->rflags & RFLAGS_VM;
+    enum status status = set_any_batch(vcpu, names, count, values);
 
-    status = set_any_batch(vcpu, names, count, values);
     if (status != STATUS_OK)
         return status;
     if (ends_shadow(names, count))
-        vcpu->cpu->interrupt_shadow = vcpu->cpu->debug_shadow = false;
-    if (changes_control(names, count) || vcpu->cpu->cpl != privilege_level(vcpu->cpu)) {
-        vcpu->cpu->cpl = privilege_level(vcpu->cpu);
-        cpu_control_changed(vcpu->cpu);
+        cpu->interrupt_shadow = cpu->debug_shadow = false;
+    if (changes_control(names, count) || cpu->cpl != privilege_level(cpu)) {
+        cpu->cpl = privilege_level(cpu);
+        cpu_control_changed(cpu);
     }
-    vcpu->control_unchecked |= may_not_fit(vcpu->cpu, names, count);
-    cpu_interrupts_enabled(vcpu->cpu);
-    atomic_fetch_or(&vcpu->cpu->request, REQUEST_INTERRUPT);
+    vcpu->control_unchecked |= may_not_fit(cpu, names, count, vm_before);
+    cpu_interrupts_enabled(cpu);
+    atomic_fetch_or(&cpu->request, REQUEST_INTERRUPT);
     return STATUS_OK;
 }
