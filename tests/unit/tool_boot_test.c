@@ -87,6 +87,7 @@ static void test_linux(void **state)
     unlink(initrd);
     assert_int_equal(start.mode, BOOT_LONG);
     assert_int_equal(start.entry, 0x1000200);
+    assert_int_equal(get16(memory.host + 0x413), 640);
     assert_memory_equal(memory.host + 0x1000000, image + SETUP_BYTES, CODE_BYTES);
     const uint8_t *zero_page = memory.host + start.rsi;
     assert_string_equal((char *)memory.host + get32(zero_page + 0x228), "console=ttyS0");

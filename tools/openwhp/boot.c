@@ -14,6 +14,7 @@ enum {
     ROM_SHADOW_LIMIT = 128 * 1024,
     REAL_MODE_STACK = 0x7C00,
     FIRST_DISK = 0x80,
+    BIOS_DATA_AT = 0x400,
 };
 
 /* Segment descriptors (SDM 3A, section 3.4.5): flat, present, ring 0, accessed. */
@@ -23,6 +24,38 @@ void boot_write_gdt(uint8_t *at, int long_mode)
     put64(at + 8, 0);
     put64(at + BOOT_CODE_SELECTOR, long_mode ? UINT64_C(0x00AF9B000000FFFF) : UINT64_C(0x00CF9B000000FFFF));
     put64(at + BOOT_DATA_SELECTOR, UINT64_C(0x00CF93000000FFFF));
+}
+
+/*
+ * The BIOS data area, as far as it tells of the machine: kernels look here although their boot protocol tells them, too (Xen
+ * places its trampoline by the size of conventional memory). There is no extended area.
+ */
+static void write_bios_data(uint8_t *at)
+{
+    enum {
+        FIRST_SERIAL = 0x00,
+        EQUIPMENT = 0x10,
+        MEMORY_SIZE = 0x13, /* of conventional memory, in KiB */
+        VIDEO_MODE = 0x49,
+        COLUMNS = 0x4A,
+        PAGE_SIZE_OF_VIDEO = 0x4C,
+        CRT_CONTROLLER = 0x63,
+        LAST_ROW = 0x84,
+        CHARACTER_HEIGHT = 0x85,
+
+        HAS_FPU = 0x02,
+        HAS_COLOR_TEXT = 0x20,
+        HAS_ONE_SERIAL = 0x200,
+    };
+    put16(at + FIRST_SERIAL, 0x3F8);
+    put16(at + EQUIPMENT, HAS_FPU | HAS_COLOR_TEXT | HAS_ONE_SERIAL);
+    put16(at + MEMORY_SIZE, CONVENTIONAL_END / KIB);
+    at[VIDEO_MODE] = 3;
+    put16(at + COLUMNS, 80);
+    put16(at + PAGE_SIZE_OF_VIDEO, 0x1000);
+    put16(at + CRT_CONTROLLER, 0x3D4);
+    at[LAST_ROW] = 24;
+    put16(at + CHARACTER_HEIGHT, 16);
 }
 
 int boot_kernel(struct boot_state *state, struct guest_memory *memory, const struct options *options,
@@ -36,6 +69,7 @@ int boot_kernel(struct boot_state *state, struct guest_memory *memory, const str
     image_file_close(&image);
     if (found < 0)
         return -1;
+    write_bios_data(memory->host + BIOS_DATA_AT);
     return found > 0 ? boot_multiboot(state, memory, options)
                      : boot_linux(state, memory, options, rsdp);
 }
