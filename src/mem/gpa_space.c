@@ -19,11 +19,12 @@
  *
  *     lock `change`              one change at a time
  *     check, reserve memory      all that can fail happens here, before anybody is disturbed
+ *     close `gate`               threads that are not processors have left their read sections, and
+ *                                who comes waits
  *     hold() each listener       its running processors reach a safe point and stay there: between
  *                                two instructions, with no pointer into guest memory in hand. Those
  *                                that sleep, or whose thread is in the client, are safe already and
  *                                are kept from starting
- *     close `gate`               threads that are not processors have left their read sections
  *     change                     plain stores; cannot fail
  *     open `gate`
  *     release(change) each       the engine drops what it derived from the range, then lets go
@@ -32,10 +33,18 @@
  * A running processor therefore reads the mappings without a lock: it is stopped while they change.
  * The price is paid by the change: with nothing running it is a few uncontended locks.
  *
- * Order of locks: `change`, then the engine's (inside hold and release), then `gate`. A processor
- * never takes `change` or enters a read section while it counts as running, or hold would wait for
- * it for ever. Read sections do not nest: a gate that is being closed lets nobody in, so that busy
- * readers cannot keep a change out.
+ * Readers first. A read section can be long: a read of a GiB by address is all or nothing, and so
+ * one section. Whoever changes something waits for it, but processors do not: they run until the
+ * last reader has left, and stand still only for the change itself.
+ *
+ * Order: `change`, then `gate`, then the engine's locks (inside hold and release). So that each ends:
+ *   - a processor never takes `change` or enters a read section while it counts as running, or hold
+ *     would wait for it for ever;
+ *   - nobody enters a read section with a lock that a running processor takes;
+ *   - in a read section nobody waits for a processor. What a listener does in wrote() takes locks
+ *     that are let go soon, whatever processors do.
+ * Read sections do not nest: a gate that is being closed lets nobody in, so that busy readers cannot
+ * keep a change out.
  *
  * Harvesting dirty bits is a change too, because of invariant W (gpa_dirty.c): clearing a bit while
  * a processor has a write-TLB entry for the page would lose its next store. A range that has no
@@ -124,9 +133,9 @@ void gpa_space_remove_listener(struct gpa_space *space, struct gpa_listener *lis
 
 void gpa_space_hold(struct gpa_space *space)
 {
+    read_gate_close(space->gate); /* first: readers may take long, and processors are not to wait for them */
     for (struct gpa_listener *l = space->listeners; l; l = l->next)
         l->hold(l->ctx);
-    read_gate_close(space->gate);
 }
 
 void gpa_space_release(struct gpa_space *space, const struct gpa_change *change)

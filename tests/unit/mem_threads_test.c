@@ -9,6 +9,7 @@
 #include "mem_test.h"
 
 #include "mem/gpa_consumer.h"
+#include "mem/gpa_space_state.h"
 
 #include <pthread.h>
 #include <unistd.h>
@@ -29,6 +30,7 @@ struct processor {
     struct engine *engine;
     uint64_t random;
     unsigned unmapped;        /* stores that found nothing mapped */
+    atomic_uint stored;
     number *tlb[SPACE_PAGES]; /* where stores to a page go; NULL: ask */
     pthread_t thread;
 };
@@ -45,6 +47,7 @@ struct engine {
     bool held;        /* under lock */
     unsigned unheld;  /* releases without a hold, or with somebody running */
     bool careless;    /* do not drop write-TLB entries: the test must notice */
+    atomic_bool endless; /* store until this is false, and then the usual number of times */
 };
 
 static void hold(void *ctx)
@@ -104,9 +107,10 @@ static void *run(void *ctx)
 {
     struct processor *processor = ctx;
     struct engine *engine = processor->engine;
-    for (unsigned i = 0; i < STORES; i++) {
+    for (unsigned i = 0; i < STORES || atomic_load(&engine->endless); i++) {
         safe_point(engine);
         store(processor, random_below(&processor->random, i & 1 ? MOVING + 1 : 16));
+        atomic_store_explicit(&processor->stored, i, memory_order_relaxed);
     }
     pthread_mutex_lock(&engine->lock);
     engine->running--;
@@ -443,12 +447,74 @@ static void test_everything_at_once(void **state)
     free_pages(client.host, SPACE_PAGES);
 }
 
+/* ---- a change that waits for a reader ---- */
+
+struct late_map {
+    struct gpa_space *space;
+    uint8_t *host;
+    atomic_bool done;
+};
+
+static void *map_late(void *ctx)
+{
+    struct late_map *late = ctx;
+    assert_ok(map(late->space, PAGES(MOVING), PAGE_SIZE, late->host, RW));
+    atomic_store(&late->done, true);
+    return NULL;
+}
+
+/* The processor stores on. How long that may take is only there to end what hangs. */
+static bool goes_on(struct processor *processor)
+{
+    const unsigned from = atomic_load(&processor->stored);
+    for (unsigned i = 0; i < 20000; i++) {
+        if (atomic_load(&processor->stored) - from >= 1000)
+            return true;
+        usleep(1000);
+    }
+    return false;
+}
+
+/* A reader that does not come to its end: the change waits, which the closed gate shows; the processors do not. */
+static void test_processors_do_not_wait_for_readers(void **state)
+{
+    (void)state;
+    static struct engine engine;
+    struct gpa_space *space = gpa_space_create(40);
+    uint8_t *host = host_pages(SPACE_PAGES), *other = host_pages(1);
+    struct late_map late = {.space = space, .host = other};
+    struct gpa_view view;
+    bool went_on = true;
+    pthread_t thread;
+
+    assert_ok(map(space, 0, PAGES(SPACE_PAGES), host, RW | T));
+    start(&engine, space, false);
+    atomic_store(&engine.endless, true);
+    gpa_space_read_begin(space);
+    assert_int_equal(pthread_create(&thread, NULL, map_late, &late), 0);
+    while (!read_gate_is_closed(read_section_version(space->gate)))
+        usleep(100);
+    for (unsigned i = 0; i < PROCESSORS; i++)
+        went_on &= goes_on(&engine.processors[i]);
+    assert_false(atomic_load(&late.done));
+    assert_true(gpa_space_find(space, PAGES(MOVING), &view)); /* nothing has changed */
+    assert_ptr_equal(gpa_view_host(&view, PAGES(MOVING)), host + PAGES(MOVING));
+    gpa_space_read_end(space);
+    pthread_join(thread, NULL);
+    atomic_store(&engine.endless, false);
+    finish(&engine);
+    assert_true(went_on);
+    gpa_space_destroy(space);
+    free_pages(host, SPACE_PAGES);
+    free_pages(other, 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_store_is_missed),  cmocka_unit_test(test_the_test_can_fail),
         cmocka_unit_test(test_consumers),           cmocka_unit_test(test_nothing_is_invented), cmocka_unit_test(test_replace_is_atomic),
-        cmocka_unit_test(test_everything_at_once),
+        cmocka_unit_test(test_everything_at_once),  cmocka_unit_test(test_processors_do_not_wait_for_readers),
     };
     return run_group(tests, array_size(tests));
 }
