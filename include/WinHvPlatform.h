@@ -325,12 +325,17 @@ OWHP_EXPORT HRESULT WINAPI WHvAdviseGpaRange(WHV_PARTITION_HANDLE Partition,
 
 /*
  * Reads guest memory as processor VpIndex would, by guest physical address, under the rights of
- * the mappings. All or nothing: if one page refuses, Data is unchanged.
+ * the mappings. All or nothing: if one page refuses, Data is unchanged. The processor may run.
  *
  * Controls: CacheType any value of WHV_CACHE_TYPE; InputVtl 0; reserved fields 0.
  * DataSizeInBytes: 1 or more, across pages too. Windows moves at most 16 bytes of one page;
  * OPENWHP_STRICT=1 in the environment, when the partition is set up, brings those limits back.
- * The page of an emulated local APIC is not reached (WHvGetVirtualProcessorInterruptControllerState2).
+ *
+ * The register page of that processor's emulated local APIC, while it is enabled and in xAPIC mode,
+ * is in front of what is mapped at its address, and needs no mapping: its registers are read as by
+ * the processor's own loads. What lies in the page is read in pieces that end at multiples of 16
+ * bytes; a piece gets the bytes of the register that it begins in (0 behind the first 4). The
+ * processor stands still meanwhile: a run goes on afterwards.
  *
  * E_INVALIDARG    DataSizeInBytes 0, a range that wraps around, unknown CacheType, a trust level
  *                 other than 0, reserved bits set; with OPENWHP_STRICT=1 also more than 16 bytes
@@ -349,6 +354,14 @@ OWHP_EXPORT HRESULT WINAPI WHvReadGpaRange(WHV_PARTITION_HANDLE Partition, UINT3
 /*
  * Writes guest memory as processor VpIndex would: WHvReadGpaRange the other way round, with the
  * same arguments and failures (the right that is needed is write). Tracked pages become dirty.
+ *
+ * At the register page of the processor's local APIC this is a store of the processor, with all its
+ * effects: an EOI ends an interrupt, ICR sends one, the initial count starts the timer. As with its
+ * own stores only 4 bytes at the beginning of a register (pieces as for reading) do anything. If
+ * such a write exits (WHvRunVpExitReasonX64ApicEoi, ..ApicWriteTrap, ..ApicInitSipiTrap,
+ * ..ApicSmiTrap), that exit comes from the processor's run, the present or the next one.
+ *
+ * WHV_E_INVALID_VP_STATE  at that page: the exit of an earlier write has not gone out yet
  *
  * API page WHvWriteGpaRange.
  */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/apic_page.h"
 #include "core/processes.h"
 #include "core/recent_access.h"
 #include "core/translate.h"
@@ -150,7 +151,7 @@ static enum status check_length(const struct partition *partition, gpa_t gpa, ui
     return STATUS_OK;
 }
 
-/* Needs the processor to exist, not to stand still: nothing of its state matters. */
+/* Needs the processor to exist, not to stand still: nothing of its state matters but where its local APIC is. */
 static enum status check_access(struct vcpu *vcpu, gpa_t gpa, WHV_ACCESS_GPA_CONTROLS controls, const void *data,
                                 uint32_t size)
 {
@@ -171,6 +172,8 @@ static enum status read_range(uint64_t handle, struct vcpu *vcpu, gpa_t gpa, WHV
 
     if (status != STATUS_OK)
         return status;
+    if (unlikely(vcpu_apic_is_in(vcpu, gpa, size)))
+        return apic_page_read(vcpu, gpa, data, size);
     return gpa_space_read_first(vcpu->partition->space, gpa, data, size, recent_access_begin(handle, vcpu));
 }
 
@@ -196,6 +199,8 @@ static enum status write_range(uint64_t handle, struct vcpu *vcpu, gpa_t gpa, WH
 
     if (status != STATUS_OK)
         return status;
+    if (unlikely(vcpu_apic_is_in(vcpu, gpa, size)))
+        return apic_page_write(vcpu, gpa, data, size);
     return gpa_space_write_first(vcpu->partition->space, gpa, data, size, recent_access_begin(handle, vcpu));
 }
 

@@ -3,8 +3,8 @@
  * often, and which does little but copy.
  *
  * What the thread remembers (in its slot of os/read_section.h) is a partition's handle, a processor and a piece of a mapping.
- * Only if all three are asked for again, nothing of the space has changed, the processor is still there and no byte is refused,
- * is the call answered here; everything else goes the long way, which has all checks and all error texts.
+ * Only if all three are asked for again, nothing of the space has changed, the processor is still there, its local APIC is
+ * elsewhere and no byte is refused, is the call answered here; everything else goes the long way, which has all checks and all error texts.
  */
 #ifndef OWHP_CORE_RECENT_ACCESS_H
 #define OWHP_CORE_RECENT_ACCESS_H
@@ -53,7 +53,8 @@ must_check static always_inline bool recent_access(uint64_t handle, uint32_t ind
     struct read_gate *gate = recent->memory.gate;
     if (!read_section_resume(slot, gate, recent->memory.version))
         return false;
-    const bool done = vcpu_exists(recent->vcpu) && gpa_recent_copy(&recent->memory, gpa, buffer, size, write);
+    const bool done = vcpu_exists(recent->vcpu) && !vcpu_apic_is_at(recent->vcpu, gpa) &&
+                      gpa_recent_copy(&recent->memory, gpa, buffer, size, write);
     read_section_leave(slot, gate);
     return done;
 }

@@ -39,6 +39,7 @@ void vcpu_init(struct vcpu *vcpu, struct partition *partition, uint32_t index)
     pthread_mutex_init(&vcpu->lock, NULL);
     pthread_cond_init(&vcpu->changed, NULL);
     vcpu->engine = NULL;
+    atomic_init(&vcpu->apic_page, NO_APIC_PAGE);
 }
 
 void vcpu_fini(struct vcpu *vcpu)
@@ -280,6 +281,8 @@ enum status vcpu_create_held(struct vcpu *vcpu)
     enum status status = engine_of(vcpu)->vcpu_create(vcpu->partition->engine_partition, vcpu->index, &created);
     if (status != STATUS_OK)
         return status;
+    if (engine_of(vcpu)->apic_publish)
+        engine_of(vcpu)->apic_publish(created, &vcpu->apic_page);
     pthread_mutex_lock(&vcpu->lock);
     __atomic_store_n(&vcpu->engine, created, __ATOMIC_RELAXED); /* vcpu_exists looks without the lock */
     pthread_mutex_unlock(&vcpu->lock);
@@ -299,6 +302,7 @@ enum status vcpu_delete_held(struct vcpu *vcpu)
     atomic_store(&vcpu->cancel_pending, false);
     pthread_mutex_unlock(&vcpu->lock);
     engine_of(vcpu)->vcpu_destroy(deleted);
+    atomic_store_explicit(&vcpu->apic_page, NO_APIC_PAGE, memory_order_relaxed);
     return STATUS_OK;
 }
 

@@ -24,6 +24,7 @@ struct vcpu {
     pthread_mutex_t lock;        /* of whoever waits, holds or cancels */
     pthread_cond_t changed;      /* a holder waits for the runner, or others for the holder */
     struct engine_vcpu *engine;  /* NULL: no processor; changed under lock while held */
+    _Atomic uint64_t apic_page;  /* of its local APIC's registers; the engine's to change, while it runs too */
 };
 
 void vcpu_init(struct vcpu *vcpu, struct partition *partition, uint32_t index);
@@ -53,7 +54,21 @@ static inline bool vcpu_exists(const struct vcpu *vcpu)
     return __atomic_load_n(&vcpu->engine, __ATOMIC_RELAXED);
 }
 
-/* The same. STATUS_VP_DOES_NOT_EXIST */
+/* Is that the page of its local APIC's registers, at this moment? */
+static always_inline bool vcpu_apic_is_at(const struct vcpu *vcpu, gpa_t gpa)
+{
+    return (gpa ^ atomic_load_explicit(&vcpu->apic_page, memory_order_relaxed)) < PAGE_SIZE;
+}
+
+/* Is a byte of that page among these? For bytes that wrap around, perhaps. */
+static inline bool vcpu_apic_is_in(const struct vcpu *vcpu, gpa_t gpa, uint64_t size)
+{
+    const gpa_t page = atomic_load_explicit(&vcpu->apic_page, memory_order_relaxed);
+
+    return gpa - page < PAGE_SIZE || page - gpa < size;
+}
+
+/* The processor exists. STATUS_VP_DOES_NOT_EXIST */
 must_check enum status vcpu_require_existing(struct vcpu *vcpu);
 
 /* The processor exists and stays until vcpu_unlock, running or not: for engine calls of any thread.

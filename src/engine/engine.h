@@ -29,6 +29,9 @@ struct interrupt_request {
     uint32_t vector;
 };
 
+/* Beyond every address width. */
+#define NO_APIC_PAGE (~(uint64_t)0 & PAGE_MASK)
+
 /* As OWHP_ENGINE_DIFFERENCES. */
 enum engine_difference {
     DIFFERENCE_READS_MAY_BE_DIRTY = 1,
@@ -125,6 +128,16 @@ struct engine {
     enum status (*set_xsave)(struct engine_vcpu *vcpu, const void *buffer, uint32_t size);
     enum status (*get_apic)(struct engine_vcpu *vcpu, void *buffer, uint32_t size, uint32_t *written);
     enum status (*set_apic)(struct engine_vcpu *vcpu, const void *buffer, uint32_t size);
+
+    /*
+     * The register page of the local APIC. publish: keep *page at its address (NO_APIC_PAGE: there is none now) while the
+     * processor lives. access: `size` bytes from `offset` of it, as the processor's own loads and stores do it, in pieces that
+     * end where a register's 16 bytes end. accepts_write: false while an exit that such a write has made waits for the next
+     * run. NULL functions: no local APICs.
+     */
+    void (*apic_publish)(struct engine_vcpu *vcpu, _Atomic uint64_t *page);
+    bool (*apic_accepts_write)(const struct engine_vcpu *vcpu);
+    void (*apic_access)(struct engine_vcpu *vcpu, uint32_t offset, uint32_t size, uint8_t *data, bool is_write);
 
     /*
      * Snapshots (core/state.h); no processor of the partition runs, no interrupt comes from outside. save_time: the time as it

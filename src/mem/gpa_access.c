@@ -49,6 +49,7 @@ struct transfer {
     uint64_t size;
     bool write; /* into the guest */
     struct gpa_recent *found; /* may be NULL */
+    struct gpa_range left_out; /* a page, or nothing: neither its bytes nor those of the buffer for it */
 };
 
 /* The part of a transfer that lies in one mapping, and its host memory. */
@@ -59,6 +60,14 @@ struct part {
     uint64_t size;
 };
 
+/* `done` bytes are done: and then, how many of them and of what is left out? */
+static uint64_t skip(const struct transfer *t, uint64_t done)
+{
+    const uint64_t into = t->gpa + done - t->left_out.gpa;
+
+    return likely(into >= t->left_out.size) ? done : done + (t->left_out.size - into);
+}
+
 /* The part that begins `done` bytes into the transfer. False: not mapped. */
 static bool part_at(const struct transfer *t, uint64_t done, struct part *part)
 {
@@ -68,6 +77,8 @@ static bool part_at(const struct transfer *t, uint64_t done, struct part *part)
         return false;
     uint64_t rest = part->view.size - (part->gpa - part->view.gpa);
     part->size = rest < t->size - done ? rest : t->size - done;
+    if (unlikely(t->left_out.size && t->left_out.gpa - part->gpa < part->size))
+        part->size = t->left_out.gpa - part->gpa;
     return true;
 }
 
@@ -101,7 +112,7 @@ static enum status check_parts(const struct transfer *t)
 {
     struct part part;
 
-    for (uint64_t done = 0; done < t->size; done += part.size) {
+    for (uint64_t done = skip(t, 0); done < t->size; done = skip(t, done + part.size)) {
         if (!part_at(t, done, &part))
             return refuse(t, done, "not mapped");
         enum status status = check_rights(t, &part);
@@ -175,7 +186,7 @@ static uint64_t copy_part(const struct transfer *t, const struct part *part)
 static enum status copy_parts(const struct transfer *t)
 {
     struct part part;
-    for (uint64_t done = 0; done < t->size; done += part.size) {
+    for (uint64_t done = skip(t, 0); done < t->size; done = skip(t, done + part.size)) {
         if (!part_at(t, done, &part))
             return refuse(t, done, "not mapped");
         if (copy_part(t, &part) < part.size)
@@ -234,30 +245,40 @@ static enum status transfer(const struct transfer *t)
                     t->size);
 
     gpa_space_read_begin(t->space);
-    enum status status = likely(in_one_page(t->gpa, t->size)) ? transfer_in_page(t) : transfer_parts(t);
+    enum status status = likely(in_one_page(t->gpa, t->size) && !t->left_out.size) ? transfer_in_page(t) : transfer_parts(t);
     gpa_space_read_end(t->space);
     return status;
 }
 
 enum status gpa_space_read(struct gpa_space *space, gpa_t gpa, void *buffer, uint64_t size)
 {
-    return transfer(&(struct transfer){space, gpa, buffer, size, false, NULL});
+    return transfer(&(struct transfer){space, gpa, buffer, size, false, NULL, {0, 0}});
 }
 
 enum status gpa_space_write(struct gpa_space *space, gpa_t gpa, const void *buffer, uint64_t size)
 {
     /* The buffer is only read when `write` is set. */
-    return transfer(&(struct transfer){space, gpa, (uint8_t *)(uintptr_t)buffer, size, true, NULL});
+    return transfer(&(struct transfer){space, gpa, (uint8_t *)(uintptr_t)buffer, size, true, NULL, {0, 0}});
 }
 
 enum status gpa_space_read_first(struct gpa_space *space, gpa_t gpa, void *buffer, uint64_t size, struct gpa_recent *found)
 {
-    return transfer(&(struct transfer){space, gpa, buffer, size, false, found});
+    return transfer(&(struct transfer){space, gpa, buffer, size, false, found, {0, 0}});
 }
 
 enum status gpa_space_write_first(struct gpa_space *space, gpa_t gpa, const void *buffer, uint64_t size, struct gpa_recent *found)
 {
-    return transfer(&(struct transfer){space, gpa, (uint8_t *)(uintptr_t)buffer, size, true, found});
+    return transfer(&(struct transfer){space, gpa, (uint8_t *)(uintptr_t)buffer, size, true, found, {0, 0}});
+}
+
+enum status gpa_space_read_around(struct gpa_space *space, gpa_t page, gpa_t gpa, void *buffer, uint64_t size)
+{
+    return transfer(&(struct transfer){space, gpa, buffer, size, false, NULL, {page, PAGE_SIZE}});
+}
+
+enum status gpa_space_write_around(struct gpa_space *space, gpa_t page, gpa_t gpa, const void *buffer, uint64_t size)
+{
+    return transfer(&(struct transfer){space, gpa, (uint8_t *)(uintptr_t)buffer, size, true, NULL, {page, PAGE_SIZE}});
 }
 
 /* ---- page-table entries ---- */

@@ -21,6 +21,11 @@ must_check enum status gpa_space_read(struct gpa_space *space, gpa_t gpa, void *
 must_check enum status gpa_space_write(struct gpa_space *space, gpa_t gpa, const void *buffer,
                                        uint64_t size);
 
+/* The same, leaving out what lies in one page of the guest, and the bytes for it in the buffer (which must be accessible all the
+ * same). */
+must_check enum status gpa_space_read_around(struct gpa_space *space, gpa_t page, gpa_t gpa, void *buffer, uint64_t size);
+must_check enum status gpa_space_write_around(struct gpa_space *space, gpa_t page, gpa_t gpa, const void *buffer, uint64_t size);
+
 /*
  * What a thread found when it last read or wrote within a page, for its next access near by; it may be of a space that is gone.
  * All zero: nothing.

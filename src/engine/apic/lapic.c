@@ -30,12 +30,29 @@ static void clear_registers(struct lapic *lapic)
     lapic->icr = 0;
 }
 
+static void publish(const struct lapic *lapic)
+{
+    if (lapic->published_page)
+        atomic_store_explicit(lapic->published_page, lapic_page(lapic), memory_order_relaxed);
+}
+
+void lapic_publish_page(struct lapic *lapic, _Atomic uint64_t *page)
+{
+    lapic->published_page = page;
+    publish(lapic);
+}
+
+void lapic_store_base(struct lapic *lapic, uint64_t value)
+{
+    atomic_store_explicit(&lapic->base, value, memory_order_relaxed);
+    publish(lapic);
+}
+
 void lapic_reset(struct lapic *lapic)
 {
     uint64_t bsp = lapic->id == 0 ? APIC_BASE_BSP : 0;
     clear_registers(lapic);
-    atomic_store_explicit(&lapic->base, APIC_BASE_DEFAULT | APIC_BASE_ENABLE | bsp,
-                          memory_order_relaxed);
+    lapic_store_base(lapic, APIC_BASE_DEFAULT | APIC_BASE_ENABLE | bsp);
 }
 
 void lapic_init_signal(struct lapic *lapic)
@@ -51,7 +68,7 @@ bool lapic_put_base(struct lapic *lapic, uint64_t value)
 {
     gpa_t before = lapic_page(lapic);
     bool was_enabled = lapic_is_enabled(lapic), was_x2apic = lapic_is_x2apic(lapic);
-    atomic_store_explicit(&lapic->base, value, memory_order_relaxed);
+    lapic_store_base(lapic, value);
     if (was_enabled != lapic_is_enabled(lapic))
         clear_registers(lapic);
     else if (was_x2apic != lapic_is_x2apic(lapic))
@@ -69,6 +86,7 @@ struct lapic *lapic_create(struct apic_bus *bus, uint32_t index, const struct ts
         (void)fail(STATUS_NO_MEMORY, "no memory for the local APIC of processor %u", index);
         return NULL;
     }
+    lapic->published_page = NULL;
     lapic->tsc = tsc;
     lapic->callbacks = *callbacks;
     lapic->context = context;

@@ -53,7 +53,7 @@ enum lapic_result {
     LAPIC_NOT_MINE,   /* not a register of the APIC: the caller handles it */
 };
 
-#define LAPIC_NO_PAGE (~(gpa_t)0)
+#define LAPIC_NO_PAGE NO_APIC_PAGE
 
 /*
  * Create the APIC of processor `index` (its APIC ID) in RESET state and put it on the bus;
@@ -100,6 +100,8 @@ void lapic_count_tpr(struct lapic *lapic);
 bool lapic_is_shown(const struct lapic *lapic);
 /* Where the register page is now: page address, or LAPIC_NO_PAGE (disabled, or x2APIC mode). */
 gpa_t lapic_page(const struct lapic *lapic);
+/* Keep *page at lapic_page() from here on, for who asks from any thread; it stays valid until lapic_destroy. */
+void lapic_publish_page(struct lapic *lapic, _Atomic uint64_t *page);
 /* An access of 1..64 bytes inside the page. Reads of anything that is not within the first 4 bytes
  * of a register give zeros, writes that are not 4 aligned bytes do nothing (SDM 11.4.1.2 leaves
  * them undefined). */

@@ -174,7 +174,7 @@ enum status lapic_check_state(const struct lapic *lapic, const struct apic_state
 void lapic_load_state(struct lapic *lapic, const struct apic_state *state)
 {
     lapic_timer_load_state(lapic, state);
-    atomic_store(&lapic->base, state->base);
+    lapic_store_base(lapic, state->base);
     for (unsigned i = 0; i < 4; i++) {
         atomic_store_explicit(&lapic->tmr[i], state->tmr[i], memory_order_relaxed);
         atomic_store_explicit(&lapic->irr[i], state->irr[i], memory_order_release);

@@ -120,6 +120,8 @@ struct lapic {
     uint32_t id;
     struct apic_bus *bus;
 
+    _Atomic uint64_t *published_page; /* NULL: nobody wants to know; the processor's */
+
     /* Fixed while attached. */
     const struct tsc *tsc;
     struct lapic_callbacks callbacks;
@@ -206,6 +208,7 @@ bool lapic_base_is_legal(const struct lapic *lapic,
                          uint64_t value); /* as a value, whatever came before */
 enum lapic_result lapic_write_base(struct lapic *lapic, uint64_t value);
 bool lapic_put_base(struct lapic *lapic, uint64_t value); /* true: the page moved */
+void lapic_store_base(struct lapic *lapic, uint64_t value); /* the value alone; the only place that writes it */
 
 /* ---- small things ---- */
 

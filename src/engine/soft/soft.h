@@ -244,6 +244,9 @@ enum status soft_get_xsave(struct engine_vcpu *vcpu, void *buffer, uint32_t size
 enum status soft_set_xsave(struct engine_vcpu *vcpu, const void *buffer, uint32_t size);
 enum status soft_get_apic(struct engine_vcpu *vcpu, void *buffer, uint32_t size, uint32_t *written);
 enum status soft_set_apic(struct engine_vcpu *vcpu, const void *buffer, uint32_t size);
+void soft_apic_publish(struct engine_vcpu *vcpu, _Atomic uint64_t *page);
+bool soft_apic_accepts_write(const struct engine_vcpu *vcpu);
+void soft_apic_access(struct engine_vcpu *vcpu, uint32_t offset, uint32_t size, uint8_t *data, bool is_write);
 void soft_counters(struct engine_vcpu *vcpu, struct vcpu_counters *out);
 uint64_t soft_runtime_100ns(const struct engine_vcpu *vcpu);
 

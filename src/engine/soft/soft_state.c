@@ -133,6 +133,41 @@ enum status soft_set_apic(struct engine_vcpu *vcpu, const void *buffer, uint32_t
     return STATUS_OK;
 }
 
+/* ---- the local APIC's page, for others ---- */
+
+void soft_apic_publish(struct engine_vcpu *vcpu, _Atomic uint64_t *page)
+{
+    if (vcpu->lapic)
+        lapic_publish_page(vcpu->lapic, page);
+}
+
+bool soft_apic_accepts_write(const struct engine_vcpu *vcpu)
+{
+    return !vcpu->exit_pending;
+}
+
+/*
+ * An exit of the write goes out at the next boundary, as that of a store does. There is only one: what has an effect is 4 bytes at
+ * the beginning of a register, and of the pieces only the last can be that.
+ */
+void soft_apic_access(struct engine_vcpu *vcpu, uint32_t offset, uint32_t size, uint8_t *data, bool is_write)
+{
+    struct vcpu_exit exit;
+    uint32_t piece;
+
+    lapic_set_traps(vcpu->lapic, vcpu->partition->config->extended_exits); /* as at the beginning of a run */
+    for (uint32_t done = 0; done < size; done += piece) {
+        const uint32_t at = offset + done, room = 16 - at % 16;
+
+        piece = size - done < room ? size - done : room;
+        if (!is_write)
+            lapic_mmio_read(vcpu->lapic, at, (uint8_t)piece, data + done);
+        else if (lapic_mmio_write(vcpu->lapic, at, (uint8_t)piece, data + done, &exit) == LAPIC_DONE_EXIT)
+            soft_exit_after(vcpu, &exit);
+    }
+    atomic_fetch_or(&vcpu->cpu->request, REQUEST_INTERRUPT);
+}
+
 /* ---- counters ---- */
 
 uint64_t soft_runtime_100ns(const struct engine_vcpu *vcpu)
