@@ -213,18 +213,22 @@ static always_inline bool read_hit(struct cpu *cpu, gva_t linear, void *to, size
     return load_bytes(to, host, size);
 }
 
-static always_inline bool write_hit(struct cpu *cpu, gva_t linear, const void *from, size_t size, unsigned mode)
+static always_inline bool code_hit(struct cpu *cpu, gva_t linear, const void *from, size_t size, unsigned mode)
 {
-    uint8_t *host = mode == TLB_MODE_SLOW ? NULL : tlb_find(cpu, linear, size, ACCESS_WRITE, mode);
     gpa_t gpa;
+    uint8_t *host = mode == TLB_MODE_SLOW ? NULL : tlb_code_page(cpu, linear, size, mode, &gpa);
 
-    if (likely(host))
-        return store_bytes(host, from, size);
-    host = mode == TLB_MODE_SLOW ? NULL : tlb_code_page(cpu, linear, size, mode, &gpa);
     if (!host || !store_bytes(host, from, size))
         return false;
     code_stored(cpu, gpa, size);
     return true;
+}
+
+static always_inline bool write_hit(struct cpu *cpu, gva_t linear, const void *from, size_t size, unsigned mode)
+{
+    uint8_t *host = mode == TLB_MODE_SLOW ? NULL : tlb_find(cpu, linear, size, ACCESS_WRITE, mode);
+
+    return likely(host) ? store_bytes(host, from, size) : code_hit(cpu, linear, from, size, mode);
 }
 
 /* The access is done: breakpoints see it. */
@@ -293,6 +297,14 @@ bool mem_translate(struct cpu *cpu, gva_t linear, enum access_type type, gpa_t *
     return true;
 }
 
+/* The TLB has no answer for a store that needs nothing else. */
+static bool write_missed(struct cpu *cpu, gva_t linear, void *from, size_t size)
+{
+    return code_hit(cpu, linear, from, size, (unsigned)(cpu->read_key & 3))
+               ? seen(cpu, linear, size, ACCESS_WRITE)
+               : access_slowly(cpu, linear, from, size, ACCESS_WRITE, MEM_CURRENT);
+}
+
 /* clang-format off */
 #define MEM_ACCESS(bits)                                                                            \
     bool mem_read##bits(struct cpu *cpu, gva_t linear, uint##bits##_t *value)                       \
@@ -307,7 +319,7 @@ bool mem_translate(struct cpu *cpu, gva_t linear, enum access_type type, gpa_t *
         uint8_t *host = tlb_write(cpu, linear, bits / 8);                                           \
         if (likely(host) && likely(guarded_store##bits(host, value)))                               \
             return true;                                                                            \
-        return mem_write(cpu, linear, &value, bits / 8, MEM_CURRENT);                               \
+        return write_missed(cpu, linear, &value, bits / 8);                                         \
     }
 MEM_ACCESS(8) MEM_ACCESS(16) MEM_ACCESS(32) MEM_ACCESS(64)
 /* clang-format on */
