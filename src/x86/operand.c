@@ -28,9 +28,21 @@ uint64_t operand_offset(const struct cpu *cpu, const struct insn *insn)
     return truncate(base + (index << m->scale_shift) + (uint64_t)m->displacement, insn->address_size);
 }
 
+/* In 64-bit mode most segments begin at 0 and have no limit: all there is to ask is whether both ends are canonical. */
+static always_inline bool linear_of(struct cpu *cpu, const struct insn *insn, size_t size, enum access_type type, gva_t *linear)
+{
+    const uint64_t offset = operand_offset(cpu, insn), sign = (uint64_t)((int64_t)offset >> 47);
+
+    *linear = offset;
+    if (likely(cpu_is_64(cpu) && insn->memory.segment < SEG_FS && sign + 1 <= 1 &&
+               (uint64_t)((int64_t)(offset + size - 1) >> 47) == sign))
+        return true;
+    return seg_linear(cpu, insn->memory.segment, offset, size, type, linear);
+}
+
 bool operand_linear(struct cpu *cpu, const struct insn *insn, size_t size, enum access_type type, gva_t *linear)
 {
-    return seg_linear(cpu, insn->memory.segment, operand_offset(cpu, insn), size, type, linear);
+    return linear_of(cpu, insn, size, type, linear);
 }
 
 bool operand_linear_aligned(struct cpu *cpu, const struct insn *insn, size_t size, size_t alignment, enum access_type type,
@@ -100,7 +112,7 @@ bool operand_read(struct cpu *cpu, const struct insn *insn, unsigned i, uint64_t
         *value = read_register(cpu, o);
         return true;
     case OPERAND_MEMORY:
-        return operand_linear(cpu, insn, o->size, ACCESS_READ, &linear) && read_memory(cpu, linear, o->size, value);
+        return linear_of(cpu, insn, o->size, ACCESS_READ, &linear) && read_memory(cpu, linear, o->size, value);
     default:
         *value = o->immediate;
         return true;
@@ -116,7 +128,7 @@ bool operand_write(struct cpu *cpu, const struct insn *insn, unsigned i, uint64_
         write_register(cpu, o, value);
         return true;
     }
-    return operand_linear(cpu, insn, o->size, ACCESS_WRITE, &linear) && write_memory(cpu, linear, o->size, value);
+    return linear_of(cpu, insn, o->size, ACCESS_WRITE, &linear) && write_memory(cpu, linear, o->size, value);
 }
 
 bool operand_read_bytes(struct cpu *cpu, const struct insn *insn, void *to, size_t size)

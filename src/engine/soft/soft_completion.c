@@ -72,27 +72,32 @@ static bool has_data(const struct cpu *cpu, const struct port_access *access)
     return access->gva_valid && access->type != ACCESS_EXECUTE && !cpu->memory_event;
 }
 
-/* MOV, MOVZX, MOVSX, MOVSXD between a general register and memory: nothing more to them than the transfer. */
-static struct completion_move plain_move(const struct cpu *cpu, const struct port_access *access)
+/* MOV, MOVZX, MOVSX, MOVSXD between a general register (or from an immediate value) and memory: nothing more to them than the
+ * transfer, which is made in one piece. */
+static bool is_plain_move(const struct insn *insn, const struct port_access *access)
 {
-    const struct insn *insn = cpu->insn;
-    const struct operand *to = &insn->operand[0], *from = &insn->operand[1];
-    bool is_load = to->kind == OPERAND_REGISTER;
+    const bool is_load = access->type == ACCESS_READ;
+    const struct operand *memory = &insn->operand[is_load], *other = &insn->operand[!is_load];
 
     switch (insn->mnemonic) {
     case ZYDIS_MNEMONIC_MOV:
     case ZYDIS_MNEMONIC_MOVZX:
     case ZYDIS_MNEMONIC_MOVSX:
     case ZYDIS_MNEMONIC_MOVSXD:
-        break;
+        return memory->kind == OPERAND_MEMORY && memory->size == access->size && other->reg_class == CLASS_GPR &&
+               (!is_load || other->kind == OPERAND_REGISTER);
     default:
-        return (struct completion_move){0};
+        return false;
     }
-    if ((is_load ? from : to)->kind != OPERAND_MEMORY || (is_load ? from : to)->size != access->size ||
-        (is_load ? to : from)->reg_class != CLASS_GPR)
-        return (struct completion_move){0};
+}
+
+static struct completion_move plain_move(const struct cpu *cpu, const struct port_access *access)
+{
+    const struct insn *insn = cpu->insn;
+
     return (struct completion_move){
-        .is_plain = true, .is_load = is_load, .offset = to->offset, .size = to->size, .next_rip = cpu->next_rip,
+        .is_plain = true, .is_load = access->type == ACCESS_READ,
+        .offset = insn->operand[0].offset, .size = insn->operand[0].size, .next_rip = cpu->next_rip,
         .is_signed = insn->mnemonic == ZYDIS_MNEMONIC_MOVSX || insn->mnemonic == ZYDIS_MNEMONIC_MOVSXD};
 }
 
@@ -129,7 +134,7 @@ static void set_due(struct completion *c, const struct cpu *cpu, const struct po
     if (access->type == ACCESS_WRITE)
         copy(c->data, access->data, access->size);
     c->move.is_plain = false;
-    if (!c->count && c->due == DUE_ACCESS && c->piece == c->size)
+    if (!c->count && c->due == DUE_ACCESS && c->piece == c->size && is_plain_move(cpu->insn, access))
         c->move = plain_move(cpu, access);
 }
 

@@ -267,15 +267,13 @@ struct block *code_find(struct cpu *cpu)
     return look_up(cpu, linear);
 }
 
-const struct insn *code_cold_insn(struct cpu *cpu, const struct op *op)
+const struct insn *code_decode_cold(struct cpu *cpu, const struct op *op)
 {
     const struct op *first = op - op->index_in_block;
     const struct block *b = ((struct block *const *)first)[-1];
     struct decoded d;
     struct insn *kept;
 
-    if (!op->has_link && op->cold)
-        return op->cold;
     check(decode(b->mode, b->bytes + op->offset, b->size - op->offset, &d) == DECODE_OK);
     if (op->has_link) {
         cpu->blocks->branch = d.insn;
@@ -309,7 +307,7 @@ unsigned cpu_peek_code(struct cpu *cpu, uint8_t bytes[16])
             count = (size_t)left;
     }
     host += linear & ~PAGE_MASK;
-    return (count == 16 ? guarded_load128(host, bytes) : guarded_copy(bytes, host, count))
+    return (likely(count == 16) ? guarded_load128(host, bytes) : guarded_copy(bytes, host, count))
                ? (unsigned)count
                : 0;
 }

@@ -119,7 +119,11 @@ bool code_is_page(const struct cpu *cpu, gpa_t page);
 void code_stored(struct cpu *cpu, gpa_t gpa, uint64_t size);
 
 /* The full form of a fast operation, decoded again from the block's copy; NULL: no memory. */
-const struct insn *code_cold_insn(struct cpu *cpu, const struct op *op);
+const struct insn *code_decode_cold(struct cpu *cpu, const struct op *op);
+static always_inline const struct insn *code_cold_insn(struct cpu *cpu, const struct op *op)
+{
+    return likely(!op->has_link && op->cold) ? op->cold : code_decode_cold(cpu, op);
+}
 
 /* Arena memory for the decoder: lives until everything is dropped. */
 void *code_allocate(struct cpu *cpu, size_t size);

@@ -255,7 +255,7 @@ static unsigned fetch_mode(const struct cpu *cpu)
 
 static struct tlb_fetch *fetch_slot(struct cpu *cpu, gva_t linear, uint64_t *tag)
 {
-    *tag = (linear & PAGE_MASK) | (cpu->read_key & ~(uint64_t)3) | fetch_mode(cpu);
+    *tag = tlb_fetch_tag(cpu, linear);
     return &cpu->tlb->fetch[tlb_slot(linear) % TLB_FETCH_SIZE];
 }
 
@@ -284,12 +284,4 @@ bool tlb_translate_fetch(struct cpu *cpu, gva_t linear, uint8_t **host, gpa_t *g
     *host = f->host;
     *gpa_page = f->page & TLB_PAGE_ADDRESS;
     return true;
-}
-
-uint8_t *tlb_peek_fetch(struct cpu *cpu, gva_t linear)
-{
-    uint64_t tag;
-    const struct tlb_fetch *f = fetch_slot(cpu, linear, &tag);
-
-    return f->tag == tag ? f->host : NULL;
 }

@@ -208,7 +208,20 @@ static always_inline uint8_t *tlb_known_physical_page(const struct cpu *cpu, gpa
     return likely(p->page == (gpa & PAGE_MASK) && (p->rights & 1u << type)) ? p->host : NULL;
 }
 
+/* The tag that an instruction fetch looks for. */
+static always_inline uint64_t tlb_fetch_tag(const struct cpu *cpu, gva_t linear)
+{
+    const unsigned mode = cpu->cpl == 3 ? TLB_MODE_USER : TLB_MODE_SUPERVISOR;
+
+    return (linear & PAGE_MASK) | (cpu->read_key & ~(uint64_t)3) | mode;
+}
+
 /* The same without side effects on the guest (no fault, no exit): NULL when it is not there. */
-uint8_t *tlb_peek_fetch(struct cpu *cpu, gva_t linear);
+static always_inline uint8_t *tlb_peek_fetch(const struct cpu *cpu, gva_t linear)
+{
+    const struct tlb_fetch *f = &cpu->tlb->fetch[tlb_slot(linear) % TLB_FETCH_SIZE];
+
+    return likely(f->tag == tlb_fetch_tag(cpu, linear)) ? f->host : NULL;
+}
 
 #endif
