@@ -180,10 +180,14 @@ static void peek(struct gpa_space *space, struct gpa_consumer *consumer, struct 
                                                    sink, ctx, NULL, NULL, false});
 }
 
-/* Where a page goes that was taken and cannot be told: to be seen by this consumer, and by no other. */
-static struct gpa_dirty *untold(const struct gpa_space *space, const struct gpa_consumer *consumer)
+/*
+ * Where a page goes that was taken and cannot be told: to be seen by this consumer, and by no other. A consumer that is alone may
+ * have no memory in its own record. If processors are not held, they mark theirs at this moment; but then nothing was taken from
+ * it, and what came from the consumer's own finds its place there again.
+ */
+static struct gpa_dirty *untold(const struct harvest *h)
 {
-    return space->consumers->next ? consumer->pending : space->dirty;
+    return h->held && !h->space->consumers->next ? h->space->dirty : h->consumer->pending;
 }
 
 static void take_list(struct gpa_space *space, struct gpa_consumer *consumer, struct gpa_range range, struct gpa_lister *lister)
@@ -196,7 +200,7 @@ static void take_list(struct gpa_space *space, struct gpa_consumer *consumer, st
     h.visit.ctx = lister;
     gpa_dirty_visit_take(&h.visit);
     gpa_lister_end(lister);
-    if ((lister->rest_count || lister->bad_array) && !gpa_lister_put_back(lister, range, untold(space, consumer)))
+    if ((lister->rest_count || lister->bad_array) && !gpa_lister_put_back(lister, range, untold(&h)))
         gpa_consumer_mark_all(space, consumer, range);
     harvest_end(&h);
 }

@@ -3,6 +3,7 @@
 #include "mem_test.h"
 
 #include "mem/gpa_consumer.h"
+#include "mem/gpa_space_state.h"
 
 #include <sys/resource.h>
 
@@ -379,6 +380,38 @@ static void test_holds(void **state)
     gpa_space_destroy(space);
 }
 
+/* What finds no place in a list is put back where it came from: into the record that processors mark only while they are held. */
+static void test_short_list_disturbs_nobody(void **state)
+{
+    (void)state;
+    struct calls calls = {0};
+    struct gpa_listener listener = {.hold = count_hold, .release = count_release, .ctx = &calls};
+    struct gpa_space *space = gpa_space_create(40);
+    struct gpa_range found[1];
+    uint64_t bitmap;
+    uint32_t id;
+
+    assert_ok(map(space, 0, PAGES(64), (void *)0x100000, RW | T));
+    gpa_space_add_listener(space, &listener);
+    assert_ok(gpa_consumer_create(space, (struct gpa_range){0, PAGES(64)}, 0, &id));
+    for (uint64_t page = 1; page < 64; page += 2)
+        assert_ok(gpa_space_mark_dirty(space, PAGES(page), 1));
+    assert_ok(gpa_consumer_bitmap(space, &(struct gpa_dirty_query){id, 0, {0, PAGES(64)}}, &bitmap, 8, NULL));
+    assert_ok(gpa_consumer_destroy(space, id)); /* what it has left for the first consumer, that one has alone */
+    calls = (struct calls){0};
+    for (uint64_t page = 1; page < 64; page += 2) {
+        struct gpa_dirty_list list = {.array = found, .capacity = 1};
+        assert_ok(gpa_consumer_list(space, &(struct gpa_dirty_query){GPA_CONSUMER_FIRST, 0, {0, PAGES(64)}}, &list));
+        assert_int_equal(list.count, 1);
+        assert_int_equal(found[0].gpa, PAGES(page));
+        assert_int_equal(list.more, page < 63);
+        assert_true(calls.holds || !gpa_dirty_any(space->dirty, 0, 64));
+    }
+    assert_int_equal(calls.holds, 0);
+    gpa_space_remove_listener(space, &listener);
+    gpa_space_destroy(space);
+}
+
 static long most_memory(void)
 {
     struct rusage usage;
@@ -421,6 +454,7 @@ int main(void)
         cmocka_unit_test(test_random),
         cmocka_unit_test(test_arguments),
         cmocka_unit_test(test_holds),
+        cmocka_unit_test(test_short_list_disturbs_nobody),
         cmocka_unit_test(test_switch_many),
     };
     return run_group(tests, array_size(tests));
