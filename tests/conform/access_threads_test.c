@@ -4,12 +4,19 @@
  */
 #include "guest.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define FLAGS(value) ((WHV_MAP_GPA_RANGE_FLAGS)(value))
@@ -380,6 +387,142 @@ static void bits_by_exchange(void **state)
     guest_end(&g);
 }
 
+/*
+ * A map waits for a read by address that does not come to its end; a running processor does not wait. The read is stopped in the
+ * middle: a page of its buffer is one that this process has to provide (userfaultfd).
+ */
+static struct {
+    struct guest g;
+    UINT8 *buffer, *other;
+    atomic_bool mapped;
+    _Atomic long mapper; /* its thread id */
+} late;
+
+static void *read_late(void *context)
+{
+    (void)context;
+    return (void *)(intptr_t)WHvReadGpaRange(late.g.partition, 0, AT, controls, late.buffer, 2 * PAGE);
+}
+
+static void *map_late(void *context)
+{
+    (void)context;
+    atomic_store(&late.mapper, syscall(SYS_gettid));
+    HRESULT result = WHvMapGpaRange(late.g.partition, late.other, AT + PAGE, PAGE, RW);
+    atomic_store(&late.mapped, true);
+    return (void *)(intptr_t)result;
+}
+
+static void *count_on(void *context)
+{
+    (void)context;
+    return (void *)(intptr_t)WHvRunVirtualProcessor(late.g.partition, 0, &late.g.exit, sizeof(late.g.exit));
+}
+
+/* It waits for somebody. */
+static bool sleeps(long thread)
+{
+    char path[64], text[256] = "";
+
+    snprintf(path, sizeof(path), "/proc/self/task/%ld/stat", thread);
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    (void)!fread(text, 1, sizeof(text) - 1, file);
+    fclose(file);
+    const char *end = strrchr(text, ')');
+    return end && end[1] == ' ' && end[2] == 'S';
+}
+
+/* The second page of the buffer is not there until the test provides it. -1: the host has no such thing. */
+static int missing_page(UINT8 *page)
+{
+    struct uffdio_api api = {.api = UFFD_API};
+    struct uffdio_register range = {.range = {(uintptr_t)page, PAGE}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+
+    if (fd < 0)
+        return -1;
+    assert_int_equal(ioctl(fd, UFFDIO_API, &api), 0);
+    assert_int_equal(ioctl(fd, UFFDIO_REGISTER, &range), 0);
+    return fd;
+}
+
+static void wait_for_fault(int fd)
+{
+    struct pollfd ready = {.fd = fd, .events = POLLIN};
+    struct uffd_msg message;
+
+    assert_int_equal(poll(&ready, 1, 60000), 1);
+    assert_int_equal(read(fd, &message, sizeof(message)), sizeof(message));
+    assert_int_equal(message.event, UFFD_EVENT_PAGEFAULT);
+}
+
+static UINT64 counter(void)
+{
+    return atomic_load((_Atomic UINT64 *)(void *)(late.g.ram + 0x3000));
+}
+
+/* The limit is there to end what hangs. */
+static bool goes_on(void)
+{
+    const UINT64 from = counter();
+
+    for (int i = 0; i < 20000; i++) {
+        if (counter() - from > 100000)
+            return true;
+        usleep(1000);
+    }
+    return false;
+}
+
+static void readers_delay_no_processor(void **state)
+{
+    UINT8 *memory = pages(2);
+    pthread_t runner, reader, mapper;
+    void *result;
+
+    (void)state;
+    late.buffer = pages(2);
+    late.other = pages(1);
+    const int fd = missing_page(late.buffer + PAGE);
+    if (fd < 0) {
+        print_message("SKIPPED: userfaultfd: %s\n", strerror(errno));
+        skip();
+    }
+    memset(memory, 0x11, 2 * PAGE);
+    memset(late.other, 0x22, PAGE);
+    guest_begin(&late.g, &(struct guest_options){0});
+    guest_long_mode(&late.g, 0);
+    guest_code(&late.g, 0x48, 0xff, 0x04, 0x25, 0x00, 0x30, 0x00, 0x00, 0xeb, 0xf6); /* again: inc qword [0x3000]; jmp again */
+    assert_ok(WHvMapGpaRange(late.g.partition, memory, AT, 2 * PAGE, RW));
+    assert_int_equal(pthread_create(&runner, NULL, count_on, NULL), 0);
+    while (!counter())
+        sched_yield();
+    assert_int_equal(pthread_create(&reader, NULL, read_late, NULL), 0);
+    wait_for_fault(fd);
+    assert_int_equal(pthread_create(&mapper, NULL, map_late, NULL), 0);
+    while (!atomic_load(&late.mapper) || !sleeps(atomic_load(&late.mapper)))
+        sched_yield();
+    const bool went_on = goes_on(), mapped = atomic_load(&late.mapped);
+
+    struct uffdio_zeropage zero = {.range = {(uintptr_t)late.buffer + PAGE, PAGE}};
+    assert_int_equal(ioctl(fd, UFFDIO_ZEROPAGE, &zero), 0);
+    pthread_join(reader, &result);
+    assert_hr((HRESULT)(intptr_t)result, S_OK);
+    pthread_join(mapper, &result);
+    assert_hr((HRESULT)(intptr_t)result, S_OK);
+    assert_ok(WHvCancelRunVirtualProcessor(late.g.partition, 0, 0));
+    pthread_join(runner, &result);
+    assert_hr((HRESULT)(intptr_t)result, S_OK);
+    assert_true(went_on);
+    assert_false(mapped);
+    for (unsigned i = 0; i < 2 * PAGE; i++)
+        assert_int_equal(late.buffer[i], 0x11); /* as it was before the map */
+    assert_reads(&late.g, AT + PAGE, 0x2222222222222222);
+    close(fd);
+    guest_end(&late.g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -389,6 +532,7 @@ int main(void)
         CASE("GPA-7", "F 5: processors and partitions that go", processors_and_partitions_that_go),
         CASE("GPA-8", "F 2.3: the caller may free", memory_that_is_freed),
         CASE("GPA-9", "H WHvDeletePartition", partitions_that_end),
+        CASE("GPA-19", "F 2.3: a change that waits for a reader", readers_delay_no_processor),
         CASE("GVA-13", "F 4.7: accessed and dirty by compare-exchange", bits_by_exchange),
     };
 
