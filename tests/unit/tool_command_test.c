@@ -6,17 +6,20 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
 #include <pty.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
 
 static const char *program;
 static char output[65536]; /* standard output and error of the last run */
+static bool as_nobody;     /* runs are those of a user without rights */
 
 /* Runs `openwhp ARGUMENTS` (words separated by |); returns the exit status, 1000 + signal if it was killed. */
 static int run(const char *format, ...)
@@ -38,6 +41,8 @@ static int run(const char *format, ...)
         dup2(nothing, 0), dup2(pipes[1], 1), dup2(pipes[1], 2);
         close(pipes[0]);
         alarm(100); /* whatever goes wrong, it ends */
+        if (as_nobody && geteuid() == 0 && (setgroups(0, NULL) || setresgid(65534, 65534, 65534) || setresuid(65534, 65534, 65534)))
+            _exit(98);
         execv(program, words);
         _exit(99);
     }
@@ -73,6 +78,7 @@ static int tear_down(void **state)
     if (image[0] != '\0')
         unlink(image);
     image[0] = '\0';
+    as_nobody = false;
     return 0;
 }
 
@@ -115,6 +121,38 @@ static void test_info_and_help(void **state)
     expect_output("dirty page tracking");
     assert_int_equal(run("help"), 0);
     expect_output("--report");
+}
+
+/* Asked for by name and not usable: a reason in one line, never another engine. */
+static void test_engine_that_cannot_be_used(void **state)
+{
+    (void)state;
+    strcpy(image, temporary_file("\xf4", 1));
+    chmod(image, 0644);
+    as_nobody = true;
+    const int status = run("info");
+    const bool is_usable = strstr(output, "kvm    can be used") != NULL;
+    if (status >= 98 || is_usable) {
+        print_message("SKIPPED: %s\n", is_usable ? "everybody may use /dev/kvm here" : "a user without rights cannot start the program");
+        skip();
+    }
+    assert_int_equal(status, 0);
+    const char *reason = strstr(output, "there is no /dev/kvm") ? "there is no /dev/kvm" : "no permission to open /dev/kvm";
+    char text[100];
+    snprintf(text, sizeof text, "kvm    cannot be used: %s", reason);
+    expect_output(text);
+    snprintf(text, sizeof text, "auto   takes soft: %s", reason);
+    expect_output(text);
+    expect_complaint(run("run|--engine|kvm|--memory|16M|--flat|%s@0x7c00", image), reason);
+    setenv("OPENWHP_ENGINE", "kvm", 1);
+    expect_complaint(run("run|--memory|16M|--flat|%s@0x7c00", image), reason);
+    setenv("OPENWHP_ENGINE", "warp", 1);
+    as_nobody = false;
+    expect_complaint(run("run|--memory|16M|--flat|%s@0x7c00", image), "OPENWHP_ENGINE=warp: no such engine");
+    assert_int_equal(run("info"), 0);
+    expect_output("auto   cannot be used: ");
+    expect_output("OPENWHP_ENGINE=warp: no such engine");
+    unsetenv("OPENWHP_ENGINE");
 }
 
 static void test_debug_exit(void **state)
@@ -331,6 +369,7 @@ int main(int count, char **arguments)
     const struct CMUnitTest tests[] = {
         CASE(test_bad_input),
         CASE(test_info_and_help),
+        CASE(test_engine_that_cannot_be_used),
         CASE(test_debug_exit),
         CASE(test_power_off),
         CASE(test_timeout),

@@ -24,6 +24,8 @@ static void write_engines(FILE *to)
     }
     if (SUCCEEDED(OwhpQueryEngine(OwhpEngineAuto, reason, sizeof reason)))
         fprintf(to, "  auto   takes %s\n", reason);
+    else
+        fprintf(to, "  auto   cannot be used: %s\n", OwhpGetLastErrorText());
 }
 
 enum value_form { FORM_YES_NO, FORM_HEX, FORM_NUMBER, FORM_VENDOR, FORM_BITS };
