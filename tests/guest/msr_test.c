@@ -43,6 +43,21 @@ static void write_refused(uint32_t index, uint64_t value)
     assert_int_equal(before, after);
 }
 
+/* Of AMD's own: there only for that vendor; the one bit that Linux looks for. */
+static void test_hwcr(void **unused)
+{
+    const bool was_amd = guest.cpu->cpuid.is_amd;
+    uint64_t value = 0;
+
+    (void)unused;
+    guest.cpu->cpuid.is_amd = true;
+    assert_int_equal(msr_read(guest.cpu, 0xc0010015, &value), MSR_OK);
+    assert_int_equal(value, 1u << 24);
+    guest.cpu->cpuid.is_amd = false;
+    assert_int_equal(msr_read(guest.cpu, 0xc0010015, &value), MSR_UNKNOWN);
+    guest.cpu->cpuid.is_amd = was_amd;
+}
+
 static void test_stored(void **unused)
 {
     (void)unused;
@@ -225,6 +240,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(test_stored),
+        CASE(test_hwcr),
         CASE(test_refused),
         CASE(test_unknown),
         CASE(test_tsc_and_adjust_move_together),

@@ -28,6 +28,14 @@ static enum msr_status read_zero(struct cpu *cpu, uint32_t index, uint64_t *valu
     return MSR_OK;
 }
 
+/* The time stamp counts at one rate, whatever the processor does (PPR, TscFreqSel): Linux calls its absence a firmware's bug. */
+static enum msr_status read_hwcr(struct cpu *cpu, uint32_t index, uint64_t *value)
+{
+    (void)cpu, (void)index;
+    *value = BIT64(24);
+    return MSR_OK;
+}
+
 static enum msr_status write_ignored(struct cpu *cpu, uint32_t index, uint64_t value)
 {
     (void)cpu, (void)index, (void)value;
@@ -318,7 +326,7 @@ static const struct row rows[] = {
 /* AMD registers that its kernels read or set without asking CPUID; they have no effect here. */
 static const struct row amd_rows[] = {
     {0xc0010010, 0xc0010010, NO_FEATURE, 0, 0, read_zero, write_ignored}, /* SYSCFG */
-    {0xc0010015, 0xc0010015, NO_FEATURE, 0, 0, read_zero, write_ignored}, /* HWCR */
+    {0xc0010015, 0xc0010015, NO_FEATURE, 0, 0, read_hwcr, write_ignored}, /* HWCR */
     {0xc001001f, 0xc001001f, NO_FEATURE, 0, 0, read_zero, write_ignored}, /* NB_CFG */
     {0xc0010055, 0xc0010055, NO_FEATURE, 0, 0, read_zero, write_ignored}, /* interrupt pending message */
     {0xc0010058, 0xc0010058, NO_FEATURE, 0, 0, read_zero, write_ignored}, /* MMIO configuration base */
