@@ -26,13 +26,14 @@ extern const struct register_place register_places[0x200];
 /* The kind and the place of the register of that name; PLACE_NONE: it has no member of its own. */
 static always_inline enum register_kind register_place(struct cpu *cpu, uint32_t name, void **at)
 {
-    const struct register_place *place = &register_places[name];
+    uint32_t entry = name;
 
     if (unlikely(name >= 0x100)) {
         if (name - 0x2000 >= 0x100)
             return PLACE_NONE;
-        place = &register_places[name - 0x2000 + 0x100];
+        entry = name - 0x2000 + 0x100;
     }
+    const struct register_place *place = &register_places[entry];
     *at = (uint8_t *)cpu + place->offset;
     return (enum register_kind)place->kind;
 }
