@@ -1,6 +1,6 @@
 /*
- * The kvm engine's memory against the calls of KVM that it needs, in turns, in the thread's CPU time (others use the machine too):
- * medians of short windows and of their ratios.
+ * The kvm engine's memory against the calls of KVM that it needs, in turns, in the thread's CPU time (others use the machine
+ * too): medians of short windows and of their ratios.
  */
 #include "memory.h"
 
@@ -193,7 +193,8 @@ static void show(const char *what, const char *goal, struct times *t, unsigned c
         t->ours[i] /= calls;
         t->theirs[i] /= calls;
     }
-    printf("  %-52s %9.1f ns, KVM's call %9.1f ns, ratio %5.2f (goal %s)\n", what, median(t->ours), median(t->theirs), median(t->ratio), goal);
+    printf("  %-52s %9.1f ns, KVM's call %9.1f ns, ratio %5.2f (goal %s)\n", what, median(t->ours), median(t->theirs),
+           median(t->ratio), goal);
 }
 
 /* ---- map and unmap ---- */

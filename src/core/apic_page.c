@@ -2,8 +2,8 @@
  * Accesses that meet the register page of a local APIC.
  *
  * A local APIC belongs to the thread that runs its processor (apic/lapic.h). So the processor is held for the access, as it is
- * when a property changes: a run pauses and goes on, and nothing of that can be seen but that it took longer. While it is held its
- * APIC cannot move either; whether the page is among the bytes is asked again then.
+ * when a property changes: a run pauses and goes on, and nothing of that can be seen but that it took longer. While it is held
+ * its APIC cannot move either; whether the page is among the bytes is asked again then.
  *
  * All or nothing, in an order that makes it so. Whatever can be refused comes first: the exit that waits, the bytes for the page
  * (copied out of the buffer), then the memory around it, which is all or nothing by itself. Registers refuse nothing.

@@ -1,6 +1,6 @@
 /*
- * Guest memory as one of its processors finds it: the register page of its emulated local APIC, where there is one now (xAPIC mode,
- * enabled; wherever IA32_APIC_BASE has moved it), is in front of what is mapped there, or is there though nothing is mapped.
+ * Guest memory as one of its processors finds it: the register page of its emulated local APIC, where there is one now (xAPIC
+ * mode, enabled; wherever IA32_APIC_BASE has moved it), is in front of what is mapped there, or is there though nothing is mapped.
  */
 #ifndef OWHP_CORE_APIC_PAGE_H
 #define OWHP_CORE_APIC_PAGE_H

@@ -4,7 +4,8 @@
  *
  * What the thread remembers (in its slot of os/read_section.h) is a partition's handle, a processor and a piece of a mapping.
  * Only if all three are asked for again, nothing of the space has changed, the processor is still there, its local APIC is
- * elsewhere and no byte is refused, is the call answered here; everything else goes the long way, which has all checks and all error texts.
+ * elsewhere and no byte is refused, is the call answered here; everything else goes the long way, which has all checks and all
+ * error texts.
  */
 #ifndef OWHP_CORE_RECENT_ACCESS_H
 #define OWHP_CORE_RECENT_ACCESS_H

@@ -78,7 +78,7 @@ must_check enum status snapshot_load(struct partition *partition, const char *pa
 void snapshots_detach(struct partition *partition);
 void snapshots_free_memory(struct partition *partition); /* the space is gone */
 
-/* ---- for snapshot_save.c and snapshot_load.c ---- */
+/* ---- for snapshot_save.c, snapshot_read.c and snapshot_load.c ---- */
 
 /* With a reference, or NULL and an error text. */
 must_check struct snapshot *snapshot_get(uint64_t handle);

@@ -360,7 +360,8 @@ static void *count_in_entry(void *context)
 
 static void bits_by_exchange(void **state)
 {
-    const WHV_TRANSLATE_GVA_FLAGS flags = (WHV_TRANSLATE_GVA_FLAGS)(WHvTranslateGvaFlagValidateWrite | WHvTranslateGvaFlagSetPageTableBits);
+    const WHV_TRANSLATE_GVA_FLAGS flags =
+        (WHV_TRANSLATE_GVA_FLAGS)(WHvTranslateGvaFlagValidateWrite | WHvTranslateGvaFlagSetPageTableBits);
     const UINT64 gva = 0x60000;
     UINT64 gvas[4] = {gva, 0x61000, gva, gva}, gpas[4], last = 0;
     WHV_TRANSLATE_GVA_RESULT results[4];

@@ -185,7 +185,7 @@ void kvm_dirty_cleared(struct engine_partition *partition);
 
 /* After a run: general, segment and control registers into the processor; an event that KVM was delivering becomes pending. */
 void kvm_state_pull(struct engine_vcpu *vcpu);
-/* The rest too: vector registers, MSRs, debug registers. False: KVM does not give them (for lack of memory); to be tried again. */
+/* The rest too: vector registers, MSRs, debug registers. False: KVM does not give them (for lack of memory); try again. */
 bool kvm_state_complete(struct engine_vcpu *vcpu);
 /* Before a run. False: KVM refuses the state. */
 bool kvm_state_push(struct engine_vcpu *vcpu);

@@ -413,7 +413,8 @@ bool kvm_state_is_new(const struct engine_vcpu *vcpu)
 
 /*
  * Only a client can make TR anything but a busy TSS, and processors do not agree on what it is then: some refuse to run (SDM 3C
- * 27.3.1.2), some take what is there, emulated ones have been seen to stop altogether. The software processor does what it always does.
+ * 27.3.1.2), some take what is there, emulated ones have been seen to stop altogether. The software processor does what it
+ * always does.
  */
 static bool has_task(const struct cpu *cpu)
 {

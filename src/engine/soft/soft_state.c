@@ -147,8 +147,8 @@ bool soft_apic_accepts_write(const struct engine_vcpu *vcpu)
 }
 
 /*
- * An exit of the write goes out at the next boundary, as that of a store does. There is only one: what has an effect is 4 bytes at
- * the beginning of a register, and of the pieces only the last can be that.
+ * An exit of the write goes out at the next boundary, as that of a store does. There is only one: what has an effect is 4 bytes
+ * at the beginning of a register, and of the pieces only the last can be that.
  */
 void soft_apic_access(struct engine_vcpu *vcpu, uint32_t offset, uint32_t size, uint8_t *data, bool is_write)
 {

@@ -7,16 +7,7 @@
 #include "x86/code/decode.h"
 #include "x86/code/interpret.h"
 #include "x86/code/ops.h"
-#include "x86/vector/exec_simd.h"
-
-struct selection {
-    uint32_t mode;
-    const struct op_table *table;
-    const struct insn *insn;
-    unsigned offset; /* of the instruction in its block */
-    struct op *op;
-    bool *ends;
-};
+#include "x86/code/select.h"
 
 static int size_index(unsigned size)
 {
@@ -28,8 +19,7 @@ static bool is_gpr(const struct operand *o)
     return o->kind == OPERAND_REGISTER && o->reg_class == CLASS_GPR;
 }
 
-/* Lay out the memory operand; `size` is the access's, for the page-crossing test. */
-static bool set_memory(const struct selection *s, unsigned size)
+bool select_memory(const struct selection *s, unsigned size)
 {
     const struct memory_operand *m = &s->insn->memory;
     int64_t displacement = m->displacement;
@@ -56,12 +46,6 @@ static bool set_memory(const struct selection *s, unsigned size)
     return op->displacement == displacement;
 }
 
-static bool take(const struct selection *s, op_fn *run)
-{
-    s->op->run = run;
-    return run != NULL;
-}
-
 /* ---- families ---- */
 
 static bool select_two(const struct selection *s, unsigned which)
@@ -82,7 +66,7 @@ static bool select_two(const struct selection *s, unsigned which)
             s->op->immediate = from->immediate;
         } else if (from->kind == OPERAND_MEMORY) {
             form = FORM_RM;
-            if (!set_memory(s, to->size))
+            if (!select_memory(s, to->size))
                 return false;
         } else {
             return false;
@@ -97,12 +81,12 @@ static bool select_two(const struct selection *s, unsigned which)
         } else {
             return false;
         }
-        if (!set_memory(s, to->size))
+        if (!select_memory(s, to->size))
             return false;
     } else {
         return false;
     }
-    return take(s, s->table->alu[which][form][size]);
+    return select_take(s, s->table->alu[which][form][size]);
 }
 
 static bool select_unary(const struct selection *s, unsigned which)
@@ -114,9 +98,9 @@ static bool select_unary(const struct selection *s, unsigned which)
         return false;
     if (is_gpr(o)) {
         s->op->destination = o->offset;
-        return take(s, s->table->unary_r[which][size]);
+        return select_take(s, s->table->unary_r[which][size]);
     }
-    return o->kind == OPERAND_MEMORY && set_memory(s, o->size) && take(s, s->table->unary_m[which][size]);
+    return o->kind == OPERAND_MEMORY && select_memory(s, o->size) && select_take(s, s->table->unary_m[which][size]);
 }
 
 static bool select_shift(const struct selection *s, unsigned which)
@@ -126,7 +110,7 @@ static bool select_shift(const struct selection *s, unsigned which)
 
     bool in_memory = to->kind == OPERAND_MEMORY;
 
-    if (size < 0 || !(in_memory ? set_memory(s, to->size) : is_gpr(to)))
+    if (size < 0 || !(in_memory ? select_memory(s, to->size) : is_gpr(to)))
         return false;
     s->op->destination = to->offset;
     if (count->kind == OPERAND_IMMEDIATE) {
@@ -134,9 +118,9 @@ static bool select_shift(const struct selection *s, unsigned which)
         if (!(count->immediate & (to->size == 8 ? 63 : 31)) || (to->size < 4 && (count->immediate & 31) >= to->size * 8u))
             return false;
         s->op->immediate = count->immediate;
-        return take(s, (in_memory ? s->table->shift_mi : s->table->shift_ri)[which][size]);
+        return select_take(s, (in_memory ? s->table->shift_mi : s->table->shift_ri)[which][size]);
     }
-    return is_gpr(count) && take(s, (in_memory ? s->table->shift_mc : s->table->shift_rc)[which][size]);
+    return is_gpr(count) && select_take(s, (in_memory ? s->table->shift_mc : s->table->shift_rc)[which][size]);
 }
 
 static bool select_widen(const struct selection *s, bool is_signed)
@@ -149,10 +133,10 @@ static bool select_widen(const struct selection *s, bool is_signed)
     s->op->destination = to->offset;
     if (is_gpr(from)) {
         s->op->source = from->offset;
-        return take(s, (is_signed ? s->table->movsx_r : s->table->movzx_r)[from_size][to_size]);
+        return select_take(s, (is_signed ? s->table->movsx_r : s->table->movzx_r)[from_size][to_size]);
     }
-    return from->kind == OPERAND_MEMORY && set_memory(s, from->size) &&
-           take(s, (is_signed ? s->table->movsx_m : s->table->movzx_m)[from_size][to_size]);
+    return from->kind == OPERAND_MEMORY && select_memory(s, from->size) &&
+           select_take(s, (is_signed ? s->table->movsx_m : s->table->movzx_m)[from_size][to_size]);
 }
 
 static bool select_movzx(const struct selection *s, unsigned unused)
@@ -173,11 +157,11 @@ static bool select_lea(const struct selection *s, unsigned unused)
     int size = size_index(to->size);
 
     (void)unused;
-    if (size < 1 || !set_memory(s, 1))
+    if (size < 1 || !select_memory(s, 1))
         return false;
     s->op->segment_base = offsetof(struct cpu, zero);
     s->op->destination = to->offset;
-    return take(s, s->table->lea[size]);
+    return select_take(s, s->table->lea[size]);
 }
 
 static bool select_imul(const struct selection *s, unsigned unused)
@@ -192,15 +176,15 @@ static bool select_imul(const struct selection *s, unsigned unused)
     if (s->insn->operand_count == 3) {
         s->op->source = o[1].offset;
         s->op->immediate = o[2].immediate;
-        return is_gpr(&o[1]) && o[2].kind == OPERAND_IMMEDIATE && take(s, s->table->imul_rri[size]);
+        return is_gpr(&o[1]) && o[2].kind == OPERAND_IMMEDIATE && select_take(s, s->table->imul_rri[size]);
     }
     if (s->insn->opcode_map != ZYDIS_OPCODE_MAP_0F)
         return false;
     if (is_gpr(&o[1])) {
         s->op->source = o[1].offset;
-        return take(s, s->table->imul_rr[size]);
+        return select_take(s, s->table->imul_rr[size]);
     }
-    return o[1].kind == OPERAND_MEMORY && set_memory(s, o[1].size) && take(s, s->table->imul_rm[size]);
+    return o[1].kind == OPERAND_MEMORY && select_memory(s, o[1].size) && select_take(s, s->table->imul_rm[size]);
 }
 
 /* Natural width of near branches and stack operations that have a fast form. */
@@ -232,7 +216,7 @@ static bool select_jcc(const struct selection *s, unsigned cc)
         return false;
     set_branch(s);
     *s->ends = false;
-    return take(s, s->table->jcc[cc]);
+    return select_take(s, s->table->jcc[cc]);
 }
 
 static bool select_jmp(const struct selection *s, unsigned unused)
@@ -244,15 +228,15 @@ static bool select_jmp(const struct selection *s, unsigned unused)
         if (!has_natural_branch(s))
             return false;
         set_branch(s);
-        return take(s, s->table->jmp);
+        return select_take(s, s->table->jmp);
     }
     if (s->insn->opcode != 0xff || ((s->insn->modrm >> 3) & 7) != 4 || !has_natural_width(s, o->size)) /* ff /5, ea: far */
         return false;
     if (is_gpr(o)) {
         s->op->source = o->offset;
-        return take(s, s->table->jmp_r);
+        return select_take(s, s->table->jmp_r);
     }
-    return o->kind == OPERAND_MEMORY && set_memory(s, o->size) && take(s, s->table->jmp_m);
+    return o->kind == OPERAND_MEMORY && select_memory(s, o->size) && select_take(s, s->table->jmp_m);
 }
 
 static bool select_call(const struct selection *s, unsigned unused)
@@ -265,12 +249,12 @@ static bool select_call(const struct selection *s, unsigned unused)
         if (!has_natural_branch(s) || !((s->mode & MODE_64) || has_natural_width(s, 4)))
             return false;
         set_branch(s);
-        return take(s, s->table->call);
+        return select_take(s, s->table->call);
     }
     if (!has_natural_width(s, o->size) || !is_gpr(o))
         return false;
     s->op->source = o->offset;
-    return take(s, s->table->call_r);
+    return select_take(s, s->table->call_r);
 }
 
 static bool select_ret(const struct selection *s, unsigned unused)
@@ -285,9 +269,9 @@ static bool select_ret(const struct selection *s, unsigned unused)
     s->op->size = s->mode & MODE_64 ? 8 : 4;
     if (s->insn->operand_count && o->kind == OPERAND_IMMEDIATE) {
         s->op->immediate = o->immediate;
-        return take(s, s->table->ret_imm);
+        return select_take(s, s->table->ret_imm);
     }
-    return take(s, s->table->ret);
+    return select_take(s, s->table->ret);
 }
 
 static bool select_push(const struct selection *s, unsigned unused)
@@ -298,12 +282,12 @@ static bool select_push(const struct selection *s, unsigned unused)
     s->op->size = s->mode & MODE_64 ? 8 : 4;
     if (is_gpr(o) && has_natural_width(s, o->size)) {
         s->op->source = o->offset;
-        return take(s, s->table->push_r);
+        return select_take(s, s->table->push_r);
     }
     if (o->kind == OPERAND_IMMEDIATE && s->insn->operand_size != 2 &&
         has_natural_width(s, s->mode & MODE_64 ? 8 : s->insn->operand_size)) {
         s->op->immediate = o->immediate;
-        return take(s, s->table->push_i);
+        return select_take(s, s->table->push_i);
     }
     return false;
 }
@@ -317,7 +301,7 @@ static bool select_pop(const struct selection *s, unsigned unused)
         return false;
     s->op->size = s->mode & MODE_64 ? 8 : 4;
     s->op->destination = o->offset;
-    return o->number != REG_RSP && take(s, s->table->pop_r);
+    return o->number != REG_RSP && select_take(s, s->table->pop_r);
 }
 
 static bool select_leave(const struct selection *s, unsigned unused)
@@ -326,13 +310,13 @@ static bool select_leave(const struct selection *s, unsigned unused)
     if (!has_natural_width(s, s->mode & MODE_64 ? (s->insn->operand_size == 2 ? 2 : 8) : s->insn->operand_size))
         return false;
     s->op->size = s->mode & MODE_64 ? 8 : 4;
-    return take(s, s->table->leave);
+    return select_take(s, s->table->leave);
 }
 
 static bool select_setcc(const struct selection *s, unsigned cc)
 {
     s->op->destination = s->insn->operand[0].offset;
-    return is_gpr(&s->insn->operand[0]) && take(s, s->table->setcc[cc]);
+    return is_gpr(&s->insn->operand[0]) && select_take(s, s->table->setcc[cc]);
 }
 
 static bool select_cmov(const struct selection *s, unsigned cc)
@@ -345,9 +329,9 @@ static bool select_cmov(const struct selection *s, unsigned cc)
     s->op->destination = to->offset;
     if (is_gpr(from)) {
         s->op->source = from->offset;
-        return take(s, s->table->cmov_r[cc][size]);
+        return select_take(s, s->table->cmov_r[cc][size]);
     }
-    return from->kind == OPERAND_MEMORY && set_memory(s, from->size) && take(s, s->table->cmov_m[cc][size]);
+    return from->kind == OPERAND_MEMORY && select_memory(s, from->size) && select_take(s, s->table->cmov_m[cc][size]);
 }
 
 static bool select_xchg(const struct selection *s, unsigned unused)
@@ -360,7 +344,7 @@ static bool select_xchg(const struct selection *s, unsigned unused)
         return false;
     s->op->destination = a->offset;
     s->op->source = b->offset;
-    return take(s, s->table->xchg_rr[size]);
+    return select_take(s, s->table->xchg_rr[size]);
 }
 
 static bool select_bswap(const struct selection *s, unsigned unused)
@@ -369,17 +353,17 @@ static bool select_bswap(const struct selection *s, unsigned unused)
 
     (void)unused;
     s->op->destination = o->offset;
-    return size_index(o->size) >= 2 && take(s, s->table->bswap[size_index(o->size)]);
+    return size_index(o->size) >= 2 && select_take(s, s->table->bswap[size_index(o->size)]);
 }
 
 static bool select_cbw(const struct selection *s, unsigned size)
 {
-    return take(s, s->table->cbw[size]);
+    return select_take(s, s->table->cbw[size]);
 }
 
 static bool select_cwd(const struct selection *s, unsigned size)
 {
-    return take(s, s->table->cwd[size]);
+    return select_take(s, s->table->cwd[size]);
 }
 
 static bool select_bt(const struct selection *s, unsigned unused)
@@ -392,89 +376,13 @@ static bool select_bt(const struct selection *s, unsigned unused)
         return false;
     s->op->destination = o[0].offset;
     s->op->immediate = o[1].immediate;
-    return take(s, s->table->bt_ri[size]);
+    return select_take(s, s->table->bt_ri[size]);
 }
 
 static bool select_nop(const struct selection *s, unsigned unused)
 {
     (void)unused;
-    return take(s, s->table->nop);
-}
-
-/* ---- vectors ---- */
-
-static bool is_xmm(const struct operand *o)
-{
-    return o->kind == OPERAND_REGISTER && o->reg_class == CLASS_XMM;
-}
-
-/* Plain moves: as a load, as a store, between registers (OP_VECTOR_COUNT: not a fast one). */
-struct vector_move {
-    uint8_t load, store, copy;
-};
-
-static const struct vector_move moves_16 = {OP_LOAD16, OP_STORE16, OP_COPY16};
-static const struct vector_move moves_16_aligned = {OP_LOAD16_ALIGNED, OP_STORE16_ALIGNED, OP_COPY16};
-static const struct vector_move moves_8 = {OP_LOAD8_ZERO, OP_STORE8_LOW, OP_VECTOR_COUNT};
-static const struct vector_move moves_4 = {OP_LOAD4_ZERO, OP_STORE4, OP_VECTOR_COUNT};
-static const struct vector_move moves_low = {OP_LOAD8_LOW, OP_STORE8_LOW, OP_VECTOR_COUNT};
-static const struct vector_move moves_high = {OP_LOAD8_HIGH, OP_STORE8_HIGH, OP_VECTOR_COUNT};
-
-static bool select_move(const struct selection *s, const struct vector_move *move)
-{
-    const struct operand *to = &s->insn->operand[0], *from = &s->insn->operand[1];
-    unsigned which = OP_VECTOR_COUNT;
-
-    if (!(s->mode & MODE_64))
-        return false;
-    s->op->destination = to->offset;
-    s->op->source = from->offset;
-    if (is_xmm(to) && is_xmm(from))
-        which = move->copy;
-    else if (is_xmm(to) && from->kind == OPERAND_MEMORY && set_memory(s, from->size))
-        which = move->load;
-    else if (is_xmm(from) && to->kind == OPERAND_MEMORY && set_memory(s, to->size))
-        which = move->store;
-    return which < OP_VECTOR_COUNT && take(s, s->table->vector[which]);
-}
-
-static bool select_move_16(const struct selection *s, unsigned aligned)
-{
-    return select_move(s, aligned ? &moves_16_aligned : &moves_16);
-}
-
-static bool select_move_8(const struct selection *s, unsigned unused)
-{
-    (void)unused;
-    return s->insn->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT && select_move(s, &moves_8);
-}
-
-/* MOVD and MOVQ between vector registers and memory; a general register is the exec function's. */
-static bool select_move_4(const struct selection *s, unsigned unused)
-{
-    (void)unused;
-    return select_move(s, &moves_4);
-}
-
-static bool select_move_half(const struct selection *s, unsigned high)
-{
-    return select_move(s, high ? &moves_high : &moves_low);
-}
-
-/* Everything that runs through a stub with two operands. */
-static bool select_stub(const struct selection *s)
-{
-    const struct operand *to = &s->insn->operand[0], *from = &s->insn->operand[1];
-    unsigned shape = simd_shape(s->insn);
-
-    if (shape == SIMD_SHAPE_OTHER || !s->insn->extra || !(s->mode & MODE_64))
-        return false;
-    s->op->destination = to->offset;
-    s->op->source = from->offset;
-    s->op->immediate = (uint64_t)(uintptr_t)s->insn->extra;
-    if (from->kind == OPERAND_MEMORY && !set_memory(s, from->size))
-        return false;
-    return take(s, s->table->stub[shape]);
+    return select_take(s, s->table->nop);
 }
 
 /* ---- the table ---- */
