@@ -63,7 +63,7 @@ refuse:
     return STATUS_BAD_POINTER;
 }
 
-/* Zeros; the size is a multiple of 16. */
+/* Zeros, by a thread that has been through one of the others; the size is a multiple of 16. */
 must_check static always_inline enum status caller_clear_struct(void *to, size_t size, const char *what)
 {
     static const uint64_t zeros[2];

@@ -12,27 +12,13 @@
 
 #include "os/cancel.h"
 
-static struct handle_slot *slot_at(struct handle_table *table, uint32_t index)
-{
-    struct handle_slot *chunk = NULL;
-
-    if (index < HANDLE_CHUNKS * HANDLE_CHUNK_SLOTS)
-        chunk = atomic_load_explicit(&table->chunks[index / HANDLE_CHUNK_SLOTS], memory_order_acquire);
-    return chunk ? &chunk[index % HANDLE_CHUNK_SLOTS] : NULL;
-}
-
-static uint32_t index_of(uint64_t handle)
-{
-    return (uint32_t)handle >> 8;
-}
-
 /* Under the lock: index + 1 of a free slot; 0 when there is none. */
 static uint32_t take_slot(struct handle_table *table)
 {
     uint32_t number = table->first_free;
 
     if (number) {
-        table->first_free = slot_at(table, number - 1)->next_free;
+        table->first_free = handle_slot_at(table, number - 1)->next_free;
         return number;
     }
     if (table->slots == HANDLE_CHUNKS * HANDLE_CHUNK_SLOTS)
@@ -55,7 +41,7 @@ uint64_t handle_open(struct handle_table *table, void *object)
     pthread_mutex_lock(&table->lock);
     uint32_t number = take_slot(table);
     if (number) {
-        struct handle_slot *slot = slot_at(table, number - 1);
+        struct handle_slot *slot = handle_slot_at(table, number - 1);
         uint32_t generation = handle_generation(atomic_load_explicit(&slot->word, memory_order_relaxed));
         slot->object = object;
         atomic_store_explicit(&slot->word, (uint64_t)generation << 32 | HANDLE_LIVE, memory_order_release);
@@ -127,8 +113,8 @@ void *handle_close(struct handle_table *table, uint64_t handle)
 
 void handle_drain(struct handle_table *table, uint64_t handle)
 {
-    uint32_t index = index_of(handle);
-    struct handle_slot *slot = slot_at(table, index);
+    uint32_t index = handle_index(handle);
+    struct handle_slot *slot = handle_slot_at(table, index);
 
     change_side_barrier(); /* after handle_close has cleared the live bit */
     pthread_mutex_lock(&table->lock);

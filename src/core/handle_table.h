@@ -48,16 +48,25 @@ static inline uint32_t handle_generation(uint64_t word_or_handle)
     return (uint32_t)(word_or_handle >> 32);
 }
 
+static inline uint32_t handle_index(uint64_t handle)
+{
+    return (uint32_t)handle >> 8;
+}
+
+/* NULL: there is none. */
+static inline struct handle_slot *handle_slot_at(const struct handle_table *table, uint32_t index)
+{
+    struct handle_slot *chunk = NULL;
+
+    if (likely(index < HANDLE_CHUNKS * HANDLE_CHUNK_SLOTS))
+        chunk = atomic_load_explicit(&table->chunks[index / HANDLE_CHUNK_SLOTS], memory_order_acquire);
+    return likely(chunk) ? &chunk[index % HANDLE_CHUNK_SLOTS] : NULL;
+}
+
 /* The slot of a handle of this table, live or not; NULL: there is none. */
 static inline struct handle_slot *handle_slot_of(const struct handle_table *table, uint64_t handle)
 {
-    const uint32_t index = (uint32_t)handle >> 8;
-    struct handle_slot *chunk;
-
-    if (unlikely((uint8_t)handle != table->tag || index >= HANDLE_CHUNKS * HANDLE_CHUNK_SLOTS))
-        return NULL;
-    chunk = atomic_load_explicit(&table->chunks[index / HANDLE_CHUNK_SLOTS], memory_order_acquire);
-    return likely(chunk) ? &chunk[index % HANDLE_CHUNK_SLOTS] : NULL;
+    return likely((uint8_t)handle == table->tag) ? handle_slot_at(table, handle_index(handle)) : NULL;
 }
 
 static inline bool handle_is_live(const struct handle_slot *slot, uint64_t handle)

@@ -118,23 +118,30 @@ def seabios(folder):
     need(status == (0x21 << 1 | 1), f"exit status {status}, not {0x21 << 1 | 1}", output)
 
 
-def memtest(image, processors):
-    """memtest86+ goes through its first tests and finds nothing wrong. It never ends by itself."""
-    kernel = f"{GUEST}/{image}"
-    if not os.path.exists(kernel):
-        skip(f"no {kernel}; scripts/fetch-guest fetches it into an empty folder where Debian has memtest86+")
-    command = [OPENWHP, "run", "--kernel", kernel, "--append", "console=ttyS0,115200 smp", "--cpus", str(processors),
-               "--memory", "24M", "--timeout", str(LIMIT)]
-    machine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def run_until(pattern, command):
+    """What it prints up to there, or until it ends by itself or by its time limit; then it is stopped."""
+    machine = subprocess.Popen(command + ["--timeout", str(LIMIT)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
     output = ""
-    while not re.search(r"#[3-9]  ", output):
+    while not re.search(pattern, output):
         data = os.read(machine.stdout.fileno(), 4096)
         if not data:
             break
         output += data.decode("latin1")
     machine.terminate()
     machine.wait()
-    need(re.search(r"#[3-9]  ", output), "it did not come to its test #3", output)
+    return output
+
+
+def memtest(image, processors):
+    """memtest86+ goes through its first tests and finds nothing wrong. It never ends by itself."""
+    kernel = f"{GUEST}/{image}"
+    if not os.path.exists(kernel):
+        skip(f"no {kernel}; scripts/fetch-guest fetches it into an empty folder where Debian has memtest86+")
+    third_test = r"#[3-9]  "
+    output = run_until(third_test, [OPENWHP, "run", "--kernel", kernel, "--append", "console=ttyS0,115200 smp",
+                                    "--cpus", str(processors), "--memory", "24M"])
+    need(re.search(third_test, output), "it did not come to its test #3", output)
     need(re.findall(r"Errors: +([0-9]+)", output) and not re.search(r"Errors: +[1-9]", output), "it found errors", output)
     need(f"{processors} Cores" in output, f"not {processors} processors", output)
 
@@ -144,17 +151,9 @@ def xen(folder):
     if not os.path.exists(f"{GUEST}/xen"):
         skip(f"no {GUEST}/xen; scripts/fetch-guest fetches it into an empty folder where Debian has Xen 4.17")
     initramfs = linux("greeting", folder)[5]
-    output, machine = "", subprocess.Popen(
-        [OPENWHP, "run", "--kernel", f"{GUEST}/xen", "--append", "no-real-mode com1=115200,8n1 console=com1", "--memory", "512M",
-         "--initrd", f"{GUEST}/vmlinuz console=hvc0 earlyprintk=xen cryptomgr.notests,{initramfs}", "--timeout", str(LIMIT)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    while "halting machine" not in output:
-        data = os.read(machine.stdout.fileno(), 4096)
-        if not data:
-            break
-        output += data.decode("latin1")
-    machine.terminate()
-    machine.wait()
+    output = run_until("halting machine", [
+        OPENWHP, "run", "--kernel", f"{GUEST}/xen", "--append", "no-real-mode com1=115200,8n1 console=com1", "--memory", "512M",
+        "--initrd", f"{GUEST}/vmlinuz console=hvc0 earlyprintk=xen cryptomgr.notests,{initramfs}"])
     need("(XEN) Brought up 1 CPUs" in output, "Xen did not come up", output)
     need("Run /init as init process" in output, "no userland", output)
     need("Dom0 halted: halting machine" in output, "Xen did not halt", output)

@@ -84,8 +84,8 @@ struct kvm_partition {
     _Atomic bool was_entered;    /* since the log was collected */
     uint64_t *bitmap;            /* of the log; whoever holds all processors */
     uint64_t bitmap_room;        /* words */
-    int parked[SOFT_MAXIMUM_PROCESSORS]; /* file descriptors of processors that were deleted: KVM cannot make them anew; -1: none
-                                          */
+    /* File descriptors of processors that were deleted: KVM cannot make them anew. -1: none. */
+    int parked[SOFT_MAXIMUM_PROCESSORS];
 };
 
 /* Of the processor, what struct kvm_sregs tells of. */
