@@ -139,6 +139,10 @@ int main(int argc, char **argv)
     const unsigned longest = wish > 0 && wish < MOST ? (unsigned)wish : MOST;
 
     bits = argc > 1 ? (unsigned)atoi(argv[1]) : 64;
+    if (bits != 16 && bits != 32 && bits != 64) {
+        fprintf(stderr, "usage: stream_fuzz [16|32|64 [--seed N] [--count N] [--seconds N] [--longest N]]\n");
+        return 2;
+    }
     const int result = duel_init();
     if (result != 0)
         return result;
