@@ -170,34 +170,40 @@ static void write_page(struct restore *r, gpa_t gpa)
     }
 }
 
-static void put_page_back(struct restore *r, gpa_t gpa)
+/* False: the page was, and is, not mapped. */
+static bool put_page_back(struct restore *r, gpa_t gpa)
 {
     const struct gpa_snapshot *s = r->snapshot;
 
     if (!r->range || !gpa_snapshot_contains(r->range, gpa)) {
         size_t i = gpa_snapshot_find(s, gpa);
         if (i == s->count || !gpa_snapshot_contains(&s->ranges[i], gpa))
-            return; /* was, and is, not mapped */
+            return false;
         finish_zeros(r);
         r->range = &s->ranges[i];
     }
     r->pages++;
     write_page(r, gpa);
+    return true;
 }
 
-/* A gpa_dirty_sink. */
+/* A gpa_dirty_sink. The others are told of what is written, not of pages that were mapped and unmapped again since. */
 static bool put_back(void *context, const struct gpa_dirty_bits *words, size_t count)
 {
     struct restore *r = context;
     struct gpa_consumers others = {r->snapshot->space, r->consumer};
-    const struct gpa_dirty_bits *const end = words + count, *at = words;
-    struct gpa_dirty_bits left = {0};
-    gpa_t gpa;
+    struct gpa_dirty_bits written[GPA_DIRTY_TOLD_AT_ONCE];
+    size_t n = 0;
 
-    while (gpa_snapshot_next_page(&left, &at, end, &gpa))
-        put_page_back(r, gpa);
-    if (r->snapshot->space->consumers->next)
-        (void)gpa_consumers_give(&others, words, count);
+    for (size_t i = 0; i < count; i++) {
+        uint64_t bits = 0;
+        for (uint64_t left = words[i].bits; left; left &= left - 1)
+            if (likely(put_page_back(r, (words[i].first + (uint64_t)__builtin_ctzll(left)) << PAGE_SHIFT)))
+                bits |= left & -left;
+        if (likely(bits))
+            written[n++] = (struct gpa_dirty_bits){words[i].first, bits};
+    }
+    (void)gpa_consumers_give(&others, written, n);
     return true;
 }
 

@@ -157,8 +157,8 @@ static int by_target(const void *a, const void *b)
     return x->target < y->target ? -1 : x->target > y->target;
 }
 
-/* Is one host page at two guest addresses? Without memory to tell, perhaps. */
-static bool has_aliases(const struct gpa_snapshot *s)
+/* Is one host address at two guest addresses? Without memory to tell, perhaps. */
+static bool has_equal_targets(const struct gpa_snapshot *s)
 {
     struct extent *sorted = malloc((s->count + 1) * sizeof(*sorted));
     bool found = !sorted;
@@ -173,8 +173,76 @@ static bool has_aliases(const struct gpa_snapshot *s)
     return found;
 }
 
+/* The pieces of files that a snapshot's ranges are. */
+struct files {
+    struct host_file_piece *array;
+    size_t count, capacity;
+    bool no_memory;
+};
+
+/* A host_file_visitor. */
+static void note_file(void *context, const struct host_file_piece *piece)
+{
+    struct files *f = context;
+
+    if (f->count == f->capacity) {
+        size_t capacity = f->capacity ? 2 * f->capacity : 64;
+        struct host_file_piece *array = realloc(f->array, capacity * sizeof(*array));
+        f->no_memory = f->no_memory || !array;
+        if (!array)
+            return;
+        f->array = array;
+        f->capacity = capacity;
+    }
+    f->array[f->count++] = *piece;
+}
+
+static int by_file(const void *a, const void *b)
+{
+    const struct host_file_piece *x = a, *y = b;
+
+    if (x->device != y->device)
+        return x->device < y->device ? -1 : 1;
+    if (x->inode != y->inode)
+        return x->inode < y->inode ? -1 : 1;
+    return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+static bool overlap(const struct host_file_piece *a, const struct host_file_piece *next)
+{
+    return a->device == next->device && a->inode == next->inode && next->offset < a->offset + a->size;
+}
+
+/* Is one page of a file, mapped twice, at two guest addresses? If that cannot be told, perhaps. */
+static bool has_equal_files(const struct gpa_snapshot *s)
+{
+    struct host_data *data = host_data_open();
+    struct files f = {.no_memory = !data};
+
+    for (size_t i = 0; i < s->count && !f.no_memory; i++)
+        if (!s->ranges[i].owner || !gpa_space_copied(s->space, s->ranges[i].owner))
+            host_data_each_file(data, (const void *)(uintptr_t)s->ranges[i].target, s->ranges[i].size, note_file, &f);
+    host_data_close(data);
+    bool found = f.no_memory;
+    if (f.count)
+        qsort(f.array, f.count, sizeof(*f.array), by_file);
+    for (size_t i = 1; !found && i < f.count; i++)
+        found = overlap(&f.array[i - 1], &f.array[i]);
+    free(f.array);
+    return found;
+}
+
+/* Is one page of memory at two guest addresses? Looked up once for snapshots of the same mappings. */
+static bool has_aliases(struct gpa_snapshot *s, struct gpa_snapshot *like)
+{
+    if (!like->is_unaliased)
+        like->is_unaliased = !has_equal_targets(s) && !has_equal_files(s);
+    s->is_unaliased = like->is_unaliased;
+    return !s->is_unaliased;
+}
+
 /* Can the pages that are not dirty be taken from the other one? Same mappings ever since, so the same ranges. */
-static bool is_base(const struct gpa_snapshot *s, const struct gpa_snapshot *like)
+static bool is_base(struct gpa_snapshot *s, struct gpa_snapshot *like)
 {
     if (!like || like->space != s->space || like->map_changes != s->space->map_changes || like->count != s->count ||
         like->depth >= DEPTH_LIMIT)
@@ -182,7 +250,7 @@ static bool is_base(const struct gpa_snapshot *s, const struct gpa_snapshot *lik
     for (size_t i = 0; i < s->count; i++)
         if (like->ranges[i].gpa != s->ranges[i].gpa || like->ranges[i].size != s->ranges[i].size)
             return false;
-    return !has_aliases(s);
+    return !has_aliases(s, like);
 }
 
 static bool make_stores(struct gpa_snapshot *s)

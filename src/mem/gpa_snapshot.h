@@ -28,6 +28,7 @@ struct gpa_snapshot {
     struct gpa_snapshot *parent; /* where pages are that this one does not have; has a reference */
     _Atomic uint32_t references; /* owner and children */
     uint32_t depth;
+    bool is_unaliased; /* no page of memory is at two guest addresses; false: not known */
     size_t count;
     struct gpa_snapshot_range *ranges; /* ascending */
     struct page_room room; /* of their stores */

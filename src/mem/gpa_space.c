@@ -225,7 +225,7 @@ static enum status check_host(const struct gpa_mapping *m)
         return fail(STATUS_INVALID_ARGUMENT,
                     RANGE_FORMAT "the host address 0x%" PRIx64 " is not a multiple of 4096", m->gpa,
                     m->size, host);
-    if (range_wraps(host, m->size))
+    if (m->size > UINT64_MAX - host) /* also when it ends at 2^64: no address is its end */
         return fail(STATUS_INVALID_ARGUMENT,
                     RANGE_FORMAT "the host range at 0x%" PRIx64 " wraps around", m->gpa, m->size,
                     host);

@@ -1,6 +1,6 @@
 /*
- * Host pages locked in memory. Each page's pins are counted here, and the kernel is asked only for
- * the first and the last.
+ * Host pages locked in memory. Each page's pins are counted here, for the kernel does not nest locks: only the last one's end
+ * unlocks. It is asked for each new pin, though: what was pinned at an address may have been released since, and its lock with it.
  */
 #include "mem/host_pins.h"
 
@@ -59,13 +59,13 @@ static enum status explain(uint64_t address, uint64_t size, int error)
                 size, address, strerror(error), (unsigned long long)limit.rlim_cur);
 }
 
-/* Lock the pages that nobody has pinned yet; *pieces is the number of changes to come. */
-static enum status lock_new(uint64_t address, uint64_t size, size_t *pieces)
+/* Lock the pages; *pieces is the number of changes to come. */
+static enum status lock_all(uint64_t address, uint64_t size, size_t *pieces)
 {
     struct extent piece;
     for (uint64_t at = address, end = address + size; at < end; at += piece.size, ++*pieces) {
         piece = extent_tree_piece(&pins, at, end);
-        if (piece.attributes == 0 && mlock((void *)(uintptr_t)at, piece.size) != 0) {
+        if (mlock((void *)(uintptr_t)at, piece.size) != 0) {
             enum status status = explain(at, piece.size, errno);
             undo(address, at + piece.size); /* a failed mlock may have locked a part */
             return status;
@@ -81,7 +81,7 @@ enum status host_pins_add(uint64_t address, uint64_t size)
     uint64_t end = address + size;
 
     pthread_mutex_lock(&lock);
-    enum status status = lock_new(address, size, &pieces);
+    enum status status = lock_all(address, size, &pieces);
     if (status == STATUS_OK && !extent_tree_reserve(&pins, pieces)) {
         undo(address, end);
         status = fail(STATUS_NO_MEMORY, "pin: no memory to record the pins");

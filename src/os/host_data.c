@@ -199,6 +199,18 @@ void host_data_each(struct host_data *data, const void *address, uint64_t size, 
         search_area(data, i, &s, start, end);
 }
 
+void host_data_each_file(const struct host_data *data, const void *address, uint64_t size, host_file_visitor *visit, void *context)
+{
+    const uintptr_t start = (uintptr_t)address, end = start + size;
+
+    for (size_t i = area_from(data, start); i < data->count && data->areas[i].start < end; i++) {
+        const struct process_area *area = &data->areas[i];
+        const uintptr_t from = area->start > start ? area->start : start, to = area->end < end ? area->end : end;
+        if (area->is_shared && area->inode)
+            visit(context, &(struct host_file_piece){area->device, area->inode, area->offset + (from - area->start), to - from});
+    }
+}
+
 /* A shared area may reach beyond its file's end. */
 static bool has_file_behind(struct host_data *data, size_t index, uintptr_t end)
 {

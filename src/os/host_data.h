@@ -24,6 +24,17 @@ typedef void host_data_visitor(void *context, uintptr_t start, uintptr_t end);
  */
 void host_data_each(struct host_data *data, const void *address, uint64_t size, host_data_visitor *visit, void *context);
 
+/*
+ * Calls visit with the pieces of the range, ascending, that are a file's memory shared with whoever maps the file: a memfd, shared
+ * anonymous memory, a file. Memory that is mapped twice is the same piece of the same file.
+ */
+struct host_file_piece {
+    uint64_t device, inode;
+    uint64_t offset, size; /* bytes */
+};
+typedef void host_file_visitor(void *context, const struct host_file_piece *piece);
+void host_data_each_file(const struct host_data *data, const void *address, uint64_t size, host_file_visitor *visit, void *context);
+
 /* Can all of the range be stored to, as far as is known? False: perhaps not. */
 bool host_data_is_writable(struct host_data *data, const void *address, uint64_t size);
 

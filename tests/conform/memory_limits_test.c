@@ -252,6 +252,50 @@ static void pins_and_the_hosts_limit(void **state)
     assert_int_equal(WEXITSTATUS(status), 0);
 }
 
+/* KiB that this process has locked. */
+static unsigned long locked(void)
+{
+    char line[128];
+    unsigned long kib = 0;
+    FILE *status = fopen("/proc/self/status", "r");
+
+    assert_non_null(status);
+    while (fgets(line, sizeof(line), status) && sscanf(line, "VmLck: %lu", &kib) != 1)
+        continue;
+    fclose(status);
+    return kib;
+}
+
+/* What was pinned is released by its owner, and other memory is at the address: a new pin locks that, not what was there. */
+static void pinned_again(void **state)
+{
+    UINT8 *host = reserve(2 * PAGE);
+    struct guest g;
+
+    (void)state;
+    if (SANITIZED) {
+        print_message("SKIPPED: the sanitizer's mlock does nothing\n");
+        skip();
+    }
+    guest_begin(&g, NULL);
+    const unsigned long before = locked();
+    assert_ok(WHvMapGpaRange(g.partition, host, 0x10000000, 2 * PAGE, FLAGS(3)));
+    assert_ok(advise(&g, 0x10000000, 2 * PAGE, WHvAdviseGpaRangeCodePin, NULL));
+    assert_int_equal(locked(), before + 8);
+    assert_true(mmap(host, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == host);
+    assert_int_equal(locked(), before);
+    assert_ok(advise(&g, 0x10000000, PAGE, WHvAdviseGpaRangeCodePin, NULL));
+    assert_int_equal(locked(), before + 4);
+    assert_ok(advise(&g, 0x10000000, PAGE, WHvAdviseGpaRangeCodeUnpin, NULL));
+    assert_int_equal(locked(), before + 4); /* the first pin is left */
+    assert_int_equal(munmap(host, PAGE), 0);
+    assert_hr(advise(&g, 0x10000000, PAGE, WHvAdviseGpaRangeCodePin, NULL), E_ACCESSDENIED);
+    assert_ok(advise(&g, 0x10000000, 2 * PAGE, WHvAdviseGpaRangeCodeUnpin, NULL));
+    assert_hr(advise(&g, 0x10000000, 2 * PAGE, WHvAdviseGpaRangeCodeUnpin, NULL), E_INVALIDARG);
+    guest_end(&g);
+    munmap(host, 2 * PAGE);
+}
+
 static UINT64 resident(struct guest *g, UINT64 gpa)
 {
     OWHP_GPA_RANGE list[16];
@@ -298,6 +342,7 @@ int main(void)
         CASE("MAP-13", "F 2.7 PhysicalAddressWidth, as the guest meets it", address_width),
         CASE("ADVISE-2", "F 6, S Pin: RLIMIT_MEMLOCK", pins_and_the_hosts_limit),
         CASE("ADVISE-3", "F 6: populate", populate_tells_what_failed),
+        CASE("ADVISE-4", "F 6, S Pin", pinned_again),
     };
 
     return cmocka_run_group_tests_name("memory limits", tests, NULL, NULL);

@@ -67,6 +67,7 @@ static void map_arguments(void **state)
         {host, 4096, 0xfffffffffffff000},
         {host, 0, limit + 4096},
         {(void *)(uintptr_t)0xfffffffffffff000, 0, 8192},
+        {(void *)(uintptr_t)0xfffffffffffff000, 0, 4096},
     };
 
     (void)state;

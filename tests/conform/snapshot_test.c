@@ -255,13 +255,13 @@ static UINT64 draw(UINT64 below)
 
 struct model {
     OWHP_SNAPSHOT_HANDLE handle[MODEL_SNAPSHOTS];
-    UINT8 *copy[MODEL_SNAPSHOTS];
+    UINT8 *copy[MODEL_SNAPSHOTS], *memory;
     UINT64 real_pages; /* the others are aliases of these */
 };
 
 static void model_step(struct guest *g, struct model *m)
 {
-    UINT8 *memory = g->ram + 0x100000;
+    UINT8 *memory = m->memory;
     size_t n = draw(MODEL_SNAPSHOTS), size = m->real_pages * PAGE;
 
     switch (draw(12)) {
@@ -297,15 +297,35 @@ static void model_step(struct guest *g, struct model *m)
     }
 }
 
-static void model(bool aliased)
+enum aliases { NO_ALIASES, SAME_ADDRESS, SAME_FILE };
+
+/* The second half shows the first: at the same host address, or mapped there a second time. */
+static void make_aliases(struct guest *g, struct model *m, enum aliases how)
+{
+    const UINT64 half = MODEL_PAGES / 2 * PAGE;
+    UINT8 *again = m->memory;
+
+    if (how == SAME_FILE) {
+        int fd = memfd_create("model", 0);
+        assert_int_equal(ftruncate(fd, (off_t)half), 0);
+        m->memory = mmap(NULL, half, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        again = mmap(NULL, half, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        assert_true(m->memory != MAP_FAILED && again != MAP_FAILED);
+        close(fd);
+        assert_ok(WHvMapGpaRange(g->partition, m->memory, 0x100000, half, RWX | TRACK));
+    }
+    assert_ok(WHvMapGpaRange(g->partition, again, 0x100000 + half, half, RWX | TRACK));
+}
+
+static void model(enum aliases how)
 {
     struct guest g;
-    struct model m = {.real_pages = aliased ? MODEL_PAGES / 2 : MODEL_PAGES};
+    struct model m = {.real_pages = how ? MODEL_PAGES / 2 : MODEL_PAGES};
 
     guest_begin(&g, NULL);
-    if (aliased) /* the second half shows the first */
-        assert_ok(WHvMapGpaRange(g.partition, g.ram + 0x100000, 0x100000 + MODEL_PAGES / 2 * PAGE,
-                                 MODEL_PAGES / 2 * PAGE, RWX | TRACK));
+    m.memory = g.ram + 0x100000;
+    if (how)
+        make_aliases(&g, &m, how);
     for (int i = 0; i < MODEL_SNAPSHOTS; i++)
         m.copy[i] = host_pages(MODEL_PAGES);
     for (int i = 0; i < 3000; i++)
@@ -319,13 +339,40 @@ static void model(bool aliased)
 static void several(void **state)
 {
     (void)state;
-    model(false);
+    model(NO_ALIASES);
 }
 
 static void several_with_aliases(void **state)
 {
     (void)state;
-    model(true);
+    model(SAME_ADDRESS);
+    model(SAME_FILE);
+}
+
+/* Of pages that were mapped and unmapped again since, there is nothing to tell to other readers: nobody has touched them. */
+static void mapped_between(void **state)
+{
+    struct guest g;
+    UINT64 bits, count;
+
+    (void)state;
+    guest_begin(&g, NULL);
+    for (UINT32 flags = OwhpDirtyConsumerFlagAllPages; flags <= 3; flags += 2) { /* and KeepUnmapped */
+        UINT32 consumer;
+        assert_ok(OwhpCreateDirtyConsumer(g.partition, 0, 0, (OWHP_DIRTY_CONSUMER_FLAGS)flags, &consumer));
+        OWHP_SNAPSHOT_HANDLE s = take(&g);
+        assert_ok(WHvMapGpaRange(g.partition, host_pages(4), OTHER, 4 * PAGE, RWX));
+        assert_ok(WHvMapGpaRange(g.partition, g.ram, 0, PAGE, RWX | TRACK)); /* the same again: written back */
+        assert_ok(WHvUnmapGpaRange(g.partition, OTHER, 4 * PAGE));
+        assert_int_equal(put_back(&g, s), 1);
+        assert_ok(OwhpQueryDirtyBitmap(g.partition, consumer, OwhpQueryDirtyFlagNone, OTHER, 64 * PAGE, &bits, 8, &count));
+        assert_int_equal(count, 0);
+        assert_ok(OwhpQueryDirtyBitmap(g.partition, consumer, OwhpQueryDirtyFlagNone, 0, 64 * PAGE, &bits, 8, &count));
+        assert_int_equal(bits, 1);
+        assert_ok(OwhpDestroySnapshot(s));
+        assert_ok(OwhpDeleteDirtyConsumer(g.partition, consumer));
+    }
+    guest_end(&g);
 }
 
 /* ---- what it takes ---- */
@@ -535,6 +582,7 @@ int main(void)
         CASE("SNP.13", "H", not_set_up),
         CASE("SNP.14", "H", other_processors),
         CASE("SNP.15", "H", outlives_its_partition),
+        CASE("SNP.16", "H", mapped_between),
     };
     return cmocka_run_group_tests_name("snapshots", tests, NULL, NULL);
 }
