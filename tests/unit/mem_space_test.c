@@ -90,7 +90,8 @@ static void test_map_legal(void **state)
         assert_int_equal(gpa_space_range_count(space), 1);
     }
     assert_ok(map(space, 0, LIMIT, HOST, RWX));                                      /* all of it */
-    assert_ok(map(space, LIMIT - 0x1000, 0x1000, (void *)(UINTPTR_MAX - 0xfff), R)); /* both ends */
+    assert_ok(map(space, LIMIT - 0x1000, 0x1000, (void *)(UINTPTR_MAX - 0x1fff), R)); /* both ends */
+    assert_status(map(space, LIMIT - 0x1000, 0x1000, (void *)(UINTPTR_MAX - 0xfff), R), STATUS_INVALID_ARGUMENT); /* 2^64 is none */
 }
 
 static void test_unmap_arguments(void **state)
