@@ -20,7 +20,7 @@
  */
 #include "mem/gpa_consumer.h"
 
-#include "mem/gpa_space_state.h"
+#include "mem/gpa_snapshot_state.h"
 #include "util/last_error.h"
 
 #include <stdlib.h>
@@ -168,6 +168,21 @@ void gpa_consumers_replaced(struct gpa_space *space, struct gpa_range range)
     }
 }
 
+bool gpa_consumers_expect_mapped(struct gpa_space *space)
+{
+    for (struct gpa_consumer *c = space->consumers->next; c; c = c->next)
+        if (c->snapshot && !gpa_snapshot_index(c->snapshot))
+            return false;
+    return true;
+}
+
+void gpa_consumers_mapped(struct gpa_space *space, const struct extent *pieces, size_t count)
+{
+    for (struct gpa_consumer *c = space->consumers->next; c; c = c->next)
+        for (size_t i = 0; c->snapshot && i < count; i++)
+            gpa_snapshot_mark_memory(c->snapshot, &pieces[i], c->pending);
+}
+
 /* ---- life ---- */
 
 bool gpa_consumers_init(struct gpa_space *space)
@@ -203,7 +218,7 @@ static struct gpa_consumer *new_consumer(struct gpa_space *space, struct gpa_ran
 
     if (!c)
         return NULL;
-    *c = (struct gpa_consumer){NULL, 0, flags, range, gpa_dirty_create(pages_of(space->limit))};
+    *c = (struct gpa_consumer){NULL, 0, flags, range, gpa_dirty_create(pages_of(space->limit)), NULL};
     if (c->pending && cover_for(space, c))
         return c;
     free_consumer(c);

@@ -7,7 +7,7 @@
  *
  * The content is in a page_store a range. A second snapshot of unchanged mappings takes the pages in which it differs from
  * the first, which are the dirty pages of the first, and refers to it for the others. Through aliases a page can change
- * without being dirty; then it is copied whole.
+ * without being dirty (docs/snapshot.md); then it is copied whole.
  */
 #include "mem/gpa_snapshot.h"
 
@@ -148,29 +148,15 @@ static void keep_changed(struct gpa_snapshot *s, const struct gpa_snapshot *like
 
 /* ---- create ---- */
 
-static int by_target(const void *a, const void *b)
-{
-    const struct extent *x = a, *y = b;
-
-    if (x->owner != y->owner)
-        return x->owner < y->owner ? -1 : 1;
-    return x->target < y->target ? -1 : x->target > y->target;
-}
-
 /* Is one host address at two guest addresses? Without memory to tell, perhaps. */
-static bool has_equal_targets(const struct gpa_snapshot *s)
+static bool has_equal_targets(struct gpa_snapshot *s)
 {
-    struct extent *sorted = malloc((s->count + 1) * sizeof(*sorted));
-    bool found = !sorted;
-
-    for (size_t i = 0; sorted && i < s->count; i++)
-        sorted[i] = gpa_snapshot_extent(&s->ranges[i]);
-    if (sorted)
-        qsort(sorted, s->count, sizeof(*sorted), by_target);
-    for (size_t i = 1; !found && i < s->count; i++)
-        found = sorted[i].owner == sorted[i - 1].owner && sorted[i].target < sorted[i - 1].target + sorted[i - 1].size;
-    free(sorted);
-    return found;
+    if (!gpa_snapshot_index(s))
+        return true;
+    for (size_t i = 1; i < s->count; i++)
+        if (s->targets[i].owner == s->targets[i - 1].owner && s->targets[i].start < s->targets[i - 1].end)
+            return true;
+    return false;
 }
 
 /* The pieces of files that a snapshot's ranges are. */
@@ -232,7 +218,7 @@ static bool has_equal_files(const struct gpa_snapshot *s)
     return found;
 }
 
-/* Is one page of memory at two guest addresses? Looked up once for snapshots of the same mappings. */
+/* Is one page of memory at two guest addresses? `like` has the same mappings: looked up once for all of them. */
 static bool has_aliases(struct gpa_snapshot *s, struct gpa_snapshot *like)
 {
     if (!like->is_unaliased)
@@ -287,6 +273,7 @@ static bool fill(struct gpa_snapshot *s, struct gpa_snapshot *like)
     if (!make_stores(s))
         return false;
     s->map_changes = s->space->map_changes;
+    gpa_consumer_find(s->space, s->consumer)->snapshot = s;
     gpa_space_hold(s->space);
     if (s->parent)
         keep_changed(s, like);
@@ -400,6 +387,7 @@ enum status gpa_snapshot_adopt(struct gpa_space *space, struct gpa_snapshot_rang
     pthread_mutex_lock(&space->change);
     hold_sources(s, true);
     s->map_changes = space->map_changes - 1; /* look, at the first restore */
+    gpa_consumer_find(space, s->consumer)->snapshot = s;
     mark_what_is_not_current(s);
     pthread_mutex_unlock(&space->change);
     *out = s;
@@ -431,6 +419,7 @@ void gpa_snapshot_destroy(struct gpa_snapshot *s)
     while (s && atomic_fetch_sub(&s->references, 1) == 1) {
         struct gpa_snapshot *parent = s->parent;
         free(s->ranges);
+        free(s->targets);
         page_room_free(&s->room);
         free(s);
         s = parent;

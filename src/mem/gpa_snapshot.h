@@ -21,6 +21,13 @@ struct gpa_snapshot_range {
     struct page_store store;
 };
 
+/* The memory of a range: where it is, and whether ranges before it in the order of their targets reach farther. */
+struct gpa_snapshot_target {
+    uint32_t owner;
+    size_t range;
+    uint64_t start, end, farthest; /* the last: the greatest end of it and all before it of the same owner */
+};
+
 struct gpa_snapshot {
     struct gpa_space *space; /* NULL: detached */
     uint32_t consumer;       /* whose dirty pages differ from the snapshot */
@@ -31,6 +38,7 @@ struct gpa_snapshot {
     bool is_unaliased; /* no page of memory is at two guest addresses; false: not known */
     size_t count;
     struct gpa_snapshot_range *ranges; /* ascending */
+    struct gpa_snapshot_target *targets; /* the same by owner and target; NULL: not needed yet */
     struct page_room room; /* of their stores */
 };
 

@@ -246,7 +246,7 @@ enum status gpa_space_check_mapping(const struct gpa_space *space, const struct 
 static bool reserve(struct gpa_space *space, struct gpa_range range, const struct extent *pieces, size_t count)
 {
     return extent_tree_reserve(&space->mappings, count + 1) && gpa_pins_reserve_drop(space) &&
-           (!count || gpa_consumers_cover(space, range, pieces[0].attributes));
+           (!count || (gpa_consumers_cover(space, range, pieces[0].attributes) && gpa_consumers_expect_mapped(space)));
 }
 
 static void set_pieces(struct gpa_space *space, struct gpa_range range, const struct extent *pieces, size_t count)
@@ -290,6 +290,7 @@ enum status gpa_space_replace(struct gpa_space *space, struct gpa_range range, c
     tell_replaced(space, range);
     set_pieces(space, range, pieces, count);
     gpa_consumers_forget(space, range, GPA_CONSUMER_KEEP);
+    gpa_consumers_mapped(space, pieces, count);
     space->map_changes++;
     gpa_space_release(space, &change);
     gpa_pins_drop(space, range.gpa, range.size);

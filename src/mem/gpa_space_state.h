@@ -25,6 +25,7 @@ struct gpa_consumer {
     uint32_t id, flags;
     struct gpa_range range;
     struct gpa_dirty *pending; /* dirty for this one, and no longer marked in space->dirty */
+    struct gpa_snapshot *snapshot; /* GPA_CONSUMER_REPLACED: whose it is, once there is one. Under `change` */
 };
 
 /* gpa_doorbell.c. Written like the mappings; in the order of their addresses. */
@@ -144,6 +145,11 @@ void gpa_consumers_forget(struct gpa_space *space, struct gpa_range range, uint3
 
 /* The pages of the range were mapped, replaced or unmapped. Processors are held. */
 void gpa_consumers_replaced(struct gpa_space *space, struct gpa_range range);
+
+/* Pieces are to be mapped: get the memory to tell whose snapshots have their memory elsewhere. Under `change`. */
+must_check bool gpa_consumers_expect_mapped(struct gpa_space *space);
+/* They are mapped. Processors are held. */
+void gpa_consumers_mapped(struct gpa_space *space, const struct extent *pieces, size_t count);
 
 /* All pages of the range that the consumer is told of are dirty, for all consumers. Under `change`. */
 void gpa_consumer_mark_all(struct gpa_space *space, const struct gpa_consumer *consumer, struct gpa_range range);

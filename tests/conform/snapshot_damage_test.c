@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, OTHER = 0x10000000, OTHER_SIZE = 80 * PAGE, STATE_STEP = 13, STATE_SIZE = 14328 /* sizeof(struct vcpu_state) */ };
+enum { PAGE = 4096, OTHER = 0x10000000, OTHER_SIZE = 80 * PAGE, STATE_STEP = 13, STATE_SIZE = 14368 /* sizeof(struct vcpu_state) */ };
 #define E_CORRUPT HRESULT_FROM_WIN32(ERROR_FILE_CORRUPT)
 
 static char path[64];

@@ -564,6 +564,34 @@ static void outlives_its_partition(void **state)
     assert_ok(OwhpDestroySnapshot(b));
 }
 
+/* A page of the snapshot is mapped at another address for a while, where the snapshot has nothing, and stored to there. */
+static void stored_elsewhere(void **state)
+{
+    struct guest g;
+    UINT64 pages;
+
+    (void)state;
+    guest_begin(&g, NULL);
+    g.ram[0x5000] = 1;
+    OWHP_SNAPSHOT_HANDLE s = take(&g);
+    for (UINT64 n = 1; n <= 4; n++) {
+        assert_ok(WHvMapGpaRange(g.partition, g.ram + 0x5000 - PAGE * (n - 1), OTHER, n * PAGE, RWX));
+        store(&g, OTHER + (n - 1) * PAGE, 2);
+        assert_int_equal(g.ram[0x5000], 2);
+        if (n & 1) {
+            assert_ok(WHvUnmapGpaRange(g.partition, OTHER, n * PAGE));
+            assert_int_equal(put_back(&g, s), n);
+        } else {
+            assert_ok(OwhpRestoreSnapshot(g.partition, s, OwhpRestoreFlagMappings, &pages));
+            assert_int_equal(pages, n);
+        }
+        assert_int_equal(g.ram[0x5000], 1);
+        assert_int_equal(put_back(&g, s), 0);
+    }
+    assert_ok(OwhpDestroySnapshot(s));
+    guest_end(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -583,6 +611,7 @@ int main(void)
         CASE("SNP.14", "H", other_processors),
         CASE("SNP.15", "H", outlives_its_partition),
         CASE("SNP.16", "H", mapped_between),
+        CASE("SNP.17", "H", stored_elsewhere),
     };
     return cmocka_run_group_tests_name("snapshots", tests, NULL, NULL);
 }

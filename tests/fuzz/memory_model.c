@@ -1,76 +1,33 @@
-#include "memory_model.h"
+#include "memory_model_state.h"
 
 #include <stdarg.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <WinHvPlatform.h>
-#include <openwhp.h>
-
-enum {
-    PAGE = 4096,
-    GUEST = 72,      /* pages in the window; more than a word of dirty bits */
-    PRIVATE = 48,    /* host pages: private memory */
-    SHARED = 24,     /* and a memfd */
-    HOST = PRIVATE + SHARED,
-    CONSUMERS = 4,   /* [0] is that of WHvQueryGpaRangeDirtyBitmap */
-    MOST_BYTES = 3 * PAGE,
-};
-enum { R = 1, W = 2, X = 4, T = 8 };
-enum { NO_PAGE = -1 };
-
-#define GPA_FLAGS(value) ((WHV_MAP_GPA_RANGE_FLAGS)(value))
-#define NOT_FOUND        HRESULT_FROM_WIN32(ERROR_NOT_FOUND)
-#define NOT_SUPPORTED    HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED)
-
-struct guest_page {
-    int host; /* or NO_PAGE */
-    unsigned flags, pins;
-};
-
-struct consumer {
-    UINT32 id, flags;
-    bool exists, dirty[GUEST];
-    unsigned first, end;
-};
-
-static struct {
-    WHV_PARTITION_HANDLE partition;
-    UINT64 base;
-    struct guest_page page[GUEST];
-    struct consumer consumer[CONSUMERS];
-    UINT8 *private, *shared;
-    UINT8 content[HOST][PAGE];
-    int protection[HOST];
-    const uint8_t *program;
-    size_t size, at;
-    unsigned calls;
-    bool trace;
-} m;
+struct model model;
 
 /* ---- the program ---- */
 
-static unsigned byte(void)
+unsigned model_byte(void)
 {
-    return m.at < m.size ? m.program[m.at++] : 0;
+    return model.at < model.size ? model.program[model.at++] : 0;
 }
 
-static unsigned below(unsigned limit)
+unsigned model_below(unsigned limit)
 {
-    unsigned value = byte();
-    return (limit > 256 ? value << 8 | byte() : value) % limit;
+    unsigned value = model_byte();
+    return (limit > 256 ? value << 8 | model_byte() : value) % limit;
 }
 
-static void note(const char *format, ...)
+void model_note(const char *format, ...)
 {
     va_list args;
 
-    m.calls++;
-    if (!m.trace)
+    model.calls++;
+    if (!model.trace)
         return;
     va_start(args, format);
     vfprintf(stderr, format, args);
@@ -78,29 +35,31 @@ static void note(const char *format, ...)
     fputc('\n', stderr);
 }
 
-static void wrong(const char *what, unsigned long long got, unsigned long long expected)
+void model_wrong(const char *what, unsigned long long got, unsigned long long expected)
 {
-    fprintf(stderr, "call %u, %s: %#llx, the model says %#llx (%s)\n", m.calls, what, got, expected, OwhpGetLastErrorText());
+    fprintf(stderr, "call %u, %s: %#llx, the model says %#llx (%s)\n", model.calls, what, got, expected, OwhpGetLastErrorText());
     abort();
 }
 
-static void expect(const char *what, HRESULT got, HRESULT expected)
+void model_expect(const char *what, HRESULT got, HRESULT expected)
 {
     if (got != expected)
-        wrong(what, (UINT32)got, (UINT32)expected);
+        model_wrong(what, (UINT32)got, (UINT32)expected);
 }
 
-static void same(const char *what, UINT64 got, UINT64 expected)
+void model_same(const char *what, UINT64 got, UINT64 expected)
 {
     if (got != expected)
-        wrong(what, got, expected);
+        model_wrong(what, got, expected);
 }
 
 /* ---- the model ---- */
 
-static UINT8 *host_at(int page)
+UINT8 *model_host_at(int page)
 {
-    return page < PRIVATE ? m.private + (size_t)page * PAGE : m.shared + (size_t)(page - PRIVATE) * PAGE;
+    if (page >= HOST)
+        return model_far_at(page - HOST);
+    return page < PRIVATE ? model.private + (size_t)page * PAGE : model.shared + (size_t)(page - PRIVATE) * PAGE;
 }
 
 /* A range of the window; now and then one that reaches out of it. */
@@ -112,12 +71,12 @@ struct range {
 
 static struct range some_range(void)
 {
-    struct range r = {.first = below(GUEST)};
-    unsigned odd = byte();
+    struct range r = {.first = model_below(GUEST)};
+    unsigned odd = model_byte();
 
-    r.count = 1 + below(odd & 1 ? 4 : GUEST);
+    r.count = 1 + model_below(odd & 1 ? 4 : GUEST);
     r.count = r.count > GUEST - r.first ? GUEST - r.first : r.count;
-    r.gpa = m.base + (UINT64)r.first * PAGE;
+    r.gpa = model.base + (UINT64)r.first * PAGE;
     r.size = (UINT64)r.count * PAGE;
     r.misaligned = odd >= 250;
     if (odd == 250)
@@ -136,7 +95,7 @@ static struct range some_range(void)
 static bool all_have(const struct range *r, unsigned flags)
 {
     for (unsigned i = r->first; i < r->first + r->count; i++)
-        if (m.page[i].host == NO_PAGE || (m.page[i].flags & flags) != flags)
+        if (model.page[i].host == NO_PAGE || (model.page[i].flags & flags) != flags)
             return false;
     return true;
 }
@@ -144,43 +103,52 @@ static bool all_have(const struct range *r, unsigned flags)
 static bool seen_by(const struct consumer *c, unsigned page)
 {
     return c->exists && page >= c->first && page < c->end &&
-           (m.page[page].flags & T || c->flags & OwhpDirtyConsumerFlagAllPages) && m.page[page].host != NO_PAGE;
+           (model.page[page].flags & T || c->flags & OwhpDirtyConsumerFlagAllPages) && model.page[page].host != NO_PAGE;
 }
 
-static void mark(unsigned page)
+void model_mark(unsigned page)
 {
+    model_snapshots_stored(page);
     for (unsigned c = 0; c < CONSUMERS; c++)
-        if (seen_by(&m.consumer[c], page))
-            m.consumer[c].dirty[page] = true;
+        if (seen_by(&model.consumer[c], page))
+            model.consumer[c].dirty[page] = true;
 }
 
-static void forget(unsigned page, unsigned keepers)
+void model_forget(unsigned page, unsigned keepers)
 {
     for (unsigned c = 0; c < CONSUMERS; c++)
-        if (!(m.consumer[c].flags & keepers))
-            m.consumer[c].dirty[page] = false;
+        if (!(model.consumer[c].flags & keepers))
+            model.consumer[c].dirty[page] = false;
 }
 
 /* ---- map, unmap, protect ---- */
 
+static HRESULT map_somehow(const struct range *r, int host, unsigned flags, bool second)
+{
+    const HANDLE process = host >= HOST ? model_far_handle() : (HANDLE)(intptr_t)-1;
+
+    return second || host >= HOST
+               ? WHvMapGpaRange2(model.partition, process, model_host_at(host), r->gpa, r->size, GPA_FLAGS(flags))
+               : WHvMapGpaRange(model.partition, model_host_at(host), r->gpa, r->size, GPA_FLAGS(flags));
+}
+
 static void do_map(void)
 {
     struct range r = some_range();
-    unsigned host = below(HOST), flags = below(20), rights = flags & 7, space = host < PRIVATE ? PRIVATE - host : HOST - host;
+    unsigned host = model_below(ALL), flags = model_below(20), rights = flags & 7;
+    unsigned space = host < PRIVATE ? PRIVATE - host : host < HOST ? HOST - host : ALL - host;
     bool good =
         !r.misaligned && flags < 16 && (rights == 0 || rights == R || rights == (R | W) || rights == (R | X) || rights == 7);
-    bool second = byte() & 1;
+    bool second = model_byte() & 1;
 
     if (r.count > space && !r.misaligned)
         r.size = (UINT64)(r.count = space) * PAGE;
-    note("map %u+%u at %u flags %u", r.first, r.count, host, flags);
-    expect("map",
-           second ? WHvMapGpaRange2(m.partition, (HANDLE)(intptr_t)-1, host_at((int)host), r.gpa, r.size, GPA_FLAGS(flags))
-                  : WHvMapGpaRange(m.partition, host_at((int)host), r.gpa, r.size, GPA_FLAGS(flags)),
-           good ? S_OK : E_INVALIDARG);
+    model_note("map %u+%u at %u flags %u", r.first, r.count, host, flags);
+    model_expect("map", map_somehow(&r, (int)host, flags, second), good ? S_OK : E_INVALIDARG);
     for (unsigned i = 0; good && i < r.count; i++) {
-        m.page[r.first + i] = (struct guest_page){(int)(host + i), flags, 0};
-        forget(r.first + i, OwhpDirtyConsumerFlagKeepUnmapped);
+        model.page[r.first + i] = (struct guest_page){(int)(host + i), flags, 0};
+        model_forget(r.first + i, OwhpDirtyConsumerFlagKeepUnmapped);
+        model_snapshots_mapped(r.first + i);
     }
 }
 
@@ -188,23 +156,24 @@ static void do_unmap(void)
 {
     struct range r = some_range();
 
-    note("unmap %u+%u", r.first, r.count);
-    expect("unmap", WHvUnmapGpaRange(m.partition, r.gpa, r.size), r.misaligned ? E_INVALIDARG : S_OK);
+    model_note("unmap %u+%u", r.first, r.count);
+    model_expect("unmap", WHvUnmapGpaRange(model.partition, r.gpa, r.size), r.misaligned ? E_INVALIDARG : S_OK);
     for (unsigned i = r.first; !r.misaligned && i < r.first + r.count; i++) {
-        m.page[i] = (struct guest_page){NO_PAGE, 0, 0};
-        forget(i, OwhpDirtyConsumerFlagKeepUnmapped);
+        model.page[i] = (struct guest_page){NO_PAGE, 0, 0};
+        model_forget(i, OwhpDirtyConsumerFlagKeepUnmapped);
+        model_snapshots_mapped(i);
     }
 }
 
 static void do_protect(void)
 {
     static const int kinds[] = {PROT_READ | PROT_WRITE, PROT_READ | PROT_WRITE, PROT_READ, PROT_NONE};
-    int page = (int)below(HOST), protection = kinds[below(4)];
+    int page = (int)model_below(HOST), protection = kinds[model_below(4)];
 
-    note("protect %d %d", page, protection);
-    m.protection[page] = protection;
-    if (mprotect(host_at(page), PAGE, protection) != 0)
-        wrong("mprotect", 1, 0);
+    model_note("protect %d %d", page, protection);
+    model.protection[page] = protection;
+    if (mprotect(model_host_at(page), PAGE, protection) != 0)
+        model_wrong("mprotect", 1, 0);
 }
 
 /* ---- read, write ---- */
@@ -212,8 +181,8 @@ static void do_protect(void)
 static HRESULT access_result(UINT64 start, unsigned size, bool write)
 {
     for (unsigned i = (unsigned)(start / PAGE); i <= (start + size - 1) / PAGE; i++) {
-        if (i >= GUEST || m.page[i].host == NO_PAGE || !(m.page[i].flags & (write ? W : R)) ||
-            !(m.protection[m.page[i].host] & (write ? PROT_WRITE : PROT_READ)))
+        if (i >= GUEST || model.page[i].host == NO_PAGE || !(model.page[i].flags & (write ? W : R)) ||
+            !(model.protection[model.page[i].host] & (write ? PROT_WRITE : PROT_READ)))
             return E_ACCESSDENIED;
     }
     return S_OK;
@@ -223,28 +192,28 @@ static void do_access(bool write)
 {
     static UINT8 data[MOST_BYTES], expected[MOST_BYTES];
     const WHV_ACCESS_GPA_CONTROLS controls = {.AsUINT64 = WHvCacheTypeWriteBack};
-    unsigned start = below(GUEST) * PAGE + below(PAGE), size = byte() & 1 ? below(20) : below(MOST_BYTES), value = byte();
+    unsigned start = model_below(GUEST) * PAGE + model_below(PAGE), size = model_byte() & 1 ? model_below(20) : model_below(MOST_BYTES), value = model_byte();
     HRESULT result = size ? access_result(start, size, write) : E_INVALIDARG;
 
-    note("%s %#x+%u", write ? "write" : "read", start, size);
+    model_note("%s %#x+%u", write ? "write" : "read", start, size);
     memset(data, (int)value, sizeof(data));
     memset(expected, (int)value, sizeof(expected));
     for (unsigned i = 0; result == S_OK && i < size; i++) {
-        UINT8 *byte_of = &m.content[m.page[(start + i) / PAGE].host][(start + i) % PAGE];
+        UINT8 *byte_of = &model.content[model.page[(start + i) / PAGE].host][(start + i) % PAGE];
         if (write)
             *byte_of = (UINT8)value;
         else
             expected[i] = *byte_of;
     }
     if (write) {
-        expect("write", WHvWriteGpaRange(m.partition, 0, m.base + start, controls, data, size), result);
+        model_expect("write", WHvWriteGpaRange(model.partition, 0, model.base + start, controls, data, size), result);
         for (unsigned page = start / PAGE; result == S_OK && page <= (start + size - 1) / PAGE; page++)
-            mark(page);
+            model_mark(page);
         return;
     }
-    expect("read", WHvReadGpaRange(m.partition, 0, m.base + start, controls, data, size), result);
+    model_expect("read", WHvReadGpaRange(model.partition, 0, model.base + start, controls, data, size), result);
     if (memcmp(data, expected, sizeof(data)) != 0)
-        wrong("the bytes read differ", 1, 0);
+        model_wrong("the bytes read differ", 1, 0);
 }
 
 /* ---- dirty pages ---- */
@@ -261,7 +230,7 @@ static HRESULT query_result(const struct consumer *c, const struct range *r)
 static void compare_dirty(const struct consumer *c, const struct range *r, const bool told[GUEST])
 {
     for (unsigned i = 0; i < r->count; i++)
-        same("dirty", told[i], c->dirty[r->first + i]);
+        model_same("dirty", told[i], c->dirty[r->first + i]);
 }
 
 static void query_bitmap(struct consumer *c, const struct range *r, bool peek, HRESULT result)
@@ -269,11 +238,11 @@ static void query_bitmap(struct consumer *c, const struct range *r, bool peek, H
     UINT64 bitmap[2] = {0}, count = 0, sum = 0;
     bool told[GUEST];
     HRESULT got = c->id == 0 && !peek
-                      ? WHvQueryGpaRangeDirtyBitmap(m.partition, r->gpa, r->size, bitmap, sizeof(bitmap))
-                      : OwhpQueryDirtyBitmap(m.partition, c->id, (OWHP_QUERY_DIRTY_FLAGS)peek, r->gpa, r->size, bitmap,
+                      ? WHvQueryGpaRangeDirtyBitmap(model.partition, r->gpa, r->size, bitmap, sizeof(bitmap))
+                      : OwhpQueryDirtyBitmap(model.partition, c->id, (OWHP_QUERY_DIRTY_FLAGS)peek, r->gpa, r->size, bitmap,
                                              sizeof(bitmap), &count);
 
-    expect("dirty bitmap", got, result);
+    model_expect("dirty bitmap", got, result);
     for (unsigned i = 0; result == S_OK && i < r->count; i++) {
         told[i] = bitmap[i / 64] >> (i % 64) & 1;
         sum += told[i];
@@ -281,7 +250,7 @@ static void query_bitmap(struct consumer *c, const struct range *r, bool peek, H
     if (result != S_OK)
         return;
     if (c->id != 0 || peek)
-        same("dirty count", count, sum);
+        model_same("dirty count", count, sum);
     compare_dirty(c, r, told);
 }
 
@@ -289,20 +258,20 @@ static void query_list(struct consumer *c, const struct range *r, bool peek, HRE
 {
     WHV_MEMORY_RANGE_ENTRY entries[GUEST];
     bool told[GUEST] = {false};
-    UINT32 capacity = peek ? GUEST : 1 + below(6), count = 0;
+    UINT32 capacity = peek ? GUEST : 1 + model_below(6), count = 0;
     HRESULT got;
 
     do {
-        got = OwhpQueryDirtyRanges(m.partition, c->id, (OWHP_QUERY_DIRTY_FLAGS)peek, r->gpa, r->size, entries, capacity, &count);
+        got = OwhpQueryDirtyRanges(model.partition, c->id, (OWHP_QUERY_DIRTY_FLAGS)peek, r->gpa, r->size, entries, capacity, &count);
         if (got != S_FALSE)
-            expect("dirty ranges", got, result);
+            model_expect("dirty ranges", got, result);
         if (FAILED(got))
             return;
         for (UINT32 i = 0; i < count; i++)
             for (UINT64 at = 0; at < entries[i].SizeInBytes; at += PAGE) {
                 UINT64 page = (entries[i].GuestAddress + at - r->gpa) / PAGE;
                 if (page >= r->count || told[page])
-                    wrong("a range told twice or outside", page, r->count);
+                    model_wrong("a range told twice or outside", page, r->count);
                 told[page] = true;
             }
     } while (got == S_FALSE);
@@ -312,12 +281,12 @@ static void query_list(struct consumer *c, const struct range *r, bool peek, HRE
 static void do_query(void)
 {
     struct range r = some_range();
-    struct consumer *c = &m.consumer[below(CONSUMERS)];
-    unsigned how = byte();
+    struct consumer *c = &model.consumer[model_below(CONSUMERS)];
+    unsigned how = model_byte();
     bool peek = how & 1;
     HRESULT result = r.misaligned ? E_INVALIDARG : query_result(c, &r);
 
-    note("query %u+%u of %u how %u", r.first, r.count, c->id, how & 3);
+    model_note("query %u+%u of %u how %u", r.first, r.count, c->id, how & 3);
     if ((!c->exists && !r.misaligned) || (r.gpa == 0 && r.size == 0))
         return;
     (how & 2 ? query_list : query_bitmap)(c, &r, peek, result);
@@ -328,22 +297,22 @@ static void do_query(void)
 static void do_consumer(void)
 {
     static const UINT32 kinds[] = {0, OwhpDirtyConsumerFlagAllPages, 3, OwhpDirtyConsumerFlagKeepUnmapped};
-    struct consumer *c = &m.consumer[1 + below(CONSUMERS - 1)];
+    struct consumer *c = &model.consumer[1 + model_below(CONSUMERS - 1)];
     struct range r = some_range();
-    UINT32 flags = kinds[below(4)];
+    UINT32 flags = kinds[model_below(4)];
 
     if (r.gpa == 0 && r.size == 0)
         return; /* stands for all addresses */
-    note("consumer %s %u+%u flags %u", c->exists ? "delete" : "create", r.first, r.count, flags);
+    model_note("consumer %s %u+%u flags %u", c->exists ? "delete" : "create", r.first, r.count, flags);
     if (c->exists) {
-        expect("delete consumer", OwhpDeleteDirtyConsumer(m.partition, c->id), S_OK);
-        expect("delete consumer again", OwhpDeleteDirtyConsumer(m.partition, c->id), NOT_FOUND);
+        model_expect("delete consumer", OwhpDeleteDirtyConsumer(model.partition, c->id), S_OK);
+        model_expect("delete consumer again", OwhpDeleteDirtyConsumer(model.partition, c->id), NOT_FOUND);
         *c = (struct consumer){0};
         return;
     }
     HRESULT result = r.misaligned || flags == OwhpDirtyConsumerFlagKeepUnmapped ? E_INVALIDARG : S_OK;
     UINT32 id = 0;
-    expect("create consumer", OwhpCreateDirtyConsumer(m.partition, r.gpa, r.size, (OWHP_DIRTY_CONSUMER_FLAGS)flags, &id), result);
+    model_expect("create consumer", OwhpCreateDirtyConsumer(model.partition, r.gpa, r.size, (OWHP_DIRTY_CONSUMER_FLAGS)flags, &id), result);
     if (result == S_OK)
         *c = (struct consumer){.id = id, .flags = flags, .exists = true, .first = r.first, .end = r.first + r.count};
 }
@@ -351,33 +320,33 @@ static void do_consumer(void)
 static void do_tracking(void)
 {
     struct range r = some_range();
-    bool on = byte() & 1;
+    bool on = model_byte() & 1;
     HRESULT result = r.misaligned ? E_INVALIDARG : all_have(&r, 0) ? S_OK : WHV_E_GPA_RANGE_NOT_FOUND;
 
-    note("tracking %u+%u %d", r.first, r.count, on);
-    expect("tracking", OwhpSetDirtyTracking(m.partition, r.gpa, r.size, on), result);
+    model_note("tracking %u+%u %d", r.first, r.count, on);
+    model_expect("tracking", OwhpSetDirtyTracking(model.partition, r.gpa, r.size, on), result);
     for (unsigned i = r.first; result == S_OK && i < r.first + r.count; i++) {
-        if (!(m.page[i].flags & T) == !on)
+        if (!(model.page[i].flags & T) == !on)
             continue;
-        m.page[i].flags ^= T;
-        forget(i, OwhpDirtyConsumerFlagAllPages);
+        model.page[i].flags ^= T;
+        model_forget(i, OwhpDirtyConsumerFlagAllPages);
     }
 }
 
 static void do_mark(void)
 {
     struct range r = some_range();
-    bool all = false, odd = r.gpa != m.base + (UINT64)r.first * PAGE || r.size != (UINT64)r.count * PAGE;
+    bool all = model_has_snapshot(), odd = r.gpa != model.base + (UINT64)r.first * PAGE || r.size != (UINT64)r.count * PAGE;
 
     for (unsigned c = 0; c < CONSUMERS; c++)
-        all = all || (m.consumer[c].exists && m.consumer[c].flags & OwhpDirtyConsumerFlagAllPages);
+        all = all || (model.consumer[c].exists && model.consumer[c].flags & OwhpDirtyConsumerFlagAllPages);
     if (odd)
         return; /* (alignment is free here; the other oddities have cases of their own) */
     HRESULT result = all_have(&r, all ? 0 : T) ? S_OK : WHV_E_GPA_RANGE_NOT_FOUND;
-    note("mark %u+%u", r.first, r.count);
-    expect("mark", OwhpMarkDirty(m.partition, r.gpa + 1, r.size - 1), result);
+    model_note("mark %u+%u", r.first, r.count);
+    model_expect("mark", OwhpMarkDirty(model.partition, r.gpa + 1, r.size - 1), result);
     for (unsigned i = r.first; result == S_OK && i < r.first + r.count; i++)
-        mark(i);
+        model_mark(i);
 }
 
 /* ---- advice ---- */
@@ -386,79 +355,89 @@ static HRESULT advise(const struct range *r, UINT32 code, const WHV_ADVISE_GPA_R
 {
     const WHV_MEMORY_RANGE_ENTRY entry = {r->gpa, r->size};
 
-    return WHvAdviseGpaRange(m.partition, &entry, 1, (WHV_ADVISE_GPA_RANGE_CODE)code, populate, populate ? sizeof(*populate) : 0);
+    return WHvAdviseGpaRange(model.partition, &entry, 1, (WHV_ADVISE_GPA_RANGE_CODE)code, populate, populate ? sizeof(*populate) : 0);
+}
+
+static bool has_copied(const struct range *r)
+{
+    for (unsigned i = r->first; i < r->first + r->count; i++)
+        if (model.page[i].host != NO_PAGE && model_source_of(model.page[i].host) == OwhpGpaSourceCopiedProcess)
+            return true;
+    return false;
 }
 
 /* The host may refuse to lock (its limit, memory that is not there): then nothing has changed. */
 static void do_pin(void)
 {
     struct range r = some_range();
-    bool pin = byte() & 1, pinned = true;
+    bool pin = model_byte() & 1, pinned = true, copied = has_copied(&r);
 
-    note("%s %u+%u", pin ? "pin" : "unpin", r.first, r.count);
+    model_note("%s %u+%u", pin ? "pin" : "unpin", r.first, r.count);
     for (unsigned i = r.first; i < r.first + r.count; i++)
-        pinned = pinned && m.page[i].pins;
+        pinned = pinned && model.page[i].pins;
     HRESULT got = advise(&r, pin ? WHvAdviseGpaRangeCodePin : WHvAdviseGpaRangeCodeUnpin, NULL);
     if (r.misaligned)
-        expect("pin, bad range", got, E_INVALIDARG);
+        model_expect("pin, bad range", got, E_INVALIDARG);
     else if (!pin)
-        expect("unpin", got, pinned ? S_OK : E_INVALIDARG);
+        model_expect("unpin", got, pinned ? S_OK : E_INVALIDARG);
     else if (!all_have(&r, 0))
-        expect("pin", got, WHV_E_GPA_RANGE_NOT_FOUND);
+        model_expect("pin", got, WHV_E_GPA_RANGE_NOT_FOUND);
     else if (got != E_OUTOFMEMORY && got != E_ACCESSDENIED)
-        expect("pin", got, S_OK);
+        model_expect("pin", got, copied ? NOT_SUPPORTED : S_OK);
     for (unsigned i = r.first; got == S_OK && i < r.first + r.count; i++)
-        m.page[i].pins += pin ? 1 : (unsigned)-1;
+        model.page[i].pins += pin ? 1 : (unsigned)-1;
 }
 
 static void do_populate(void)
 {
     struct range r = some_range();
-    UINT32 type = below(4), flags = below(5);
+    UINT32 type = model_below(4), flags = model_below(5);
     WHV_ADVISE_GPA_RANGE_POPULATE populate = {.AccessType = (WHV_MEMORY_ACCESS_TYPE)type};
     bool host = true;
 
     if (r.misaligned)
         return; /* (alignment is free here) */
     populate.Flags.AsUINT32 = flags;
-    note("populate %u+%u type %u flags %u", r.first, r.count, type, flags);
+    model_note("populate %u+%u type %u flags %u", r.first, r.count, type, flags);
     for (unsigned i = r.first; i < r.first + r.count; i++)
-        host = host && (m.page[i].host == NO_PAGE || m.protection[m.page[i].host] == (PROT_READ | PROT_WRITE));
+        host = host && (model.page[i].host == NO_PAGE || model.protection[model.page[i].host] == (PROT_READ | PROT_WRITE));
     HRESULT got = advise(&r, WHvAdviseGpaRangeCodePopulate, &populate);
     if (type > 2 || flags > 3)
-        expect("populate, bad advice", got, E_INVALIDARG);
+        model_expect("populate, bad advice", got, E_INVALIDARG);
     else if (!all_have(&r, 0))
-        expect("populate", got, WHV_E_GPA_RANGE_NOT_FOUND);
+        model_expect("populate", got, WHV_E_GPA_RANGE_NOT_FOUND);
     else if (!all_have(&r, 1u << type))
-        expect("populate", got, E_ACCESSDENIED);
+        model_expect("populate", got, E_ACCESSDENIED);
     else if (host || flags & 1 || got != E_ACCESSDENIED)
-        expect("populate", got, S_OK);
+        model_expect("populate", got, S_OK);
 }
 
 static void do_discard(void)
 {
     struct range r = some_range();
     HRESULT result = r.misaligned ? E_INVALIDARG : all_have(&r, 0) ? S_OK : WHV_E_GPA_RANGE_NOT_FOUND;
-    bool locked[HOST] = {false}, pinned = false;
+    bool locked[ALL] = {false}, pinned = false;
 
     for (unsigned i = 0; i < GUEST; i++)
-        if (m.page[i].pins)
-            locked[m.page[i].host] = true;
+        if (model.page[i].pins)
+            locked[model.page[i].host] = true;
     for (unsigned i = r.first; result == S_OK && i < r.first + r.count; i++) {
-        if (locked[m.page[i].host] && !m.page[i].pins)
+        if (locked[model.page[i].host] && !model.page[i].pins)
             return; /* pinned through another guest page: the kernel refuses somewhere in the middle */
-        pinned = pinned || m.page[i].pins;
+        pinned = pinned || model.page[i].pins;
     }
     for (unsigned i = r.first; result == S_OK && i < r.first + r.count; i++)
-        if (m.page[i].host >= PRIVATE && !(m.protection[m.page[i].host] & PROT_WRITE))
+        if (model.page[i].host >= PRIVATE && !(model.protection[model.page[i].host] & PROT_WRITE))
             result = NOT_SUPPORTED;
+    if (result == S_OK && has_copied(&r))
+        result = NOT_SUPPORTED;
     if (result == S_OK && pinned)
         result = E_ACCESSDENIED;
-    note("discard %u+%u", r.first, r.count);
-    expect("discard", OwhpDiscardGpaRange(m.partition, r.gpa, r.size), result);
+    model_note("discard %u+%u", r.first, r.count);
+    model_expect("discard", OwhpDiscardGpaRange(model.partition, r.gpa, r.size), result);
     for (unsigned i = r.first; result == S_OK && i < r.first + r.count; i++) {
-        memset(m.content[m.page[i].host], 0, PAGE);
-        mark(i);
+        memset(model.content[model.page[i].host], 0, PAGE);
+        model_mark(i);
     }
 }
 
@@ -466,9 +445,10 @@ static void do_discard(void)
 
 static bool continues(unsigned i)
 {
-    const struct guest_page *a = &m.page[i - 1], *b = &m.page[i];
+    const struct guest_page *a = &model.page[i - 1], *b = &model.page[i];
 
-    return a->host != NO_PAGE && b->host != NO_PAGE && a->flags == b->flags && host_at(a->host) + PAGE == host_at(b->host);
+    return a->host != NO_PAGE && b->host != NO_PAGE && a->flags == b->flags && model_source_of(a->host) == model_source_of(b->host) &&
+           model_host_at(a->host) + PAGE == model_host_at(b->host);
 }
 
 static void do_enumerate(void)
@@ -478,34 +458,36 @@ static void do_enumerate(void)
     UINT32 count = 0, at = 0;
     UINT64 mapped = 0;
 
-    note("enumerate");
-    expect("enumerate", OwhpEnumerateGpaRanges(m.partition, ranges, GUEST, &count), S_OK);
+    model_note("enumerate");
+    model_expect("enumerate", OwhpEnumerateGpaRanges(model.partition, ranges, GUEST, &count), S_OK);
     for (unsigned i = 0, end; i < GUEST; i = end) {
         UINT64 dirty = 0, pinned = 0;
         end = i + 1;
-        if (m.page[i].host == NO_PAGE)
+        if (model.page[i].host == NO_PAGE)
             continue;
         while (end < GUEST && continues(end))
             end++;
         for (unsigned page = i; page < end; page++) {
-            dirty += m.page[i].flags & T && m.consumer[0].dirty[page];
-            pinned += m.page[page].pins != 0;
+            dirty += model.page[i].flags & T && model.consumer[0].dirty[page];
+            pinned += model.page[page].pins != 0;
         }
         if (at == count)
-            wrong("ranges", count, at + 1);
-        same("range address", ranges[at].GuestAddress, m.base + (UINT64)i * PAGE);
-        same("range size", ranges[at].SizeInBytes, (UINT64)(end - i) * PAGE);
-        same("range flags", (UINT64)ranges[at].Flags, m.page[i].flags);
-        same("range source", ranges[at].SourceAddress, (uintptr_t)host_at(m.page[i].host));
-        same("range dirty", ranges[at].DirtyPageCount, dirty);
-        same("range pinned", ranges[at].PinnedPageCount, pinned);
+            model_wrong("ranges", count, at + 1);
+        model_same("range address", ranges[at].GuestAddress, model.base + (UINT64)i * PAGE);
+        model_same("range size", ranges[at].SizeInBytes, (UINT64)(end - i) * PAGE);
+        model_same("range flags", (UINT64)ranges[at].Flags, model.page[i].flags);
+        model_same("range source", ranges[at].SourceAddress, (uintptr_t)model_host_at(model.page[i].host));
+        model_same("range's kind of source", ranges[at].Source, model_source_of(model.page[i].host));
+        model_same("range's process", ranges[at].ProcessId, model.page[i].host < HOST ? 0 : model_far_process());
+        model_same("range dirty", ranges[at].DirtyPageCount, dirty);
+        model_same("range pinned", ranges[at].PinnedPageCount, pinned);
         mapped += end - i;
         at++;
     }
-    same("ranges", count, at);
-    expect("counters",
-           WHvGetPartitionCounters(m.partition, WHvPartitionCounterSetMemory, &counters, sizeof(counters), NULL), S_OK);
-    same("mapped pages", counters.Mapped4KPageCount, mapped);
+    model_same("ranges", count, at);
+    model_expect("counters",
+           WHvGetPartitionCounters(model.partition, WHvPartitionCounterSetMemory, &counters, sizeof(counters), NULL), S_OK);
+    model_same("mapped pages", counters.Mapped4KPageCount, mapped);
 }
 
 /* ---- a run ---- */
@@ -517,40 +499,47 @@ static void begin(void)
     int fd = memfd_create("model", MFD_CLOEXEC);
 
     if (fd < 0 || ftruncate(fd, SHARED * PAGE) != 0)
-        wrong("memfd", 1, 0);
+        model_wrong("memfd", 1, 0);
     /* A page between, so that the two never continue each other. */
-    m.private = mmap(NULL, (PRIVATE + 1 + SHARED) * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    m.shared = m.private + (PRIVATE + 1) * PAGE;
-    mprotect(m.private, PRIVATE * PAGE, PROT_READ | PROT_WRITE);
-    mmap(m.shared, SHARED * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+    model.private = mmap(NULL, (PRIVATE + 1 + SHARED) * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    model.shared = model.private + (PRIVATE + 1) * PAGE;
+    mprotect(model.private, PRIVATE * PAGE, PROT_READ | PROT_WRITE);
+    mmap(model.shared, SHARED * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
     close(fd);
-    expect("create", WHvCreatePartition(&m.partition), S_OK);
-    expect("set", WHvSetPartitionProperty(m.partition, WHvPartitionPropertyCodeProcessorCount, &processors, 4), S_OK);
-    expect("set", WHvSetPartitionProperty(m.partition, OwhpPartitionPropertyCodeEngine, &engine, 4), S_OK);
-    expect("set up", WHvSetupPartition(m.partition), S_OK);
-    expect("processor", WHvCreateVirtualProcessor(m.partition, 0, 0), S_OK);
-    expect("width", WHvGetCapability(WHvCapabilityCodePhysicalAddressWidth, &width, sizeof(width), NULL), S_OK);
+    model_expect("create", WHvCreatePartition(&model.partition), S_OK);
+    model_expect("set", WHvSetPartitionProperty(model.partition, WHvPartitionPropertyCodeProcessorCount, &processors, 4), S_OK);
+    model_expect("set", WHvSetPartitionProperty(model.partition, OwhpPartitionPropertyCodeEngine, &engine, 4), S_OK);
+    model_expect("set up", WHvSetupPartition(model.partition), S_OK);
+    model_expect("processor", WHvCreateVirtualProcessor(model.partition, 0, 0), S_OK);
+    model_expect("width", WHvGetCapability(WHvCapabilityCodePhysicalAddressWidth, &width, sizeof(width), NULL), S_OK);
     /* At 0; around a border of the record's windows; at the end. */
     const UINT64 bases[] = {0, ((UINT64)1 << 42) - GUEST / 2 * PAGE, ((UINT64)1 << width.PhysicalAddressWidth) - GUEST * PAGE};
-    m.base = bases[byte() % (width.PhysicalAddressWidth > 42 ? 3 : 1)];
+    model.base = bases[model_byte() % (width.PhysicalAddressWidth > 42 ? 3 : 1)];
     for (unsigned i = 0; i < GUEST; i++)
-        m.page[i].host = NO_PAGE;
-    for (unsigned i = 0; i < HOST; i++)
-        m.protection[i] = PROT_READ | PROT_WRITE;
-    m.consumer[0] = (struct consumer){.exists = true, .end = GUEST};
+        model.page[i].host = NO_PAGE;
+    for (unsigned i = 0; i < ALL; i++)
+        model.protection[i] = PROT_READ | PROT_WRITE;
+    model.consumer[0] = (struct consumer){.exists = true, .end = GUEST};
 }
 
 /* Nothing else has changed, and nothing was written that should not. */
 static void finish(void)
 {
     do_enumerate();
-    expect("delete", WHvDeletePartition(m.partition), S_OK);
+    model_snapshots_end();
+    model_expect("delete", WHvDeletePartition(model.partition), S_OK);
     for (int i = 0; i < HOST; i++) {
-        mprotect(host_at(i), PAGE, PROT_READ);
-        if (memcmp(host_at(i), m.content[i], PAGE) != 0)
-            wrong("host page differs", (unsigned)i, 0);
+        mprotect(model_host_at(i), PAGE, PROT_READ);
+        if (memcmp(model_host_at(i), model.content[i], PAGE) != 0)
+            model_wrong("host page differs", (unsigned)i, 0);
     }
-    munmap(m.private, (PRIVATE + 1 + SHARED) * PAGE);
+    munmap(model.private, (PRIVATE + 1 + SHARED) * PAGE);
+    static UINT8 there[FAR * PAGE];
+    model_far_read(there);
+    for (unsigned i = 0; i < FAR; i++)
+        if (memcmp(there + (size_t)i * PAGE, model.content[HOST + i], PAGE) != 0)
+            model_wrong("page of the other process differs", i, 0);
+    model_far_end();
 }
 
 static void do_read(void)
@@ -568,16 +557,18 @@ unsigned memory_model_run(const uint8_t *program, size_t size)
     static void (*const steps[])(void) = {
         do_map,   do_map,   do_map,     do_map,     do_unmap, do_protect,  do_write, do_write,    do_write,
         do_write, do_write, do_read,    do_read,    do_query, do_query,    do_query, do_consumer, do_tracking,
-        do_mark,  do_pin,   do_populate, do_discard, do_enumerate,
+        do_mark,  do_pin,   do_populate, do_discard, do_enumerate, model_snapshot_step, model_snapshot_step,
     };
 
-    memset(&m, 0, sizeof(m));
-    m.program = program;
-    m.size = size;
-    m.trace = getenv("OWHP_MODEL_TRACE") != NULL;
+    memset(&model, 0, sizeof(model));
+    model.program = program;
+    model.size = size;
+    model.trace = getenv("OWHP_MODEL_TRACE") != NULL;
     begin();
-    while (m.at < m.size)
-        steps[byte() % (sizeof(steps) / sizeof(steps[0]))]();
+    model_snapshots_begin();
+    model_far_begin();
+    while (model.at < model.size)
+        steps[model_byte() % (sizeof(steps) / sizeof(steps[0]))]();
     finish();
-    return m.calls;
+    return model.calls;
 }

@@ -1,5 +1,5 @@
 /*
- * The whole memory API against an array of pages. A string of bytes is a program: which calls are made, with which
+ * The whole memory API against an array of pages: own memory and another process's, snapshots too. A string of bytes is a program: which calls are made, with which
  * arguments, good and bad. Each answer is compared with the model's. A difference ends the program (abort), with the calls
  * that led there on standard error if OWHP_MODEL_TRACE is set.
  */
