@@ -130,8 +130,7 @@ static bool find_spot(const struct extent_tree *tree, uint64_t start, uint64_t s
         return false;
     for (unsigned level = tree->height; level > 0; level--) {
         node = node->child[child_slot(node, start)];
-        if (level == 1)
-            prefetch(node, sizeof(*node));
+        prefetch(node, sizeof(*node));
     }
     unsigned slot = count_upto(node->start, node->count, start);
     if (tree->height && (slot == 0 || slot == node->count))
@@ -306,7 +305,7 @@ bool extent_tree_find(const struct extent_tree *tree, uint64_t key, struct exten
     struct extent_node *node = tree->root, *leaf;
     for (unsigned level = tree->height; level > 0; level--) {
         node = node->child[child_slot(node, key)];
-        prefetch(node, level == 1 ? offsetof(struct extent_node, payload) : 0);
+        prefetch(node, level == 1 ? offsetof(struct extent_node, payload) : offsetof(struct extent_node, child));
     }
     unsigned slot = count_upto(node->start, node->count, key);
     if (slot > 0 && key - node->start[slot - 1] < node->payload[slot - 1].size) {

@@ -11,11 +11,10 @@
 #include "mem/gpa_dirty_list.h"
 
 #include "mem/gpa_space_state.h"
+#include "mem/word_bits.h"
 #include "os/guarded.h"
 
 #include <string.h>
-
-#define TOP_BIT ((uint64_t)1 << 63)
 
 void gpa_lister_begin(struct gpa_lister *l, struct gpa_dirty_list *list)
 {
@@ -24,6 +23,7 @@ void gpa_lister_begin(struct gpa_lister *l, struct gpa_dirty_list *list)
     l->list = list;
     l->batched = l->rest_count = 0;
     l->bad_array = false;
+    l->way = bits_way();
 }
 
 /* Write all batched runs but the last `keep`. */
@@ -46,7 +46,7 @@ static bool flush(struct gpa_lister *l, size_t keep)
 
 static always_inline gpa_t lowest_page(gpa_t gpa, uint64_t pages)
 {
-    return gpa + ((uint64_t)(unsigned)__builtin_ctzll(pages | TOP_BIT) << PAGE_SHIFT);
+    return gpa + ((uint64_t)lowest_bit(pages) << PAGE_SHIFT);
 }
 
 /* The lowest run of dirty pages, given the first and the last bit of each, and what is left of these; of nothing, anything. */
@@ -67,19 +67,52 @@ static always_inline struct gpa_range take_page(gpa_t gpa, uint64_t *pages)
     return page;
 }
 
-/* Processors that every x86-64 host has know no instruction for it. */
-static always_inline size_t count_bits(uint64_t word)
+/* Four entries: where the lowest four of `starts` are in the word, and how many pages more than one they have. */
+BITS_VECTOR_TARGET static inline void put_four(struct gpa_range *to, __m512i starts, __m512i more, bool have_more, uint64_t first)
 {
-    word -= word >> 1 & 0x5555555555555555;
-    word = (word & 0x3333333333333333) + (word >> 2 & 0x3333333333333333);
-    return ((word + (word >> 4)) & 0x0f0f0f0f0f0f0f0f) * 0x0101010101010101 >> 56;
+    const __m512i one_page = _mm512_setr_epi64(0, 1, 0, 1, 0, 1, 0, 1);
+    const __m512i numbers = _mm512_maskz_permutexvar_epi8(0x0001000100010001, _mm512_setr_epi64(0, 0, 1, 0, 2, 0, 3, 0), starts);
+    __m512i pages = _mm512_mask_add_epi64(one_page, 0x55, numbers, _mm512_set1_epi64((long long)first));
+
+    if (have_more)
+        pages = _mm512_add_epi64(
+            pages, _mm512_maskz_permutexvar_epi8(0x0100010001000100, _mm512_setr_epi64(0, 0, 0, 1, 0, 2, 0, 3), more));
+    _mm512_storeu_si512(to, _mm512_slli_epi64(pages, PAGE_SHIFT));
+}
+
+BITS_VECTOR_TARGET static inline void put_pages_vector(struct gpa_range *to, unsigned count, uint64_t first, uint64_t pages)
+{
+    __m512i starts = bits_as_bytes(pages);
+
+    put_four(to, starts, starts, false, first);
+    for (unsigned at = 4; unlikely(at < count); at += 4) {
+        starts = _mm512_alignr_epi32(starts, starts, 1);
+        put_four(to + at, starts, starts, false, first);
+    }
+}
+
+BITS_VECTOR_TARGET static inline void put_runs_vector(struct gpa_range *to, unsigned count, uint64_t first, uint64_t starts_bits,
+                                                      uint64_t ends)
+{
+    __m512i starts = bits_as_bytes(starts_bits), more = _mm512_sub_epi8(bits_as_bytes(ends), starts);
+
+    put_four(to, starts, more, true, first);
+    for (unsigned at = 4; at < count; at += 4) {
+        starts = _mm512_alignr_epi32(starts, starts, 1);
+        more = _mm512_alignr_epi32(more, more, 1);
+        put_four(to + at, starts, more, true, first);
+    }
 }
 
 /* Pages that have no neighbours: four are written at a time, and as many count as there were. */
-static always_inline struct gpa_range *put_pages(struct gpa_range *to, gpa_t gpa, uint64_t pages)
+static always_inline struct gpa_range *put_pages(struct gpa_range *to, gpa_t gpa, uint64_t pages, const enum bits_way way)
 {
-    struct gpa_range *const end = to + count_bits(pages);
+    struct gpa_range *const end = to + count_bits(pages, way);
 
+    if (way == BITS_VECTOR) {
+        put_pages_vector(to, (unsigned)(end - to), gpa >> PAGE_SHIFT, pages);
+        return end;
+    }
     for (;; to += 4) {
         to[0] = take_page(gpa, &pages);
         to[1] = take_page(gpa, &pages);
@@ -90,14 +123,20 @@ static always_inline struct gpa_range *put_pages(struct gpa_range *to, gpa_t gpa
     }
 }
 
-static always_inline struct gpa_range *put_runs(struct gpa_range *to, gpa_t gpa, uint64_t starts, uint64_t ends)
+static always_inline struct gpa_range *put_runs(struct gpa_range *to, gpa_t gpa, uint64_t starts, uint64_t ends,
+                                                const enum bits_way way)
 {
-    do {
+    if (way == BITS_VECTOR) {
+        const unsigned count = count_bits(starts, way);
+        put_runs_vector(to, count, gpa >> PAGE_SHIFT, starts, ends);
+        return to + count;
+    }
+    while (starts) {
         *to++ = take_run(gpa, &starts, &ends);
         const unsigned second = starts != 0;
         *to = take_run(gpa, &starts, &ends);
         to += second;
-    } while (starts);
+    }
     return to;
 }
 
@@ -124,7 +163,8 @@ static size_t room_in_array(const struct gpa_lister *l)
 }
 
 /* Words, as long as there is room for whatever is in the next one; returns how many. */
-static size_t add_words(struct gpa_lister *l, const struct gpa_dirty_bits *words, size_t count)
+static always_inline size_t add_words(struct gpa_lister *l, const struct gpa_dirty_bits *words, size_t count,
+                                      const enum bits_way way)
 {
     const size_t room = room_in_array(l), surely = room < GPA_LISTER_WORD ? 0 : room - GPA_LISTER_WORD + 1;
     struct gpa_range *to = l->batch + l->batched, *const end = l->batch + (surely < GPA_LISTER_BATCH ? surely : GPA_LISTER_BATCH);
@@ -134,13 +174,31 @@ static size_t add_words(struct gpa_lister *l, const struct gpa_dirty_bits *words
         const struct runs runs = runs_of(l, to, &words[i]);
 
         if (likely(runs.starts == runs.ends))
-            to = put_pages(to, runs.gpa, runs.starts);
+            to = put_pages(to, runs.gpa, runs.starts, way);
         else
-            to = put_runs(to, runs.gpa, runs.starts, runs.ends);
+            to = put_runs(to, runs.gpa, runs.starts, runs.ends, way);
     }
     l->batched = (size_t)(to - l->batch);
     return i;
 }
+
+static size_t add_words_plain(struct gpa_lister *l, const struct gpa_dirty_bits *words, size_t count)
+{
+    return add_words(l, words, count, BITS_PLAIN);
+}
+
+BITS_COUNTS_TARGET static size_t add_words_counts(struct gpa_lister *l, const struct gpa_dirty_bits *words, size_t count)
+{
+    return add_words(l, words, count, BITS_COUNTS);
+}
+
+BITS_VECTOR_TARGET static size_t add_words_vector(struct gpa_lister *l, const struct gpa_dirty_bits *words, size_t count)
+{
+    return add_words(l, words, count, BITS_VECTOR);
+}
+
+static size_t (*const add_words_by[BITS_WAYS])(struct gpa_lister *, const struct gpa_dirty_bits *,
+                                               size_t) = {add_words_plain, add_words_counts, add_words_vector};
 
 /* A word whose runs may not all find room: what does not is the rest's first word. */
 static bool add_some(struct gpa_lister *l, const struct gpa_dirty_bits *word)
@@ -166,7 +224,7 @@ bool gpa_lister_sink(void *lister, const struct gpa_dirty_bits *words, size_t co
     struct gpa_lister *l = lister;
     size_t done = 0;
 
-    while ((done += add_words(l, words + done, count - done)) < count) {
+    while ((done += add_words_by[l->way](l, words + done, count - done)) < count) {
         if (l->batched > 1 && !flush(l, 1))
             return leave(l, words + done, count - done);
         if (room_in_array(l) > GPA_LISTER_WORD)

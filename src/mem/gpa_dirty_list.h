@@ -6,6 +6,7 @@
 
 #include "mem/gpa_consumer.h"
 #include "mem/gpa_dirty.h"
+#include "mem/word_bits.h"
 
 enum {
     GPA_LISTER_BATCH = 256,
@@ -16,6 +17,7 @@ struct gpa_lister {
     struct gpa_dirty_list *list;
     size_t batched; /* the last of them may still grow */
     bool bad_array; /* it cannot be written */
+    enum bits_way way;
     size_t rest_count;
     struct gpa_dirty_bits rest[GPA_DIRTY_TOLD_AT_ONCE]; /* pages that the sink was told and had no place for */
     struct gpa_range batch[GPA_LISTER_BATCH + GPA_LISTER_WORD];

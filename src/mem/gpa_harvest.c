@@ -10,6 +10,7 @@
 
 #include "mem/gpa_dirty_list.h"
 #include "mem/gpa_space_state.h"
+#include "mem/word_bits.h"
 #include "os/guarded.h"
 #include "util/last_error.h"
 
@@ -24,20 +25,28 @@ struct collector {
 };
 
 /* It could be written a moment ago; but it is the caller's, and he may have other threads. */
-static always_inline bool put_bits(uint64_t *word, uint64_t bits)
+static bool put_bits(uint64_t *word, uint64_t bits)
 {
     uint64_t before;
 
     return likely(guarded_load64(word, &before) && guarded_store64(word, before | bits));
 }
 
-static always_inline bool collect_word(const struct collector *collector, uint64_t page, uint64_t bits)
+/* Of a bitmap whose words are not those of the record. */
+static bool collect_shifted(const struct collector *collector, uint64_t page, uint64_t bits)
 {
     if (page < collector->first) /* the range begins inside this word */
         return put_bits(collector->bitmap, bits >> (collector->first - page));
     uint64_t *word = collector->bitmap + (page - collector->first) / 64;
     unsigned shift = (page - collector->first) % 64;
-    return put_bits(word, bits << shift) && (!shift || !(bits >> (64 - shift)) || put_bits(word + 1, bits >> (64 - shift)));
+    return put_bits(word, bits << shift) && (!(bits >> (64 - shift)) || put_bits(word + 1, bits >> (64 - shift)));
+}
+
+static always_inline bool collect_word(const struct collector *collector, uint64_t page, uint64_t bits)
+{
+    if (unlikely(collector->first % 64))
+        return collect_shifted(collector, page, bits);
+    return likely(guarded_store64(collector->bitmap + (page - collector->first) / 64, bits));
 }
 
 static bool collect(void *ctx, const struct gpa_dirty_bits *words, size_t count)
@@ -45,7 +54,7 @@ static bool collect(void *ctx, const struct gpa_dirty_bits *words, size_t count)
     struct collector *collector = ctx;
 
     for (size_t i = 0; i < count; i++) {
-        collector->count += (uint64_t)__builtin_popcountll(words[i].bits);
+        collector->count += count_bits(words[i].bits, BITS_PLAIN);
         if (collector->bitmap && unlikely(!collect_word(collector, words[i].first, words[i].bits))) {
             collector->bad_bitmap = true;
             return false;
@@ -173,7 +182,6 @@ static void take(struct gpa_space *space, struct gpa_consumer *consumer, struct 
     harvest_end(&h);
 }
 
-/* In a read section. */
 static void peek(struct gpa_space *space, struct gpa_consumer *consumer, struct gpa_range range, gpa_dirty_sink *sink, void *ctx)
 {
     gpa_dirty_visit_peek(&(struct gpa_dirty_visit){space->dirty, consumer->pending, pages_of(range.gpa), pages_of(range.size),
@@ -207,25 +215,17 @@ static void take_list(struct gpa_space *space, struct gpa_consumer *consumer, st
 
 /* ---- calls ---- */
 
-/* Between these the space does not change: a peek lets processors and other readers go on. */
+/* Between these nobody changes the space or takes dirty pages. A peek lets processors and readers go on. */
 static void query_begin(struct gpa_space *space, const struct gpa_dirty_query *query)
 {
-    if (query->flags & GPA_QUERY_PEEK) {
-        pthread_mutex_lock(&space->change);
+    pthread_mutex_lock(&space->change);
+    if (query->flags & GPA_QUERY_PEEK)
         gpa_space_bring_in_marks(space);
-        pthread_mutex_unlock(&space->change);
-        gpa_space_read_begin(space);
-    } else {
-        pthread_mutex_lock(&space->change);
-    }
 }
 
-static void query_end(struct gpa_space *space, const struct gpa_dirty_query *query)
+static void query_end(struct gpa_space *space)
 {
-    if (query->flags & GPA_QUERY_PEEK)
-        gpa_space_read_end(space);
-    else
-        pthread_mutex_unlock(&space->change);
+    pthread_mutex_unlock(&space->change);
 }
 
 enum status gpa_consumer_bitmap(struct gpa_space *space, const struct gpa_dirty_query *query, uint64_t *bitmap,
@@ -251,7 +251,7 @@ enum status gpa_consumer_bitmap(struct gpa_space *space, const struct gpa_dirty_
             gpa_consumer_mark_all(space, consumer, range); /* what was cleared is in a bitmap that nobody can read */
         status = bad_bitmap(range, bitmap);
     }
-    query_end(space, query);
+    query_end(space);
     if (status == STATUS_OK && count)
         *count = collector.count;
     return status;
@@ -277,7 +277,7 @@ enum status gpa_consumer_list(struct gpa_space *space, const struct gpa_dirty_qu
     } else if (status == STATUS_OK) {
         take_list(space, consumer, range, &lister);
     }
-    query_end(space, query);
+    query_end(space);
     if (lister.bad_array)
         return fail(STATUS_BAD_POINTER, RANGE_FORMAT "the array at %p cannot be written", range.gpa, range.size,
                     (void *)list->array);

@@ -1,6 +1,7 @@
 /* Lists of dirty ranges: patterns of runs and gaps, and capacities, against an array of pages; and arrays that cannot be written,
  * or only in part: no page is lost. */
 #include "mem_test.h"
+#include "mem_way.h"
 
 #include "mem/gpa_consumer.h"
 
@@ -176,12 +177,12 @@ static void test_forgetful_array(void **state)
     gpa_space_destroy(space);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_patterns),
         cmocka_unit_test(test_bad_array),
         cmocka_unit_test(test_forgetful_array),
     };
-    return run_group(tests, array_size(tests));
+    return use_way(argc, argv) ? run_group(tests, array_size(tests)) : SKIPPED;
 }

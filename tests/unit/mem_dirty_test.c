@@ -1,5 +1,6 @@
 /* gpa_dirty.h against an array of bits, and with marks racing takes. */
 #include "mem_test.h"
+#include "mem_way.h"
 
 #include <pthread.h>
 
@@ -11,6 +12,9 @@ static uint64_t model_base;
 struct seen {
     uint64_t first, count, last;
     bool bad;
+    bool takes;         /* what is reported is clean from then on */
+    uint64_t most;      /* words that are wanted; 0: all */
+    uint64_t words;
 };
 
 /* Every reported page must be in the range, ascending, and dirty in the model. */
@@ -22,6 +26,8 @@ static void check_word(struct seen *seen, uint64_t first, uint64_t bits)
         uint64_t page = first + (uint64_t)__builtin_ctzll(bits) - model_base;
         seen->bad |= page >= MODEL || !model[page];
         seen->count++;
+        if (seen->takes && page < MODEL)
+            model[page] = 0;
     }
 }
 
@@ -31,6 +37,14 @@ static bool check_sink(void *ctx, const struct gpa_dirty_bits *words, size_t cou
     seen->bad |= count == 0;
     for (size_t i = 0; i < count; i++)
         check_word(seen, words[i].first, words[i].bits);
+    seen->words += count;
+    return !seen->most || seen->words < seen->most;
+}
+
+static bool count_tee(void *ctx, const struct gpa_dirty_bits *words, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        *(uint64_t *)ctx += (uint64_t)__builtin_popcountll(words[i].bits);
     return true;
 }
 
@@ -40,6 +54,21 @@ static uint64_t model_count(uint64_t first, uint64_t n)
     for (uint64_t i = first; i < first + n; i++)
         count += model[i];
     return count;
+}
+
+/* With all marks at rest, as a harvest does it; perhaps the sink has enough before the end. */
+static void take_alone(struct gpa_dirty *dirty, uint64_t first, uint64_t n, uint64_t most)
+{
+    struct seen seen = {.takes = true, .most = most};
+    const uint64_t before = model_count(first, n);
+    uint64_t teed = 0;
+
+    gpa_dirty_visit_take(&(struct gpa_dirty_visit){.record = dirty, .page = model_base + first, .count = n, .sink = check_sink,
+                                                   .ctx = &seen, .tee = count_tee, .tee_ctx = &teed, .exclusive = true});
+    assert_false(seen.bad);
+    assert_int_equal(teed, seen.count);
+    assert_int_equal(model_count(first, n), before - seen.count);
+    assert_true(most || seen.count == before);
 }
 
 static void random_run(uint64_t base, uint64_t seed)
@@ -55,7 +84,7 @@ static void random_run(uint64_t base, uint64_t seed)
         uint64_t first = random_below(&random, MODEL);
         uint64_t n = 1 + random_below(&random, random_below(&random, 4) ? 200 : MODEL);
         n = n < MODEL - first ? n : MODEL - first;
-        uint64_t what = random_below(&random, 10);
+        uint64_t what = random_below(&random, 12);
         struct seen seen = {0};
         if (what < 6) {
             gpa_dirty_mark(dirty, base + first);
@@ -66,10 +95,12 @@ static void random_run(uint64_t base, uint64_t seed)
         } else if (what == 7) {
             gpa_dirty_peek(dirty, base + first, n, check_sink, &seen);
             assert_int_equal(seen.count, model_count(first, n));
-        } else {
+        } else if (what < 10) {
             gpa_dirty_take(dirty, base + first, n, what == 8 ? check_sink : NULL, &seen);
             assert_true(what == 9 || seen.count == model_count(first, n));
             memset(model + first, 0, n);
+        } else {
+            take_alone(dirty, first, n, what == 10 ? 0 : 1 + random_below(&random, 200));
         }
         assert_false(seen.bad);
         first = random_below(&random, MODEL - 10);
@@ -300,12 +331,12 @@ static void test_bitmap_goes_away(void **state)
     free_pages(bitmap, 1);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random),     cmocka_unit_test(test_uncovered_is_clean),
         cmocka_unit_test(test_race),       cmocka_unit_test(test_query_rules),
         cmocka_unit_test(test_host_marks), cmocka_unit_test(test_bitmap_goes_away),
     };
-    return run_group(tests, array_size(tests));
+    return use_way(argc, argv) ? run_group(tests, array_size(tests)) : SKIPPED;
 }

@@ -509,12 +509,60 @@ static void test_processors_do_not_wait_for_readers(void **state)
     free_pages(other, 1);
 }
 
+/* ---- a peek beside a query ---- */
+
+enum { PEEKED = 1 << 16 };
+
+struct peeked {
+    struct gpa_space *space;
+    struct gpa_dirty_query query;
+    uint64_t bitmap[PEEKED / 64];
+};
+
+static void *take_all(void *ctx)
+{
+    struct peeked *p = ctx;
+
+    assert_ok(gpa_consumer_bitmap(p->space, &p->query, p->bitmap, sizeof(p->bitmap), NULL));
+    return NULL;
+}
+
+/* Pages that another consumer has handed on, so that nobody is held when they are taken: a peek sees all of them, or none. */
+static void test_peeks_are_whole(void **state)
+{
+    (void)state;
+    static struct peeked p;
+    struct gpa_dirty_query peek = {.flags = GPA_QUERY_PEEK, .range = {0, PAGES(PEEKED)}};
+    static uint64_t bitmap[PEEKED / 64];
+    uint64_t count;
+    pthread_t thread;
+
+    p.space = gpa_space_create(40);
+    p.query.range = peek.range;
+    assert_ok(map(p.space, 0, PAGES(PEEKED), (void *)0x100000, RW | T));
+    assert_ok(gpa_consumer_create(p.space, peek.range, 0, &p.query.consumer));
+    peek.consumer = p.query.consumer;
+    for (unsigned round = 0; round < 100; round++) {
+        assert_ok(gpa_space_mark_dirty(p.space, 0, PAGES(PEEKED)));
+        assert_ok(gpa_space_query_dirty(p.space, 0, PAGES(PEEKED), NULL, 0));
+        assert_int_equal(pthread_create(&thread, NULL, take_all, &p), 0);
+        do {
+            assert_ok(gpa_consumer_bitmap(p.space, &peek, bitmap, sizeof(bitmap), &count));
+            assert_true(count == 0 || count == PEEKED);
+        } while (count);
+        pthread_join(thread, NULL);
+    }
+    gpa_space_destroy(p.space);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_store_is_missed),  cmocka_unit_test(test_the_test_can_fail),
-        cmocka_unit_test(test_consumers),           cmocka_unit_test(test_nothing_is_invented), cmocka_unit_test(test_replace_is_atomic),
+        cmocka_unit_test(test_consumers),           cmocka_unit_test(test_nothing_is_invented),
+        cmocka_unit_test(test_replace_is_atomic),
         cmocka_unit_test(test_everything_at_once),  cmocka_unit_test(test_processors_do_not_wait_for_readers),
+        cmocka_unit_test(test_peeks_are_whole),
     };
     return run_group(tests, array_size(tests));
 }

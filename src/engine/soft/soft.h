@@ -59,12 +59,14 @@ struct engine_partition {
     struct apic_bus *bus;
     pthread_rwlock_t members;    /* readers look at vcpus; a processor is taken out under the write lock, before it is freed */
     struct engine_vcpu *vcpus[SOFT_MAXIMUM_PROCESSORS];
+    uint64_t members_set;        /* bit i: vcpus[i] is there */
     _Atomic uint8_t *code_users; /* CODE_SLOTS counters: how many processors have decoded code of the page */
 
     /* Safe points (soft_hold.c). */
     pthread_mutex_t lock;
     pthread_cond_t changed;      /* a processor came to a safe point, or the hold ended */
     _Atomic uint32_t holds;      /* processors must stay at safe points while this is not 0 */
+    _Atomic uint32_t waiting;    /* processors that wait for that */
     pthread_mutex_t exclusive;
 
     /* soft_monitor.c: by processor, GPA | 1 or 0. */
@@ -72,6 +74,17 @@ struct engine_partition {
     _Atomic uint64_t monitor_page[SOFT_MAXIMUM_PROCESSORS]; /* stores to it are noticed */
     _Atomic uint64_t monitor_line[SOFT_MAXIMUM_PROCESSORS]; /* armed; 0 as soon as somebody has stored there */
 };
+
+_Static_assert(SOFT_MAXIMUM_PROCESSORS <= 64, "a word has a bit for each");
+
+/* The first processor of a set that begins as members_set, which loses it; NULL: it is empty. Under `members`. */
+static inline struct engine_vcpu *soft_next_member(const struct engine_partition *p, uint64_t *set)
+{
+    struct engine_vcpu *vcpu = *set ? p->vcpus[__builtin_ctzll(*set)] : NULL;
+
+    *set &= *set - 1;
+    return vcpu;
+}
 
 /* Copies of code pages. */
 struct copied_page;

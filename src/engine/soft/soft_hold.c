@@ -54,8 +54,10 @@ void soft_enter(struct engine_vcpu *vcpu)
             return;
         soft_leave(vcpu);
         pthread_mutex_lock(&p->lock);
+        atomic_fetch_add(&p->waiting, 1);
         while (atomic_load(&p->holds))
             cond_wait(&p->changed, &p->lock);
+        atomic_fetch_sub(&p->waiting, 1);
         pthread_mutex_unlock(&p->lock);
     }
 }
@@ -65,10 +67,9 @@ static void wait_until_outside(struct engine_partition *p, const struct engine_v
 {
     change_side_barrier();
     pthread_rwlock_rdlock(&p->members);
-    for (unsigned i = 0; i < SOFT_MAXIMUM_PROCESSORS; i++) {
-        struct engine_vcpu *v = p->vcpus[i];
-
-        if (!v || v == except || !atomic_load(&v->inside))
+    uint64_t set = p->members_set;
+    for (struct engine_vcpu *v; (v = soft_next_member(p, &set));) {
+        if (v == except || !atomic_load(&v->inside))
             continue;
         atomic_fetch_or(&v->cpu->request, REQUEST_HOLD);
         soft_vcpu_interrupt(v);
@@ -82,9 +83,10 @@ static void wait_until_outside(struct engine_partition *p, const struct engine_v
     pthread_rwlock_unlock(&p->members);
 }
 
+/* Who waits has counted itself before it looked at holds: either it sees 0, or we see it. */
 static void let_go(struct engine_partition *p)
 {
-    if (atomic_fetch_sub(&p->holds, 1) == 1)
+    if (atomic_fetch_sub(&p->holds, 1) == 1 && atomic_load(&p->waiting))
         signal_changed(p);
 }
 

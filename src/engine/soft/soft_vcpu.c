@@ -44,9 +44,10 @@ void soft_vcpu_pend(struct engine_vcpu *vcpu, uint32_t pending, uint32_t request
 void soft_pend_all(struct engine_partition *partition, const struct engine_vcpu *except, uint32_t pending, uint32_t request)
 {
     pthread_rwlock_rdlock(&partition->members);
-    for (unsigned i = 0; i < SOFT_MAXIMUM_PROCESSORS; i++)
-        if (partition->vcpus[i] && partition->vcpus[i] != except)
-            soft_vcpu_pend(partition->vcpus[i], pending, request);
+    uint64_t set = partition->members_set;
+    for (struct engine_vcpu *v; (v = soft_next_member(partition, &set));)
+        if (v != except)
+            soft_vcpu_pend(v, pending, request);
     pthread_rwlock_unlock(&partition->members);
 }
 
@@ -224,6 +225,10 @@ static void set_member(struct engine_partition *partition, uint32_t index, struc
 {
     pthread_rwlock_wrlock(&partition->members);
     partition->vcpus[index] = vcpu;
+    if (vcpu)
+        partition->members_set |= (uint64_t)1 << index;
+    else
+        partition->members_set &= ~((uint64_t)1 << index);
     pthread_rwlock_unlock(&partition->members);
 }
 
