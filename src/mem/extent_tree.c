@@ -122,16 +122,24 @@ struct spot {
     uint64_t before_end; /* of the extent before; 0: none, and none in other leaves */
 };
 
-/* False: the neighbours are in other leaves, or the range reaches into the next extent. */
-static bool find_spot(const struct extent_tree *tree, uint64_t start, uint64_t size, struct spot *spot)
+/* The leaf that is responsible for the number, all of its lines under way. */
+static struct extent_node *leaf_of(const struct extent_tree *tree, uint64_t start)
 {
     struct extent_node *node = tree->root;
-    if (!node)
-        return false;
+
     for (unsigned level = tree->height; level > 0; level--) {
         node = node->child[child_slot(node, start)];
         prefetch(node, sizeof(*node));
     }
+    return node;
+}
+
+/* False: the neighbours are in other leaves, or the range reaches into the next extent. */
+static bool find_spot(const struct extent_tree *tree, uint64_t start, uint64_t size, struct spot *spot)
+{
+    if (!tree->root)
+        return false;
+    struct extent_node *node = leaf_of(tree, start);
     unsigned slot = count_upto(node->start, node->count, start);
     if (tree->height && (slot == 0 || slot == node->count))
         return false;
@@ -213,6 +221,12 @@ static bool clear_short(struct extent_tree *tree, uint64_t start, uint64_t size)
 }
 
 /* ---- public: changes ---- */
+
+void extent_tree_expect(const struct extent_tree *tree, uint64_t start)
+{
+    if (tree->root)
+        (void)leaf_of(tree, start);
+}
 
 void extent_tree_set(struct extent_tree *tree, const struct extent *extent)
 {

@@ -38,6 +38,9 @@ must_check bool extent_tree_reserve(struct extent_tree *tree, size_t changes);
 /* Give back most of what a large reservation, or many removals, left over. */
 void extent_tree_trim(struct extent_tree *tree);
 
+/* A change at this number will follow: in a large tree, get what it looks at into the caches meanwhile. */
+void extent_tree_expect(const struct extent_tree *tree, uint64_t start);
+
 /* Replace the range of the extent by it. */
 void extent_tree_set(struct extent_tree *tree, const struct extent *extent);
 

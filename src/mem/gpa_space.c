@@ -286,6 +286,7 @@ enum status gpa_space_replace(struct gpa_space *space, struct gpa_range range, c
 
     if (!reserve(space, range, pieces, count))
         return fail(STATUS_NO_MEMORY, RANGE_FORMAT "no memory to record the change", range.gpa, range.size);
+    extent_tree_expect(&space->mappings, range.gpa);
     gpa_space_hold(space);
     tell_replaced(space, range);
     set_pieces(space, range, pieces, count);
