@@ -1,0 +1,219 @@
+/*
+ * What may become of a process while its memory is mapped (WHvMapGpaRange2): it executes another program, its files are cut short and
+ * grow again, it ends while processors store to its memory.
+ */
+#include "guest.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define FLAGS(f) ((WHV_MAP_GPA_RANGE_FLAGS)(f))
+
+enum { PAGE = 4096, PRIVATE_GPA = 0x100000, SHARED_GPA = 0x140000, PAGES = 4, RWXT = 15 }; /* below 2 MiB: identity-mapped */
+
+static const WHV_ACCESS_GPA_CONTROLS plain = {.AsUINT64 = WHvCacheTypeWriteBack};
+
+/* A child with what this process has mapped: private memory, and a memfd that this process keeps open. */
+struct family {
+    struct guest g;
+    UINT8 *private, *shared;
+    int file, orders; /* a byte written there: the child goes on */
+    pid_t child;
+    HANDLE process;
+};
+
+static void sleep_in_child(int orders, bool executes)
+{
+    char byte;
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    while (read(orders, &byte, 1) != 1)
+        continue;
+    if (executes)
+        execl("/bin/sleep", "sleep", "100", (char *)NULL);
+    _exit(0);
+}
+
+static void begin(struct family *f, bool executes)
+{
+    int ends[2];
+
+    guest_begin(&f->g, NULL);
+    guest_long_mode(&f->g, 0);
+    f->file = memfd_create("life", MFD_CLOEXEC);
+    assert_int_equal(ftruncate(f->file, PAGES * PAGE), 0);
+    f->private = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    f->shared = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, f->file, 0);
+    memset(f->private, 0x11, PAGES * PAGE);
+    memset(f->shared, 0x22, PAGES * PAGE);
+    assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+    f->child = fork();
+    assert_true(f->child >= 0);
+    if (f->child == 0)
+        sleep_in_child(ends[0], executes);
+    close(ends[0]);
+    f->orders = ends[1];
+    assert_ok(OwhpOpenProcess((UINT32)f->child, &f->process));
+    assert_ok(WHvMapGpaRange2(f->g.partition, f->process, f->private, PRIVATE_GPA, PAGES * PAGE, FLAGS(RWXT)));
+    assert_ok(WHvMapGpaRange2(f->g.partition, f->process, f->shared, SHARED_GPA, PAGES * PAGE, FLAGS(RWXT)));
+    guest_code(&f->g, 0xff, 0x07, 0xf4); /* inc dword [rdi]; hlt */
+}
+
+static void end(struct family *f)
+{
+    if (f->child > 0) {
+        kill(f->child, SIGKILL);
+        waitpid(f->child, NULL, 0);
+    }
+    assert_ok(OwhpCloseProcess(f->process));
+    guest_end(&f->g);
+    munmap(f->private, PAGES * PAGE);
+    munmap(f->shared, PAGES * PAGE);
+    close(f->file);
+    close(f->orders);
+}
+
+/* The guest increments what is there, or exits; and so do the calls. */
+static void expect(struct family *f, UINT64 gpa, bool there)
+{
+    UINT32 before = 0, after = 0;
+
+    assert_hr(WHvReadGpaRange(f->g.partition, 0, gpa, plain, &before, 4), there ? S_OK : E_ACCESSDENIED);
+    assert_hr(WHvWriteGpaRange(f->g.partition, 0, gpa, plain, &before, 4), there ? S_OK : E_ACCESSDENIED);
+    guest_set(&f->g, WHvX64RegisterRip, CODE);
+    guest_set(&f->g, WHvX64RegisterRdi, gpa);
+    if (there) {
+        run_to(&f->g, WHvRunVpExitReasonX64Halt);
+        assert_ok(WHvReadGpaRange(f->g.partition, 0, gpa, plain, &after, 4));
+        assert_int_equal(after, before + 1);
+        return;
+    }
+    run_to(&f->g, WHvRunVpExitReasonMemoryAccess);
+    assert_field(&f->g, MemoryAccess.Gpa, gpa);
+    assert_field(&f->g, MemoryAccess.AccessInfo.GpaUnmapped, 0);
+    assert_field(&f->g, MemoryAccess.AccessInfo.AccessType, WHvMemoryAccessRead); /* a read-modify-write's first */
+    assert_field(&f->g, VpContext.Rip, CODE);
+}
+
+static void nap(void)
+{
+    const struct timespec t = {.tv_nsec = 1000000};
+
+    nanosleep(&t, NULL);
+}
+
+/* Another program has other private memory: nothing is at the addresses. Memory that was shared stays what it was when it was
+ * mapped; mapped anew it is not there. */
+static void executes(void **state)
+{
+    struct family f;
+    UINT8 byte;
+
+    (void)state;
+    begin(&f, true);
+    expect(&f, PRIVATE_GPA, true);
+    expect(&f, SHARED_GPA, true);
+    assert_int_equal(write(f.orders, "", 1), 1);
+    for (int tries = 0; tries < 5000 && WHvReadGpaRange(f.g.partition, 0, PRIVATE_GPA, plain, &byte, 1) == S_OK; tries++)
+        nap();
+    expect(&f, PRIVATE_GPA, false);
+    expect(&f, SHARED_GPA, true);
+    assert_ok(WHvMapGpaRange2(f.g.partition, f.process, f.shared, SHARED_GPA, PAGES * PAGE, FLAGS(RWXT)));
+    expect(&f, SHARED_GPA, false);
+    end(&f);
+}
+
+/* The memfd is cut short: no signal but exits, refusals with words, zeros in a snapshot. It grows again: zeros, live as before. */
+static void cut_short(void **state)
+{
+    const WHV_ADVISE_GPA_RANGE_POPULATE populate = {.AccessType = WHvMemoryAccessWrite};
+    const WHV_MEMORY_RANGE_ENTRY all = {SHARED_GPA, PAGES * PAGE}, last = {SHARED_GPA + 3 * PAGE, PAGE};
+    OWHP_SNAPSHOT_HANDLE before, without;
+    WHV_TRANSLATE_GVA_RESULT result;
+    struct family f;
+    UINT64 pages, gpa;
+
+    (void)state;
+    begin(&f, false);
+    expect(&f, SHARED_GPA + 3 * PAGE, true);
+    assert_ok(OwhpCreateSnapshot(f.g.partition, 0, &before));
+    assert_int_equal(ftruncate(f.file, 2 * PAGE), 0);
+    expect(&f, SHARED_GPA + PAGE, true);
+    expect(&f, SHARED_GPA + 2 * PAGE, false);
+    expect(&f, SHARED_GPA + 3 * PAGE, false);
+    assert_refused(WHvAdviseGpaRange(f.g.partition, &all, 1, WHvAdviseGpaRangeCodePopulate, &populate, sizeof(populate)), E_ACCESSDENIED);
+    assert_non_null(strstr(OwhpGetLastErrorText(), "0x142000"));
+    assert_refused(WHvAdviseGpaRange(f.g.partition, &last, 1, WHvAdviseGpaRangeCodePin, NULL, 0), E_ACCESSDENIED);
+    guest_set(&f.g, WHvX64RegisterCr3, SHARED_GPA + 2 * PAGE);
+    assert_ok(WHvTranslateGva(f.g.partition, 0, CODE, WHvTranslateGvaFlagValidateRead, &result, &gpa));
+    assert_int_equal(result.ResultCode, WHvTranslateGvaResultGpaNoReadAccess);
+    assert_int_equal(gpa, SHARED_GPA + 2 * PAGE);
+    guest_set(&f.g, WHvX64RegisterCr3, TABLES);
+    assert_ok(OwhpMarkDirty(f.g.partition, SHARED_GPA + 2 * PAGE, PAGE));
+    assert_refused(OwhpRestoreSnapshot(f.g.partition, before, OwhpRestoreFlagNone, &pages), E_ACCESSDENIED);
+    assert_ok(OwhpCreateSnapshot(f.g.partition, 0, &without));
+    assert_int_equal(ftruncate(f.file, PAGES * PAGE), 0);
+    assert_int_equal(f.shared[2 * PAGE], 0);
+    assert_ok(OwhpRestoreSnapshot(f.g.partition, before, OwhpRestoreFlagNone, &pages));
+    assert_int_equal(f.shared[2 * PAGE], 0x22);
+    expect(&f, SHARED_GPA + 2 * PAGE, true);
+    assert_int_equal(f.shared[2 * PAGE], 0x23);
+    assert_ok(OwhpRestoreSnapshot(f.g.partition, without, OwhpRestoreFlagNone, &pages));
+    assert_int_equal(f.shared[2 * PAGE], 0);
+    assert_ok(OwhpDestroySnapshot(before));
+    assert_ok(OwhpDestroySnapshot(without));
+    end(&f);
+}
+
+static void *kill_soon(void *context)
+{
+    const struct family *f = context;
+
+    for (int i = 0; i < 20; i++)
+        nap();
+    kill(f->child, SIGKILL);
+    waitpid(f->child, NULL, 0);
+    return NULL;
+}
+
+/* It ends while a processor does nothing but store to its memory. */
+static void ends_under_a_run(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 6; i++) {
+        const UINT64 gpa = i & 1 ? PRIVATE_GPA : SHARED_GPA;
+        struct family f;
+        pthread_t thread;
+        begin(&f, false);
+        guest_code(&f.g, 0xff, 0x07, 0xeb, 0xfc); /* inc dword [rdi]; jmp to it */
+        guest_set(&f.g, WHvX64RegisterRip, CODE);
+        guest_set(&f.g, WHvX64RegisterRdi, gpa + 8);
+        assert_int_equal(pthread_create(&thread, NULL, kill_soon, &f), 0);
+        run_to(&f.g, WHvRunVpExitReasonMemoryAccess);
+        assert_field(&f.g, MemoryAccess.Gpa, gpa + 8);
+        assert_field(&f.g, MemoryAccess.AccessInfo.GpaUnmapped, 0);
+        assert_field(&f.g, VpContext.Rip, CODE);
+        pthread_join(thread, NULL);
+        f.child = 0;
+        expect(&f, gpa, false);
+        end(&f);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE("PROC-25", "H OwhpOpenProcess: the process executes another program", executes),
+        CASE("PROC-26", "H OwhpOpenProcess: memory that is cut off", cut_short),
+        CASE("PROC-27", "H OwhpOpenProcess: the process ends under a run", ends_under_a_run),
+    };
+
+    return cmocka_run_group_tests_name("life of another process", tests, NULL, NULL);
+}
