@@ -253,7 +253,8 @@ OWHP_EXPORT HRESULT WINAPI WHvUnmapGpaRange(WHV_PARTITION_HANDLE Partition,
  * of the pages of the tables, and then *Gpa is the address of the page that could not be used.
  * Without paging the address is returned as it is. Outside long mode only its low 32 bits count.
  *
- * TranslateFlags: what is checked. None walks without permission checks.
+ * TranslateFlags: what is checked. None walks without permission checks. SetPageTableBits sets accessed
+ * bits as the walk proceeds: those of the entries before the one where it fails stay set.
  *
  * E_INVALIDARG            unknown bits in TranslateFlags
  * E_POINTER               TranslationResult or Gpa is NULL

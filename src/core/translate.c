@@ -63,7 +63,7 @@ static uint32_t walk_flags(uint32_t flags, uint8_t cpl)
     wanted |= flags & TRANSLATE_WRITE ? WALK_WRITE : 0;
     wanted |= flags & TRANSLATE_EXECUTE ? WALK_EXECUTE : 0;
     wanted |= cpl == 3 && !(flags & TRANSLATE_PRIVILEGE_EXEMPT) ? WALK_USER : 0;
-    wanted |= flags & TRANSLATE_SET_BITS ? WALK_SET_BITS : 0;
+    wanted |= flags & TRANSLATE_SET_BITS ? WALK_SET_BITS | WALK_KEEP_BITS : 0;
     wanted |= flags & TRANSLATE_ENFORCE_SMAP ? WALK_ENFORCE_SMAP : 0;
     wanted |= flags & TRANSLATE_OVERRIDE_SMAP ? WALK_OVERRIDE_SMAP : 0;
     return wanted;

@@ -182,7 +182,7 @@ static UINT32 code_of(enum walk_status status)
 static uint32_t walk_flags(UINT32 flags, unsigned cpl)
 {
     return (flags & 7) | (cpl == 3 && !(flags & WHvTranslateGvaFlagPrivilegeExempt) ? WALK_USER : 0) |
-           (flags & SET_BITS ? WALK_SET_BITS : 0) | (flags & WHvTranslateGvaFlagEnforceSmap ? WALK_ENFORCE_SMAP : 0) |
+           (flags & SET_BITS ? WALK_SET_BITS | WALK_KEEP_BITS : 0) | (flags & WHvTranslateGvaFlagEnforceSmap ? WALK_ENFORCE_SMAP : 0) |
            (flags & WHvTranslateGvaFlagOverrideSmap ? WALK_OVERRIDE_SMAP : 0);
 }
 

@@ -183,6 +183,43 @@ static void page_table_bits(void **state)
     guest_end(&g);
 }
 
+/* As the walk proceeds: what it has passed stays accessed when it fails farther down. */
+static void bits_of_failed_walks(void **state)
+{
+    static const struct {
+        UINT64 cleared, set; /* bits of the last entry */
+        UINT32 flags;
+        UINT32 code;
+    } rows[] = {
+        {1, 0, VALIDATE_READ, WHvTranslateGvaResultPageNotPresent},
+        {0, 1ull << 63, VALIDATE_EXECUTE, WHvTranslateGvaResultInvalidPageTableFlags}, /* EFER.NXE is 0 */
+        {2, 0, VALIDATE_WRITE, WHvTranslateGvaResultPrivilegeViolation},
+    };
+    struct guest g;
+
+    (void)state;
+    guest_begin(&g, NULL);
+    guest_long_mode(&g, 0);
+    guest_set(&g, WHvX64RegisterCr0, guest_get(&g, WHvX64RegisterCr0) | 1 << 16); /* WP */
+    guest_set(&g, WHvX64RegisterEfer, 0x500);
+    UINT64 *tables = (UINT64 *)(void *)(g.ram + TABLES), *last = guest_pte(&g, GVA), bitmap;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        for (UINT32 with_bits = 0; with_bits < 2; with_bits++) {
+            for (unsigned level = 0; level < 3; level++)
+                tables[512 * level] &= ~0x60ull;
+            *last = ((GVA | 7) & ~rows[i].cleared) | rows[i].set;
+            const UINT64 before = *last;
+            assert_ok(WHvQueryGpaRangeDirtyBitmap(g.partition, TABLES, 0x4000, NULL, 0));
+            assert_int_equal(translate(&g, GVA, rows[i].flags | (with_bits ? SET_BITS : 0)), rows[i].code);
+            for (unsigned level = 0; level < 3; level++)
+                assert_int_equal(tables[512 * level] & 0x60, with_bits ? 0x20 : 0);
+            assert_int_equal(*last, before);
+            assert_ok(WHvQueryGpaRangeDirtyBitmap(g.partition, TABLES, 0x4000, &bitmap, 8));
+            assert_int_equal(bitmap, with_bits ? 7 : 0);
+        }
+    guest_end(&g);
+}
+
 static void table_pages(void **state)
 {
     struct guest g;
@@ -299,6 +336,7 @@ int main(void)
         CASE("GVA-5", "F 4.2 PrivilegeExempt", user_mode),
         CASE("GVA-6", "F 4.2, 4.7: SMAP, SMEP", smap_and_smep),
         CASE("GVA-7", "F 4.2 SetPageTableBits, S dirty", page_table_bits),
+        CASE("GVA-14", "H SetPageTableBits: not undone", bits_of_failed_walks),
         CASE("GVA-8", "F 4.3: codes 4 to 6", table_pages),
         CASE("GVA-9", "F 4.5", legacy_paging),
         CASE("GVA-10", "F 4.5: PAE", pae_paging),

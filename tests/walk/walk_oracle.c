@@ -235,7 +235,7 @@ static void conclude(const struct walk_state *s, const struct page *p, uint32_t 
     out->global = bit(out->entry_after[out->entries - 1], 8) && bit(s->cr4, 7);
 }
 
-void oracle_walk(const struct walk_state *state, struct tables *tables, gva_t gva, uint32_t flags, struct oracle_result *out)
+static void go(const struct walk_state *state, struct tables *tables, gva_t gva, uint32_t flags, struct oracle_result *out)
 {
     const bool is_long = bit(state->efer, 10), is_pae = bit(state->cr4, 5), is_5 = bit(state->cr4, 12);
     const enum kind *chain = is_long ? (is_5 ? chain_5 : chain_4) : is_pae ? chain_pae : chain_32;
@@ -307,4 +307,13 @@ void oracle_walk(const struct walk_state *state, struct tables *tables, gva_t gv
         conclude(state, &page, flags, out);
         return;
     }
+}
+
+/* WALK_KEEP_BITS (TLFS, HvTranslateVirtualAddress): accessed bits are set as the walk proceeds, and stay. */
+void oracle_walk(const struct walk_state *state, struct tables *tables, gva_t gva, uint32_t flags, struct oracle_result *out)
+{
+    go(state, tables, gva, flags, out);
+    const unsigned passed = out->status == WALK_PRIVILEGE ? out->entries - 1 : out->entries;
+    for (unsigned i = 0; i < passed && out->status != WALK_OK && (flags & WALK_SET_BITS) && (flags & WALK_KEEP_BITS); i++)
+        out->entry_after[i] |= 1 << 5;
 }

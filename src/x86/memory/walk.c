@@ -6,7 +6,8 @@
  * "present" before "reserved bits" at every level, and gathers what the rights depend on: the AND of all
  * entries (R/W, U/S, A) and the OR (XD). Rights are checked once, at the leaf; accessed and dirty bits are
  * written after that, so a walk that faults changes nothing (SDM 3A 4.6 to 4.8 allow this, and it keeps an
- * abandoned instruction without a trace).
+ * abandoned instruction without a trace). The API's translation is otherwise: its bits are set as the walk proceeds, and
+ * stay when it fails farther down (WALK_KEEP_BITS).
  *
  * An entry that somebody changed between our reading it and our setting a bit in it makes the walk start again.
  */
@@ -91,14 +92,12 @@ static always_inline uint64_t leaf_of(const struct descent *d)
 
 /* ---- the leaf: rights (walk_common.h), accessed and dirty bits ---- */
 
-/* Set A on the way and, for a write, D in the leaf. *again: somebody else changed an entry. */
-static noinline enum walk_status set_bits(struct descent *d, bool *again)
+/* Set A in the first `count` entries and D in one of them, the leaf of a write. *again: somebody else changed an entry. */
+static noinline enum walk_status set_bits(struct descent *d, unsigned count, unsigned dirty, bool *again)
 {
-    for (unsigned i = 0; i < d->count; i++) {
+    for (unsigned i = 0; i < count; i++) {
         struct step *step = &d->step[i];
-        uint64_t bits = PTE_A;
-        if (i == d->count - 1 && (d->flags & WALK_WRITE))
-            bits |= PTE_D;
+        const uint64_t bits = i == dirty ? PTE_A | PTE_D : PTE_A;
         if ((step->entry & bits) == bits)
             continue;
         bool done = false;
@@ -132,7 +131,7 @@ static always_inline enum walk_status arrive(struct descent *d, gva_t gva, gpa_t
     if (d->flags & WALK_SET_BITS) {
         bool needs_dirty = (d->flags & WALK_WRITE) && !(leaf_of(d) & PTE_D);
         if (!(d->all & PTE_A) || needs_dirty) {
-            status = set_bits(d, again);
+            status = set_bits(d, d->count, d->flags & WALK_WRITE ? d->count - 1 : d->count, again);
             if (status != WALK_OK || *again)
                 return status;
         }
@@ -145,6 +144,22 @@ static always_inline enum walk_status arrive(struct descent *d, gva_t gva, gpa_t
     result->dirty = leaf_of(d) & PTE_D;
     result->global = (leaf_of(d) & PTE_G) && (d->state->cr4 & CR4_PGE);
     return WALK_OK;
+}
+
+/* A walk failed: what it set on its way there stays. The leaf of one that the rights forbid is not passed. */
+static noinline enum walk_status keep_bits(struct descent *d, enum walk_status failure, bool *again)
+{
+    const unsigned passed = failure == WALK_PRIVILEGE ? d->count - 1 : d->count;
+    const gpa_t at = d->result->gpa;
+    enum walk_status status;
+
+    if (failure == WALK_TABLE_NO_WRITE || failure == WALK_TABLE_STOPPED)
+        return failure;
+    status = set_bits(d, passed, passed, again);
+    if (status != WALK_OK)
+        return status;
+    d->result->gpa = at;
+    return failure;
 }
 
 /* ---- the shapes ---- */
@@ -314,6 +329,8 @@ enum walk_status walk(const struct walk_state *state, const struct walk_memory *
             status = walk_pae(&d, gva, &again);
         else
             status = walk_32(&d, gva, &again);
+        if (unlikely(status != WALK_OK) && (flags & WALK_KEEP_BITS))
+            status = keep_bits(&d, status, &again);
     } while (unlikely(again));
     return status;
 }

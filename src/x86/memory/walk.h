@@ -26,6 +26,7 @@ enum {
     WALK_ENFORCE_SMAP = 32,  /* as if AC were 0 */
     WALK_OVERRIDE_SMAP = 64, /* as if AC were 1 */
     WALK_IMPLICIT = 128,     /* the processor's own access to a system structure: SMAP ignores AC */
+    WALK_KEEP_BITS = 256,    /* with SET_BITS: accessed bits of the entries before the one where a walk fails are set, too */
 };
 
 enum walk_status {

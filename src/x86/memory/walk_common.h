@@ -116,6 +116,8 @@ static always_inline bool walk_common(const struct walk_state *state, const stru
         const gpa_t gpa = table | (((gva >> shift) & 511) << 3);
         *status = memory->load(memory->context, gpa, 8, &entry);
         if (unlikely(*status != WALK_OK)) {
+            if (flags & WALK_KEEP_BITS)
+                return false;
             *result = (struct walk_result){.gpa = gpa};
             return true;
         }
