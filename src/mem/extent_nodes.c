@@ -122,13 +122,18 @@ bool extent_path_back(const struct extent_tree *tree, struct extent_path *path)
 
 /* ---- insert and remove ---- */
 
-/* Split a full node so that something can be put at slot `at`. In the middle it is halved; at the
- * end it stays full and the new node takes the newcomer, so ascending insertion fills nodes. */
+enum { LEFT_FREE = EXTENT_LEAF_SLOTS / 8 };
+
+/* Split a full node so that something can be put at slot `at`. In the middle it is halved; at the end it stays nearly full and
+ * the new node takes the newcomer, so that ascending insertion fills nodes. A few slots of a leaf stay free: what comes and goes
+ * between its ranges later is to find room. */
 static struct extent_node *split(struct extent_tree *tree, struct extent_node *node, unsigned level,
                                  unsigned at)
 {
+    const unsigned full = level ? node->count : node->count - LEFT_FREE;
     struct extent_node *right = take_node(tree);
-    append_slots(right, node, level, at == node->count ? at : node->count / 2);
+
+    append_slots(right, node, level, at == node->count ? full : node->count / 2);
     return right;
 }
 
