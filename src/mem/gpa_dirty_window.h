@@ -43,12 +43,6 @@ static inline uint64_t piece_mask(const struct piece *piece, unsigned level, uin
     return word_mask(index, piece->first >> shift, ((piece->end - 1) >> shift) + 1);
 }
 
-/* Do all pages of this level 1 word lie in the piece? */
-static inline bool is_inside(const struct piece *piece, uint64_t index)
-{
-    return index << 12 >= piece->first && (index + 1) << 12 <= piece->end;
-}
-
 static inline gpa_dirty_word *word_at(gpa_dirty_word *window, unsigned level, uint64_t index)
 {
     return window + gpa_dirty_level_start[level] + index;

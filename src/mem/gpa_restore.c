@@ -3,9 +3,6 @@
  *
  * Pages that were zero are gathered into runs. A long run is most often memory that was mapped again and has not been touched
  * since: of it only the pages in which there is something are written, for writing zeros would bring all of it into being.
- *
- * A page of the snapshot that is mapped at another address, too, where the snapshot has none, can be stored to there, and only that
- * address is marked. So it counts as changed from that map on. The ranges are sorted by their memory when the first such map asks.
  */
 #include <stdlib.h>
 
@@ -17,66 +14,6 @@
 #include "util/last_error.h"
 
 enum { RIGHTS = GPA_READ | GPA_WRITE | GPA_EXECUTE };
-
-/* ---- the same memory at other addresses ---- */
-
-static int by_target(const void *a, const void *b)
-{
-    const struct gpa_snapshot_target *x = a, *y = b;
-
-    if (x->owner != y->owner)
-        return x->owner < y->owner ? -1 : 1;
-    return x->start < y->start ? -1 : x->start > y->start;
-}
-
-bool gpa_snapshot_index(struct gpa_snapshot *s)
-{
-    if (likely(s->targets))
-        return true;
-    struct gpa_snapshot_target *t = malloc((s->count + 1) * sizeof(*t));
-    if (!t)
-        return false;
-    for (size_t i = 0; i < s->count; i++) {
-        const struct gpa_snapshot_range *r = &s->ranges[i];
-        t[i] = (struct gpa_snapshot_target){r->owner, i, r->target, r->target + r->size, r->target + r->size};
-    }
-    qsort(t, s->count, sizeof(*t), by_target);
-    for (size_t i = 1; i < s->count; i++)
-        if (t[i].owner == t[i - 1].owner && t[i - 1].farthest > t[i].farthest)
-            t[i].farthest = t[i - 1].farthest;
-    s->targets = t;
-    return true;
-}
-
-/* The first target that may reach beyond the address: the ends of all before it do not. */
-static size_t first_beyond(const struct gpa_snapshot *s, uint32_t owner, uint64_t address)
-{
-    size_t low = 0, high = s->count;
-
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        const struct gpa_snapshot_target *t = &s->targets[middle];
-        if (t->owner < owner || (t->owner == owner && t->farthest <= address))
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-void gpa_snapshot_mark_memory(const struct gpa_snapshot *s, const struct extent *mapped, struct gpa_dirty *record)
-{
-    const uint64_t start = mapped->target, end = start + mapped->size;
-
-    for (size_t i = first_beyond(s, mapped->owner, start); i < s->count; i++) {
-        const struct gpa_snapshot_target *t = &s->targets[i];
-        const uint64_t from = t->start > start ? t->start : start, to = t->end < end ? t->end : end;
-        if (t->owner != mapped->owner || t->start >= end)
-            return;
-        if (from < to)
-            gpa_dirty_mark_range(record, pages_of(s->ranges[t->range].gpa + (from - t->start)), pages_of(to - from));
-    }
-}
 
 /* ---- are the mappings what they were? ---- */
 

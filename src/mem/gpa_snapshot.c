@@ -148,85 +148,6 @@ static void keep_changed(struct gpa_snapshot *s, const struct gpa_snapshot *like
 
 /* ---- create ---- */
 
-/* Is one host address at two guest addresses? Without memory to tell, perhaps. */
-static bool has_equal_targets(struct gpa_snapshot *s)
-{
-    if (!gpa_snapshot_index(s))
-        return true;
-    for (size_t i = 1; i < s->count; i++)
-        if (s->targets[i].owner == s->targets[i - 1].owner && s->targets[i].start < s->targets[i - 1].end)
-            return true;
-    return false;
-}
-
-/* The pieces of files that a snapshot's ranges are. */
-struct files {
-    struct host_file_piece *array;
-    size_t count, capacity;
-    bool no_memory;
-};
-
-/* A host_file_visitor. */
-static void note_file(void *context, const struct host_file_piece *piece)
-{
-    struct files *f = context;
-
-    if (f->count == f->capacity) {
-        size_t capacity = f->capacity ? 2 * f->capacity : 64;
-        struct host_file_piece *array = realloc(f->array, capacity * sizeof(*array));
-        f->no_memory = f->no_memory || !array;
-        if (!array)
-            return;
-        f->array = array;
-        f->capacity = capacity;
-    }
-    f->array[f->count++] = *piece;
-}
-
-static int by_file(const void *a, const void *b)
-{
-    const struct host_file_piece *x = a, *y = b;
-
-    if (x->device != y->device)
-        return x->device < y->device ? -1 : 1;
-    if (x->inode != y->inode)
-        return x->inode < y->inode ? -1 : 1;
-    return x->offset < y->offset ? -1 : x->offset > y->offset;
-}
-
-static bool overlap(const struct host_file_piece *a, const struct host_file_piece *next)
-{
-    return a->device == next->device && a->inode == next->inode && next->offset < a->offset + a->size;
-}
-
-/* Is one page of a file, mapped twice, at two guest addresses? If that cannot be told, perhaps. */
-static bool has_equal_files(const struct gpa_snapshot *s)
-{
-    struct host_data *data = host_data_open();
-    struct files f = {.no_memory = !data};
-
-    for (size_t i = 0; i < s->count && !f.no_memory; i++)
-        if (!s->ranges[i].owner || !gpa_space_copied(s->space, s->ranges[i].owner))
-            host_data_each_file(data, (const void *)(uintptr_t)s->ranges[i].target, s->ranges[i].size, note_file, &f);
-    host_data_close(data);
-    bool found = f.no_memory;
-    if (f.count)
-        qsort(f.array, f.count, sizeof(*f.array), by_file);
-    for (size_t i = 1; !found && i < f.count; i++)
-        found = overlap(&f.array[i - 1], &f.array[i]);
-    free(f.array);
-    return found;
-}
-
-/* Is one page of memory at two guest addresses? `like` has the same mappings: looked up once for all of them. */
-static bool has_aliases(struct gpa_snapshot *s, struct gpa_snapshot *like)
-{
-    if (!like->is_unaliased)
-        like->is_unaliased = !has_equal_targets(s) && !has_equal_files(s);
-    s->is_unaliased = like->is_unaliased;
-    return !s->is_unaliased;
-}
-
 /* Can the pages that are not dirty be taken from the other one? Same mappings ever since, so the same ranges. */
 static bool is_base(struct gpa_snapshot *s, struct gpa_snapshot *like)
 {
@@ -236,7 +157,7 @@ static bool is_base(struct gpa_snapshot *s, struct gpa_snapshot *like)
     for (size_t i = 0; i < s->count; i++)
         if (like->ranges[i].gpa != s->ranges[i].gpa || like->ranges[i].size != s->ranges[i].size)
             return false;
-    return !has_aliases(s, like);
+    return !gpa_snapshot_has_aliases(s, like);
 }
 
 static bool make_stores(struct gpa_snapshot *s)
@@ -368,10 +289,32 @@ void gpa_snapshot_piece(struct gpa_space *space, gpa_t gpa, gpa_t end, struct gp
         .gpa = e.start, .size = e.size, .target = e.target, .owner = e.owner, .flags = e.attributes};
 }
 
+/* The ranges were mapped when the file was read; others may have unmapped them meanwhile. Then the next restore says so; but
+ * what the snapshot is to hold must be there: the processes behind them, and room to mark the pages. */
+static enum status adopt(struct gpa_snapshot *s, size_t count)
+{
+    struct gpa_consumer *consumer = gpa_consumer_find(s->space, s->consumer);
+
+    for (size_t i = 0; i < count; i++) {
+        const struct gpa_snapshot_range *r = &s->ranges[i];
+        if (r->owner && extent_tree_piece(&s->space->mappings, r->gpa, r->gpa + r->size).owner != r->owner)
+            return fail(STATUS_GPA_RANGE_NOT_FOUND, RANGE_FORMAT "it was unmapped while the snapshot was loaded", r->gpa, r->size);
+        if (!gpa_dirty_cover(consumer->pending, pages_of(r->gpa), pages_of(r->size)))
+            return fail(STATUS_NO_MEMORY, "no memory for a snapshot");
+    }
+    s->count = count;
+    hold_sources(s, true);
+    s->map_changes = s->space->map_changes - 1; /* look, at the first restore */
+    consumer->snapshot = s;
+    mark_what_is_not_current(s);
+    return STATUS_OK;
+}
+
 enum status gpa_snapshot_adopt(struct gpa_space *space, struct gpa_snapshot_range *ranges, size_t count,
                                struct page_room *room, struct gpa_snapshot **out)
 {
     struct gpa_snapshot *s = new_snapshot(space);
+    enum status status;
 
     if (!s) {
         free(ranges);
@@ -381,17 +324,16 @@ enum status gpa_snapshot_adopt(struct gpa_space *space, struct gpa_snapshot_rang
     s->room = *room;
     *room = (struct page_room){0};
     s->ranges = ranges;
-    s->count = count;
     if (attach(s) != STATUS_OK)
         return no_memory(s);
     pthread_mutex_lock(&space->change);
-    hold_sources(s, true);
-    s->map_changes = space->map_changes - 1; /* look, at the first restore */
-    gpa_consumer_find(space, s->consumer)->snapshot = s;
-    mark_what_is_not_current(s);
+    status = adopt(s, count);
     pthread_mutex_unlock(&space->change);
-    *out = s;
-    return STATUS_OK;
+    if (status == STATUS_OK)
+        *out = s;
+    else
+        gpa_snapshot_destroy(s);
+    return status;
 }
 
 /* ---- destroy ---- */

@@ -67,8 +67,9 @@ must_check enum status gpa_snapshot_restore(struct gpa_snapshot *snapshot, bool 
 void gpa_snapshot_piece(struct gpa_space *space, gpa_t gpa, gpa_t end, struct gpa_snapshot_range *range);
 
 /* One whose pages come from elsewhere (a file): `ranges`, an allocated array with stores, and their room become its, whatever
- * happens. What is mapped is what they say; but for those that are current all their memory counts as changed.
- * STATUS_NO_MEMORY */
+ * happens. What is mapped was, a moment ago, what they say; but for those that are current all their memory counts as changed.
+ * STATUS_NO_MEMORY
+ * STATUS_GPA_RANGE_NOT_FOUND  memory of another process is not mapped there any more */
 must_check enum status gpa_snapshot_adopt(struct gpa_space *space, struct gpa_snapshot_range *ranges, size_t count,
                                           struct page_room *room, struct gpa_snapshot **out);
 

@@ -43,13 +43,17 @@ static inline bool gpa_snapshot_next_page(struct gpa_dirty_bits *left, const str
     return true;
 }
 
-/* gpa_restore.c. */
+/* ---- gpa_snapshot_alias.c ---- */
 
 /* Get the memory to find ranges by their targets. */
 must_check bool gpa_snapshot_index(struct gpa_snapshot *s);
 
-/* Memory of the snapshot is mapped somewhere, perhaps at another address: what is stored there changes the snapshot's pages without
- * a mark at their own addresses. So they are marked in the record now. After gpa_snapshot_index. */
+/* Memory of the snapshot is mapped somewhere, perhaps at another address: what is stored there changes the snapshot's pages
+ * without a mark at their own addresses. So they are marked in the record now. After gpa_snapshot_index. */
 void gpa_snapshot_mark_memory(const struct gpa_snapshot *s, const struct extent *mapped, struct gpa_dirty *record);
+
+/* Is one page of memory at two guest addresses? If that cannot be told, perhaps. `like` has the same mappings: what is found is
+ * kept there, too. */
+bool gpa_snapshot_has_aliases(struct gpa_snapshot *s, struct gpa_snapshot *like);
 
 #endif
