@@ -298,7 +298,8 @@ static enum status adopt(struct gpa_snapshot *s, size_t count)
     for (size_t i = 0; i < count; i++) {
         const struct gpa_snapshot_range *r = &s->ranges[i];
         if (r->owner && extent_tree_piece(&s->space->mappings, r->gpa, r->gpa + r->size).owner != r->owner)
-            return fail(STATUS_GPA_RANGE_NOT_FOUND, RANGE_FORMAT "it was unmapped while the snapshot was loaded", r->gpa, r->size);
+            return fail(STATUS_GPA_RANGE_NOT_FOUND, RANGE_FORMAT "it was unmapped while the snapshot was loaded", r->gpa,
+                        r->size);
         if (!gpa_dirty_cover(consumer->pending, pages_of(r->gpa), pages_of(r->size)))
             return fail(STATUS_NO_MEMORY, "no memory for a snapshot");
     }
