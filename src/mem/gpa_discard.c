@@ -10,11 +10,13 @@
  *        a file), of ourselves or through a view of another process
  *      anything else                       refused
  *
+ * So is memory of a process that has ended, whatever it was: its views are inaccessible, as for all other calls.
+ *
  * It is a change like a map (gpa_space.c): processors are held meanwhile, and forget what they derived from the range.
  */
 #include "mem/gpa_advise.h"
 
-#include "mem/gpa_space_state.h"
+#include "mem/gpa_sources.h"
 #include "os/process.h"
 #include "util/last_error.h"
 
@@ -111,6 +113,8 @@ static enum status refuse(const struct discard *d, enum status status, gpa_t at,
 static enum status next_piece(const struct discard *d, gpa_t at, struct extent *piece, int *advice)
 {
     *piece = extent_tree_piece(&d->space->mappings, at, range_end(d->range));
+    if (piece->owner && process_has_ended(gpa_sources_of(d->space, piece->owner)->process))
+        return refuse(d, STATUS_ACCESS_DENIED, at, "is memory of another process, which has ended");
     if (piece->owner && gpa_space_copied(d->space, piece->owner))
         return refuse(d, STATUS_NOT_SUPPORTED, at, "is private memory of another process");
     const struct run *run = run_at(&d->runs, piece->target);
@@ -163,7 +167,8 @@ static enum status discard_piece(const struct discard *d, const struct extent *p
         gpa_dirty_mark_range(view.dirty, pages_of(piece->start), pages_of(piece->size));
     if (madvise((void *)(uintptr_t)piece->target, piece->size, advice) == 0)
         return STATUS_OK;
-    return fail(errno == ENOMEM ? STATUS_ACCESS_DENIED : STATUS_NOT_SUPPORTED,
+    bool is_gone = errno == ENOMEM || errno == EACCES; /* not there; or of a process that ended a moment ago */
+    return fail(is_gone ? STATUS_ACCESS_DENIED : STATUS_NOT_SUPPORTED,
                 RANGE_FORMAT "discard: the host does not discard 0x%" PRIx64 " bytes behind 0x%" PRIx64 ": %s%s", d->range.gpa,
                 d->range.size, piece->size, piece->start, strerror(errno),
                 errno == EINVAL ? " (is it locked in memory?)" : "");

@@ -229,12 +229,39 @@ static void ends_under_a_run(void **state)
     }
 }
 
+/* Discard says why it refuses, and zeroes nothing that others still use, as long as the process is a zombie and when it is gone. */
+static void discard_after_the_end(void **state)
+{
+    static const UINT64 where[] = {SHARED_GPA, PRIVATE_GPA};
+    struct family f;
+    siginfo_t end_of;
+
+    (void)state;
+    begin(&f, false);
+    assert_ok(OwhpDiscardGpaRange(f.g.partition, SHARED_GPA, PAGE));
+    assert_int_equal(f.shared[0], 0);
+    assert_refused(OwhpDiscardGpaRange(f.g.partition, PRIVATE_GPA, PAGE), E_NOT_SUPPORTED);
+    kill(f.child, SIGKILL);
+    assert_int_equal(waitid(P_PID, (id_t)f.child, &end_of, WEXITED | WNOWAIT), 0);
+    for (int reaped = 0; reaped < 2; reaped++) {
+        for (size_t i = 0; i < 2; i++) {
+            assert_refused(OwhpDiscardGpaRange(f.g.partition, where[i] + PAGE, 2 * PAGE), E_ACCESSDENIED);
+            assert_non_null(strstr(OwhpGetLastErrorText(), "has ended"));
+        }
+        assert_int_equal(f.shared[PAGE], 0x22);
+        waitpid(f.child, NULL, 0);
+    }
+    f.child = 0;
+    end(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE("PROC-25", "H OwhpOpenProcess: the process executes another program", executes),
         CASE("PROC-26", "H OwhpOpenProcess: memory that is cut off", cut_short),
         CASE("PROC-27", "H OwhpOpenProcess: the process ends under a run", ends_under_a_run),
+        CASE("PROC-28", "H OwhpDiscardGpaRange: of a process that has ended", discard_after_the_end),
     };
 
     return cmocka_run_group_tests_name("life of another process", tests, NULL, NULL);
