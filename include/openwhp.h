@@ -204,7 +204,8 @@ OWHP_EXPORT HRESULT WINAPI OwhpCompleteMemoryAccess(WHV_PARTITION_HANDLE Partiti
  *   instructions are atomic among processors, not against the process. Code is copied when a
  *   run begins and when the guest has changed it. Such pages cannot be pinned.
  * An access that the process's memory does not allow, or after its end, exits with
- * GpaUnmapped = 0 (of shared memory: soon after its end).
+ * GpaUnmapped = 0 (of shared memory: soon after its end). It has ended when its last thread has;
+ * its first one may end before.
  *
  * HRESULT_FROM_WIN32(ERROR_NOT_FOUND)  no such process
  * E_ACCESSDENIED                       the user may not access its memory (the rights of a

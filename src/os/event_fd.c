@@ -14,7 +14,7 @@
 static bool is_event_fd(int fd)
 {
     char path[64], name[64];
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd);
     ssize_t length = fd < 0 ? -1 : readlink(path, name, sizeof(name) - 1);
 
     if (length < 0)

@@ -1,6 +1,6 @@
 /*
- * What the kernel tells, by kind of memory (each area of /proc/self/maps):
- *   private without a file   /proc/self/pagemap: a page that is neither present nor swapped was never touched
+ * What the kernel tells, by kind of memory (each area of /proc/PID/maps):
+ *   private without a file   /proc/PID/pagemap: a page that is neither present nor swapped was never touched
  *   shared                   the file's holes (lseek SEEK_DATA), exact for memfd and tmpfs whether in memory or swapped
  *   private with a file      nothing: all of it
  *
@@ -71,7 +71,7 @@ struct host_data *host_data_open(void)
         host_data_close(data);
         return NULL;
     }
-    data->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    data->pagemap = open("/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC);
     return data;
 }
 

@@ -53,15 +53,6 @@ static enum status cannot_open(uint32_t id, int error)
     }
 }
 
-/* Nothing is at address 0: reading it fails with EFAULT if it is allowed to try. */
-static int try_memory(uint32_t id)
-{
-    uint8_t byte;
-    const struct iovec local = {&byte, 1}, remote = {NULL, 1};
-
-    return process_vm_readv((pid_t)id, &local, 1, &remote, 1, 0) >= 0 || errno == EFAULT ? 0 : errno;
-}
-
 static struct process *create(uint32_t id, int pidfd)
 {
     char name[32];
@@ -78,7 +69,9 @@ static struct process *create(uint32_t id, int pidfd)
     atomic_init(&process->references, 1);
     process->pidfd = pidfd;
     process->id = id;
+    process->thread_directory = -1;
     pthread_mutex_init(&process->writes, NULL);
+    pthread_mutex_init(&process->threads, NULL);
     pthread_mutex_init(&process->lock, NULL);
     return process;
 }
@@ -87,7 +80,10 @@ static void destroy(struct process *process)
 {
     close(process->pidfd);
     close(process->directory);
+    if (process->thread_directory >= 0)
+        close(process->thread_directory);
     pthread_mutex_destroy(&process->writes);
+    pthread_mutex_destroy(&process->threads);
     pthread_mutex_destroy(&process->lock);
     free(process);
 }
@@ -104,9 +100,9 @@ static struct process *find_open(uint32_t id)
 /* Takes the descriptor. */
 static enum status open_with(uint32_t id, int pidfd, struct process **out)
 {
-    int error = try_memory(id);
+    int error = process_try_memory(id);
 
-    if (error) {
+    if (error && error != ESRCH) {
         close(pidfd);
         return cannot_open(id, error);
     }
@@ -128,11 +124,14 @@ static enum status open_with(uint32_t id, int pidfd, struct process **out)
     pthread_mutex_unlock(&list_lock);
     if (!*out)
         return cannot_open(id, error);
-    if (process_has_ended(*out)) { /* what was tried above was it, or another of that number */
+    error = error ? process_reach(*out) : 0;
+    if (!error && process_has_ended(*out))
+        error = ESRCH; /* what was tried was it, or another of that number */
+    if (error) {
         process_put(*out);
-        return cannot_open(id, ESRCH);
+        *out = NULL;
     }
-    return STATUS_OK;
+    return error ? cannot_open(id, error) : STATUS_OK;
 }
 
 enum status process_open(uint32_t id, struct process **out)
@@ -151,7 +150,7 @@ static int64_t id_of(int pidfd)
     char name[48], line[128];
     int64_t id = 0;
 
-    snprintf(name, sizeof(name), "/proc/self/fdinfo/%d", pidfd);
+    snprintf(name, sizeof(name), "/proc/thread-self/fdinfo/%d", pidfd);
     FILE *info = fopen(name, "re");
     if (!info)
         return 0;
@@ -208,9 +207,7 @@ bool process_is_self(const struct process *process)
 
 /* ---- memory by copying ---- */
 
-typedef ssize_t copy_fn(pid_t, const struct iovec *, unsigned long, const struct iovec *, unsigned long, unsigned long);
-
-static uint64_t copy(struct process *process, uint64_t address, void *local, uint64_t size, copy_fn *how)
+static uint64_t copy(struct process *process, uint64_t address, void *local, uint64_t size, process_copy_fn *how)
 {
     uint64_t done = 0;
 
@@ -218,6 +215,8 @@ static uint64_t copy(struct process *process, uint64_t address, void *local, uin
         const struct iovec here = {(char *)local + done, size - done};
         const struct iovec there = {(void *)(uintptr_t)(address + done), size - done};
         ssize_t n = how((pid_t)process->id, &here, 1, &there, 1, 0);
+        if (unlikely(n < 0 && errno == ESRCH))
+            n = process_copy_by_thread(process, how, &here, &there);
         if (n <= 0)
             break;
         done += (uint64_t)n;
@@ -264,9 +263,20 @@ static bool parse(const char *line, struct process_area *area)
     return true;
 }
 
-static FILE *open_maps(const struct process *process)
+/* In the process's directory, whichever that is now. -1: it cannot be had. */
+static int open_in(struct process *process, const char *name)
 {
-    int fd = openat(process->directory, "maps", O_RDONLY | O_CLOEXEC);
+    int directory = process_open_directory(process);
+    int fd = directory < 0 ? -1 : openat(directory, name, O_RDONLY | O_CLOEXEC);
+
+    if (directory >= 0)
+        close(directory);
+    return fd;
+}
+
+static FILE *open_maps(struct process *process)
+{
+    int fd = open_in(process, "maps");
     FILE *maps = fd < 0 ? NULL : fdopen(fd, "r");
 
     if (fd >= 0 && !maps)
@@ -281,15 +291,15 @@ bool process_each_area(struct process *process, bool (*visit)(void *, const stru
     struct process_area area;
     char *line = NULL;
     size_t size = 0;
-    bool more = true;
+    bool more = true, any = false;
 
     if (!maps)
         return false;
-    while (more && getline(&line, &size, maps) > 0)
+    for (; more && getline(&line, &size, maps) > 0; any = true)
         more = !parse(line, &area) || visit(context, &area);
     free(line);
     fclose(maps);
-    return true;
+    return any; /* nothing: the thread that was asked ended a moment ago */
 }
 
 struct allowed {
@@ -322,7 +332,7 @@ uint64_t process_resident(struct process *process, uint64_t address, uint64_t si
 {
     NO_CANCEL;
     uint64_t entries[512], pages = size >> PAGE_SHIFT, present = 0;
-    int fd = openat(process->directory, "pagemap", O_RDONLY | O_CLOEXEC);
+    int fd = open_in(process, "pagemap");
 
     for (uint64_t done = 0; fd >= 0 && done < pages; done += array_size(entries)) {
         size_t n = pages - done < array_size(entries) ? pages - done : array_size(entries);
@@ -343,21 +353,21 @@ static bool is_file_of(const struct process_area *area, const struct stat *s)
 }
 
 /* Needs a privilege (CAP_CHECKPOINT_RESTORE), and finds what has neither a name nor a descriptor any more. */
-static int open_by_area(const struct process *process, const struct process_area *area, int flags)
+static int open_by_area(int directory, const struct process_area *area, int flags)
 {
     char name[64];
     struct stat s;
 
     snprintf(name, sizeof(name), "map_files/%" PRIx64 "-%" PRIx64, area->start, area->end);
-    if (fstatat(process->directory, name, &s, 0) != 0 || !S_ISREG(s.st_mode))
+    if (fstatat(directory, name, &s, 0) != 0 || !S_ISREG(s.st_mode))
         return -1; /* a device is not to be opened: that may do something */
-    return openat(process->directory, name, flags);
+    return openat(directory, name, flags);
 }
 
 /* One of the process's descriptors is of that file. */
-static int open_by_descriptor(const struct process *process, const struct process_area *area, int flags)
+static int open_by_descriptor(int directory, const struct process_area *area, int flags)
 {
-    int list = openat(process->directory, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int list = openat(directory, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *fds = list < 0 ? NULL : fdopendir(list);
     struct dirent *entry;
     struct stat s;
@@ -383,9 +393,13 @@ int process_open_file(struct process *process, const struct process_area *area)
 
     if (!area->is_shared || area->inode == 0)
         return -1;
-    int fd = open_by_area(process, area, flags);
+    int directory = process_open_directory(process);
+    if (directory < 0)
+        return -1;
+    int fd = open_by_area(directory, area, flags);
     if (fd < 0)
-        fd = open_by_descriptor(process, area, flags);
+        fd = open_by_descriptor(directory, area, flags);
+    close(directory);
     if (fd >= 0 && (fstat(fd, &s) != 0 || s.st_ino != area->inode)) {
         close(fd); /* the area was replaced meanwhile */
         fd = -1;

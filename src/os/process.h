@@ -40,7 +40,7 @@ void process_put(struct process *process);
 uint32_t process_id(const struct process *process);
 bool process_is_self(const struct process *process);
 
-/* Has it ended (though perhaps not been waited for)? */
+/* Have all its threads ended (though perhaps not been waited for)? */
 bool process_has_ended(const struct process *process);
 
 /* Copy; returns the bytes that were copied, from the first on: less than size where its memory is missing or protected, or

@@ -4,10 +4,12 @@
  */
 #include "guest.h"
 
-#include <stdlib.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -21,6 +23,9 @@ enum { PAGE = 4096, PRIVATE_GPA = 0x100000, SHARED_GPA = 0x140000, PAGES = 4, RW
 
 static const WHV_ACCESS_GPA_CONTROLS plain = {.AsUINT64 = WHvCacheTypeWriteBack};
 
+/* What the child does at its first order; at the next one it ends. */
+enum fate { ENDS, EXECUTES, LOSES_MAIN };
+
 /* A child with what this process has mapped: private memory, and a memfd that this process keeps open. */
 struct family {
     struct guest g;
@@ -30,19 +35,43 @@ struct family {
     HANDLE process;
 };
 
-static void sleep_in_child(int orders, bool executes)
+static void wait_for_order(int orders)
 {
     char byte;
 
+    if (read(orders, &byte, 1) != 1)
+        _exit(2);
+}
+
+/* A thread that lets another go on in its place, at each order. */
+static void *hand_over(void *context)
+{
+    int orders = *(int *)context;
+    pthread_t next;
+
+    pthread_detach(pthread_self());
+    wait_for_order(orders);
+    if (pthread_create(&next, NULL, hand_over, context) != 0)
+        _exit(3);
+    return NULL;
+}
+
+static void live_in_child(int orders, enum fate fate)
+{
+    static int orders_of_thread;
+    pthread_t thread;
+
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    while (read(orders, &byte, 1) != 1)
-        continue;
-    if (executes)
+    orders_of_thread = orders;
+    wait_for_order(orders);
+    if (fate == EXECUTES)
         execl("/bin/sleep", "sleep", "100", (char *)NULL);
+    if (fate == LOSES_MAIN && pthread_create(&thread, NULL, hand_over, &orders_of_thread) == 0)
+        pthread_exit(NULL);
     _exit(0);
 }
 
-static void begin(struct family *f, bool executes)
+static void begin(struct family *f, enum fate fate)
 {
     int ends[2];
 
@@ -58,7 +87,7 @@ static void begin(struct family *f, bool executes)
     f->child = fork();
     assert_true(f->child >= 0);
     if (f->child == 0)
-        sleep_in_child(ends[0], executes);
+        live_in_child(ends[0], fate);
     close(ends[0]);
     f->orders = ends[1];
     assert_ok(OwhpOpenProcess((UINT32)f->child, &f->process));
@@ -118,7 +147,7 @@ static void executes(void **state)
     UINT8 byte;
 
     (void)state;
-    begin(&f, true);
+    begin(&f, EXECUTES);
     expect(&f, PRIVATE_GPA, true);
     expect(&f, SHARED_GPA, true);
     assert_int_equal(write(f.orders, "", 1), 1);
@@ -155,7 +184,7 @@ static void cut_short(void **state)
     UINT64 pages, gpa;
 
     (void)state;
-    begin(&f, false);
+    begin(&f, ENDS);
     expect(&f, SHARED_GPA + 3 * PAGE, true);
     assert_ok(OwhpCreateSnapshot(f.g.partition, 0, &before));
     assert_int_equal(ftruncate(f.file, 2 * PAGE), 0);
@@ -213,7 +242,7 @@ static void ends_under_a_run(void **state)
         const UINT64 gpa = i & 1 ? PRIVATE_GPA : SHARED_GPA;
         struct family f;
         pthread_t thread;
-        begin(&f, false);
+        begin(&f, ENDS);
         guest_code(&f.g, 0xff, 0x07, 0xeb, 0xfc); /* inc dword [rdi]; jmp to it */
         guest_set(&f.g, WHvX64RegisterRip, CODE);
         guest_set(&f.g, WHvX64RegisterRdi, gpa + 8);
@@ -229,6 +258,177 @@ static void ends_under_a_run(void **state)
     }
 }
 
+/* ---- the main thread ends ---- */
+
+static bool is_zombie(pid_t process)
+{
+    char name[64], line[256] = "";
+
+    snprintf(name, sizeof(name), "/proc/%d/stat", process);
+    FILE *file = fopen(name, "re");
+    assert_non_null(file);
+    assert_non_null(fgets(line, sizeof(line), file));
+    fclose(file);
+    return strstr(line, ") Z ");
+}
+
+/* The one thread that lives beside the main thread's remains; 0: none, or more than one at this moment. */
+static pid_t only_thread(pid_t process)
+{
+    char name[64];
+    pid_t found = 0;
+    struct dirent *entry;
+    int count = 0;
+
+    snprintf(name, sizeof(name), "/proc/%d/task", process);
+    DIR *threads = opendir(name);
+    assert_non_null(threads);
+    while ((entry = readdir(threads)) != NULL) {
+        pid_t id = (pid_t)atoi(entry->d_name);
+        found = id && id != process ? id : found;
+        count += id && id != process;
+    }
+    closedir(threads);
+    return count == 1 ? found : 0;
+}
+
+static void give_order(const struct family *f)
+{
+    assert_int_equal(write(f->orders, "", 1), 1);
+}
+
+static pid_t wait_for_next_thread(const struct family *f, pid_t before)
+{
+    for (int tries = 0; tries < 5000; tries++, nap())
+        if (is_zombie(f->child) && only_thread(f->child) && only_thread(f->child) != before)
+            return only_thread(f->child);
+    fail_msg("the child has no other thread than %d", before);
+    return 0;
+}
+
+/* All of it is there, and what is mapped now is, too. */
+static void expect_all(struct family *f)
+{
+    OWHP_GPA_RANGE ranges[8];
+    UINT32 count;
+
+    expect(f, PRIVATE_GPA, true);
+    expect(f, SHARED_GPA, true);
+    assert_ok(WHvMapGpaRange2(f->g.partition, f->process, f->private, PRIVATE_GPA, PAGES * PAGE, FLAGS(RWXT)));
+    assert_ok(WHvMapGpaRange2(f->g.partition, f->process, f->shared, SHARED_GPA, PAGES * PAGE, FLAGS(RWXT)));
+    expect(f, PRIVATE_GPA, true);
+    expect(f, SHARED_GPA, true);
+    assert_ok(OwhpEnumerateGpaRanges(f->g.partition, ranges, 8, &count));
+    for (UINT32 i = 0; i < count; i++)
+        if (ranges[i].GuestAddress == PRIVATE_GPA || ranges[i].GuestAddress == SHARED_GPA)
+            assert_int_equal(ranges[i].ResidentSizeInBytes, PAGES * PAGE);
+    assert_ok(OwhpDiscardGpaRange(f->g.partition, SHARED_GPA + PAGE, PAGE));
+    assert_int_equal(f->shared[PAGE], 0);
+}
+
+/* The process is its threads, whichever they are; it has ended when none is left. */
+static void main_thread_ends(void **state)
+{
+    struct family f;
+    HANDLE second;
+    UINT8 byte;
+
+    (void)state;
+    begin(&f, LOSES_MAIN);
+    expect(&f, PRIVATE_GPA, true);
+    give_order(&f);
+    pid_t thread = wait_for_next_thread(&f, 0);
+    expect_all(&f);
+    assert_ok(OwhpOpenProcess((UINT32)f.child, &second));
+    assert_ok(OwhpCloseProcess(f.process));
+    f.process = second;
+    for (int i = 0; i < 3; i++) {
+        give_order(&f);
+        thread = wait_for_next_thread(&f, thread);
+        expect_all(&f);
+    }
+    guest_end(&f.g); /* so that nothing of the process is open: it is found by its number alone */
+    assert_ok(OwhpCloseProcess(f.process));
+    guest_begin(&f.g, NULL);
+    guest_long_mode(&f.g, 0);
+    guest_code(&f.g, 0xff, 0x07, 0xf4);
+    assert_ok(OwhpOpenProcess((UINT32)f.child, &f.process));
+    assert_ok(WHvMapGpaRange2(f.g.partition, f.process, f.private, PRIVATE_GPA, PAGES * PAGE, FLAGS(RWXT)));
+    assert_ok(WHvMapGpaRange2(f.g.partition, f.process, f.shared, SHARED_GPA, PAGES * PAGE, FLAGS(RWXT)));
+    expect_all(&f);
+    kill(f.child, SIGKILL);
+    waitpid(f.child, NULL, 0);
+    expect(&f, PRIVATE_GPA, false);
+    for (int tries = 0; tries < 5000 && WHvReadGpaRange(f.g.partition, 0, SHARED_GPA, plain, &byte, 1) == S_OK; tries++)
+        nap();
+    expect(&f, SHARED_GPA, false);
+    assert_refused(OwhpOpenProcess((UINT32)f.child, &second), E_NOT_FOUND);
+    f.child = 0;
+    end(&f);
+}
+
+/* The client's own main thread: snapshots and Discard ask the kernel for what the client itself has mapped. The number of the
+ * first step that fails, or 0. */
+static int use_own_memory(void)
+{
+    const UINT32 processors = 1;
+    OWHP_SNAPSHOT_HANDLE snapshot;
+    WHV_PARTITION_HANDLE p;
+    UINT64 pages;
+    VOID *memory;
+
+    if (WHvCreatePartition(&p) != S_OK ||
+        WHvSetPartitionProperty(p, WHvPartitionPropertyCodeProcessorCount, &processors, sizeof(processors)) != S_OK ||
+        WHvSetupPartition(p) != S_OK || OwhpAllocateMemory(PAGES * PAGE, 0, &memory) != S_OK)
+        return 1;
+    UINT8 *private = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    private[PAGE] = ((UINT8 *)memory)[PAGE] = 0x77;
+    if (WHvMapGpaRange(p, memory, 0, PAGES * PAGE, FLAGS(RWXT)) != S_OK ||
+        WHvMapGpaRange(p, private, 0x10000, PAGES * PAGE, FLAGS(RWXT)) != S_OK)
+        return 2;
+    if (OwhpCreateSnapshot(p, 0, &snapshot) != S_OK)
+        return 3;
+    if (OwhpMarkDirty(p, PAGE, 1) != S_OK ||
+        OwhpMarkDirty(p, 0x10000 + PAGE, 1) != S_OK)
+        return 4;
+    private[PAGE] = ((UINT8 *)memory)[PAGE] = 0x88;
+    if (OwhpRestoreSnapshot(p, snapshot, OwhpRestoreFlagNone, &pages) != S_OK || pages != 2)
+        return 5;
+    if (private[PAGE] != 0x77 || ((UINT8 *)memory)[PAGE] != 0x77)
+        return 6;
+    if (OwhpDiscardGpaRange(p, 0, PAGES * PAGE) != S_OK || OwhpDiscardGpaRange(p, 0x10000, PAGES * PAGE) != S_OK)
+        return 7;
+    return private[PAGE] || ((UINT8 *)memory)[PAGE] ? 8 : 0;
+}
+
+static void *use_without_main(void *unused)
+{
+    (void)unused;
+    while (!is_zombie(getpid()))
+        nap();
+    _exit(use_own_memory());
+}
+
+static void own_main_thread_ends(void **state)
+{
+    HANDLE self;
+    pthread_t thread;
+    int status;
+
+    (void)state;
+    assert_ok(OwhpOpenProcess((UINT32)getpid(), &self));
+    pid_t child = fork();
+    if (child == 0) {
+        if (OwhpOpenProcess((UINT32)getpid(), &self) != S_OK || pthread_create(&thread, NULL, use_without_main, NULL) != 0)
+            _exit(20);
+        pthread_exit(NULL);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+    assert_ok(OwhpCloseProcess(self));
+}
+
 /* Discard says why it refuses, and zeroes nothing that others still use, as long as the process is a zombie and when it is gone. */
 static void discard_after_the_end(void **state)
 {
@@ -237,7 +437,7 @@ static void discard_after_the_end(void **state)
     siginfo_t end_of;
 
     (void)state;
-    begin(&f, false);
+    begin(&f, ENDS);
     assert_ok(OwhpDiscardGpaRange(f.g.partition, SHARED_GPA, PAGE));
     assert_int_equal(f.shared[0], 0);
     assert_refused(OwhpDiscardGpaRange(f.g.partition, PRIVATE_GPA, PAGE), E_NOT_SUPPORTED);
@@ -262,6 +462,8 @@ int main(void)
         CASE("PROC-26", "H OwhpOpenProcess: memory that is cut off", cut_short),
         CASE("PROC-27", "H OwhpOpenProcess: the process ends under a run", ends_under_a_run),
         CASE("PROC-28", "H OwhpDiscardGpaRange: of a process that has ended", discard_after_the_end),
+        CASE("PROC-29", "H OwhpOpenProcess: the process's main thread ends", main_thread_ends),
+        CASE("PROC-30", "H: the client's main thread ends", own_main_thread_ends),
     };
 
     return cmocka_run_group_tests_name("life of another process", tests, NULL, NULL);
