@@ -583,7 +583,7 @@ OWHP_EXPORT HRESULT WINAPI OwhpQuerySnapshot(OWHP_SNAPSHOT_HANDLE Snapshot,
  *
  * Path: a name of the host, at most 4095 bytes. Flags: 0.
  *
- * E_INVALIDARG                            Path is empty or too long; Flags is not 0
+ * E_INVALIDARG                            Path is empty or too long, or a name in it; Flags is not 0
  * HRESULT_FROM_WIN32(ERROR_NOT_FOUND)     there is no such directory
  * E_ACCESSDENIED                          the file may not be created, or Path is a directory
  * HRESULT_FROM_WIN32(ERROR_WRITE_FAULT)   writing failed; the text says where and why

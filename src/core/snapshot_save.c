@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -35,10 +36,11 @@ static enum status cannot(const struct writer *w, const char *what, uint64_t off
 {
     int error = errno;
     enum status status = error == ENOENT || error == ENOTDIR ? STATUS_NOT_FOUND
+                         : error == ENAMETOOLONG             ? STATUS_INVALID_ARGUMENT
                          : error == EACCES || error == EPERM || error == EROFS || error == EISDIR ? STATUS_ACCESS_DENIED
-                                                                                  : STATUS_WRITE_FAULT;
+                                                                                                  : STATUS_WRITE_FAULT;
 
-    return fail(status, "%s: cannot %s at offset 0x%llx: %s", w->path, what, (unsigned long long)offset, strerror(error));
+    return fail(status, "cannot %s at offset 0x%llx: %s: %s", what, (unsigned long long)offset, strerror(error), w->path);
 }
 
 static enum status put(const struct writer *w, const void *bytes, uint64_t size, uint64_t offset)
@@ -199,49 +201,96 @@ static enum status write_all(struct writer *w)
     return status;
 }
 
-/* A file of a short name beside the one to be: that one's own name may be as long as names can be. */
-static int open_beside(const char *path, char *name, size_t size)
-{
-    const char *slash = strrchr(path, '/');
-    int folder = slash ? (int)(slash - path) + 1 : 0;
+/* ---- names ---- */
 
-    snprintf(name, size, "%.*s.snapshot-XXXXXX", folder, path);
-    return mkostemp(name, O_CLOEXEC);
+/* Where the file is to be: names are used in the folder, so that a path of any length leaves room for another name there. */
+struct place {
+    int folder;
+    const char *name; /* in the path */
+    char other[32];   /* what the file is called until it is finished */
+};
+
+/* The folder as a place only: it may be one that cannot be listed. */
+static enum status find_place(const struct writer *w, struct place *place)
+{
+    char folder[PATH_MAX];
+    const char *slash = strrchr(w->path, '/');
+    size_t length = slash ? (size_t)(slash - w->path) + 1 : 1;
+
+    memcpy(folder, slash ? w->path : ".", length);
+    folder[length] = 0;
+    place->name = slash ? slash + 1 : w->path;
+    place->folder = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return place->folder < 0 ? cannot(w, "find the directory", 0) : STATUS_OK;
+}
+
+/* What can be known before anything is written: that the name is too long, or a directory's. */
+static enum status check_name(const struct writer *w, const struct place *place)
+{
+    struct stat s;
+    bool found = fstatat(place->folder, place->name, &s, AT_SYMLINK_NOFOLLOW) == 0;
+
+    if (!place->name[0] || (found && S_ISDIR(s.st_mode)))
+        errno = EISDIR;
+    else if (found || errno == ENOENT)
+        return STATUS_OK;
+    return cannot(w, "use the name", 0);
+}
+
+static int open_beside(struct place *place)
+{
+    uint64_t random;
+    int fd = -1;
+
+    for (int tries = 0; tries < 100 && fd < 0 && (tries == 0 || errno == EEXIST); tries++) {
+        if (getrandom(&random, sizeof(random), 0) != sizeof(random))
+            return -1;
+        snprintf(place->other, sizeof(place->other), ".snapshot-%06x", (unsigned)(random & 0xffffff));
+        fd = openat(place->folder, place->other, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, S_IRUSR | S_IWUSR);
+    }
+    return fd;
 }
 
 /* The new name is on the disk, too; where the file system does not do that, it did what it can. */
-static void sync_folder(const char *path)
+static void sync_folder(const struct place *place)
 {
-    char folder[PATH_MAX];
-    const char *slash = strrchr(path, '/');
-    size_t length = slash ? (size_t)(slash - path) + 1 : 1;
-
-    memcpy(folder, slash ? path : ".", length);
-    folder[length] = 0;
-    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = openat(place->folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd >= 0) {
         (void)fsync(fd);
         close(fd);
     }
 }
 
-static enum status write_file(struct writer *w)
+static enum status write_in(struct writer *w, struct place *place)
 {
-    char name[PATH_MAX + 24];
-    enum status status;
+    enum status status = check_name(w, place);
 
-    w->fd = open_beside(w->path, name, sizeof(name));
+    if (status != STATUS_OK)
+        return status;
+    w->fd = open_beside(place);
     if (w->fd < 0)
         return cannot(w, "create a file beside it", 0);
     status = write_all(w);
     if (close(w->fd) != 0 && status == STATUS_OK)
         status = cannot(w, "close the file", 0);
-    if (status == STATUS_OK && rename(name, w->path) != 0)
+    if (status == STATUS_OK && renameat(place->folder, place->other, place->folder, place->name) != 0)
         status = cannot(w, "rename the file", 0);
     if (status != STATUS_OK)
-        unlink(name);
+        unlinkat(place->folder, place->other, 0);
     else
-        sync_folder(w->path);
+        sync_folder(place);
+    return status;
+}
+
+static enum status write_file(struct writer *w)
+{
+    struct place place;
+    enum status status = find_place(w, &place);
+
+    if (status != STATUS_OK)
+        return status;
+    status = write_in(w, &place);
+    close(place.folder);
     return status;
 }
 

@@ -5,6 +5,7 @@
 #include "guest.h"
 
 #include <WinHvEmulation.h>
+#include <errno.h>
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -14,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { PAGE = 4096, MISSING = 0x100000 };
@@ -400,6 +402,82 @@ static void long_name(void **state)
     guest_end(&g);
 }
 
+/* Paths of each length near the longest that a host takes: folder/DEEP/.../DEEP/name, made and removed folder by folder. */
+static void long_paths(void **state)
+{
+    enum { LEVEL = 200, LONGEST = 4095 };
+    char file[LONGEST + 2], deep[LEVEL + 1];
+    OWHP_SNAPSHOT_HANDLE snapshot, loaded;
+    struct guest g;
+    struct stat s;
+    size_t at;
+    int depth = 0, into[32];
+
+    (void)state;
+    guest_begin(&g, NULL);
+    assert_ok(OwhpCreateSnapshot(g.partition, 0, &snapshot));
+    memset(deep, 'd', LEVEL);
+    deep[LEVEL] = 0;
+    at = (size_t)snprintf(file, sizeof(file), "%s/", folder);
+    into[0] = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    for (; at + LEVEL + 50 < LONGEST; at += LEVEL + 1, depth++) {
+        assert_int_equal(mkdirat(into[depth], deep, 0700), 0);
+        into[depth + 1] = openat(into[depth], deep, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        snprintf(file + at, sizeof(file) - at, "%s/", deep);
+    }
+    /* One more folder, so that the names behind it have 1 to 8 bytes; and the last name as long as it gets. */
+    size_t short_level = LONGEST - at - 9;
+    for (size_t length = LONGEST - 30; length <= LONGEST; length++) {
+        memset(file + at, 'n', length - at);
+        file[length] = 0;
+        assert_ok(OwhpSaveSnapshot(snapshot, file, 0));
+        assert_int_equal(stat(file, &s), 0);
+        assert_int_equal(unlinkat(into[depth], file + at, 0), 0);
+    }
+    deep[short_level] = 0;
+    assert_int_equal(mkdirat(into[depth], deep, 0300), 0); /* nor can it be listed */
+    for (size_t length = LONGEST - 7; length <= LONGEST; length++) {
+        memset(file + at, 'd', length - at);
+        file[at + short_level] = '/';
+        file[length] = 0;
+        assert_ok(OwhpSaveSnapshot(snapshot, file, 0));
+        assert_ok(OwhpLoadSnapshot(g.partition, file, OwhpLoadFlagNone, &loaded));
+        assert_ok(OwhpDestroySnapshot(loaded));
+        assert_int_equal(unlink(file), 0);
+    }
+    file[LONGEST] = 'd';
+    file[LONGEST + 1] = 0;
+    assert_refused(OwhpSaveSnapshot(snapshot, file, 0), E_INVALIDARG);
+    for (unlinkat(into[depth], deep, AT_REMOVEDIR), deep[short_level] = 'd'; depth >= 0; close(into[depth--]))
+        if (depth)
+            assert_int_equal(unlinkat(into[depth - 1], deep, AT_REMOVEDIR), 0);
+    assert_ok(OwhpDestroySnapshot(snapshot));
+    guest_end(&g);
+}
+
+/* Names that no file can have are refused before anything is written. */
+static void names_of_no_file(void **state)
+{
+    struct guest g;
+    OWHP_SNAPSHOT_HANDLE snapshot;
+    char name[400];
+
+    (void)state;
+    guest_begin(&g, NULL);
+    assert_ok(OwhpCreateSnapshot(g.partition, 0, &snapshot));
+    snprintf(name, sizeof(name), "%s/%0*d", folder, 256, 0);
+    assert_refused(OwhpSaveSnapshot(snapshot, name, 0), E_INVALIDARG);
+    assert_non_null(strstr(OwhpGetLastErrorText(), strerror(ENAMETOOLONG)));
+    snprintf(name, sizeof(name), "%s/", folder);
+    assert_refused(OwhpSaveSnapshot(snapshot, name, 0), E_ACCESSDENIED);
+    snprintf(name, sizeof(name), "%s/..", folder);
+    assert_refused(OwhpSaveSnapshot(snapshot, name, 0), E_ACCESSDENIED);
+    snprintf(name, sizeof(name), "%s/none/file", folder);
+    assert_refused(OwhpSaveSnapshot(snapshot, name, 0), E_NOT_FOUND);
+    assert_ok(OwhpDestroySnapshot(snapshot));
+    guest_end(&g);
+}
+
 /* ---- state ---- */
 
 /* Any bytes are taken for an APIC; what it does not have stays 0. */
@@ -437,6 +515,8 @@ int main(void)
         CASE("HOST-6", "H OwhpLoadSnapshot", failed_load),
         CASE("HOST-7", "H OwhpRestoreSnapshot", restored_segment),
         CASE("HOST-8", "H OwhpSaveSnapshot", long_name),
+        CASE("HOST-13", "H OwhpSaveSnapshot: long paths", long_paths),
+        CASE("HOST-14", "H OwhpSaveSnapshot: names of no file", names_of_no_file),
         CASE("HOST-9", "H WHvSetVirtualProcessorInterruptControllerState2", any_apic),
     };
     return cmocka_run_group_tests_name("the host's side", tests, make_folder, remove_folder);
