@@ -230,14 +230,7 @@ static void *kill_soon(void *context)
 /* It ends while a processor does nothing but store to its memory. */
 static void ends_under_a_run(void **state)
 {
-    const char *engine = getenv("OPENWHP_ENGINE");
-
     (void)state;
-    if (engine && strcmp(engine, "kvm") == 0) {
-        /* Known and not mended: now and then that engine ends such a run with another reason than the access. */
-        print_message("SKIPPED: not reliable on the kvm engine\n");
-        skip();
-    }
     for (int i = 0; i < 6; i++) {
         const UINT64 gpa = i & 1 ? PRIVATE_GPA : SHARED_GPA;
         struct family f;

@@ -218,6 +218,11 @@ enum cpu_leave kvm_open_serve(struct engine_vcpu *vcpu);
 /* KVM is to forget what is open, if anything. The registers in KVM are then to be handed over. */
 void kvm_open_forget(struct engine_vcpu *vcpu);
 
+/* ---- kvm_go_back.c ---- */
+
+/* The processor is behind an instruction that made this store or OUT. True: it is before it now. False: it was not found. */
+bool kvm_go_back(struct engine_vcpu *vcpu, const struct effect *wanted);
+
 /* ---- kvm_plain.c ---- */
 
 /* RIP as it wraps in the processor's mode. */

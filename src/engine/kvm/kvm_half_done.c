@@ -20,10 +20,7 @@
  *                  instruction and comes back before the next one. Then the saved state counts again. Loads get zeros; but where
  *                  the result is stored in memory at once (PUSH, MOVS, INS), they get what is there already, so that nothing
  *                  changes but the page's dirty bit.
- *      go back     After a store or OUT with RIP behind it, the instruction is looked for: it ends at RIP, so there are at most
- *                  15 places where it can begin. Each is decoded, and executed on the software processor with a port that
- *                  lets no store through. The place that makes the access which KVM reported is the instruction. When several
- *                  are (bytes before it that could be its prefixes), the shortest is taken: all of them do the same.
+ *      go back     After a store or OUT with RIP behind it, the instruction is looked for: kvm_go_back.c.
  *      execute     The software processor runs the instruction, as in the soft engine: memory that KVM must not see (no
  *                  execution, other processes), local APIC, exit.
  *
@@ -149,205 +146,6 @@ static void forget(struct engine_vcpu *vcpu)
     kvm_ring_drain(vcpu);
     k->mirror.valid = k->mirror.rest_valid = false;
     k->open.is_open = false;
-}
-
-/* ---- go back ---- */
-
-/* The port of a trial: code and loads as always, stores go nowhere; the one that was reported leaves. */
-struct trial {
-    const struct effect *wanted;
-    bool found;
-};
-
-static _Thread_local struct trial *current;
-
-static bool trial_page(struct cpu *cpu, gpa_t page, enum access_type type, struct port_page *out)
-{
-    if (type == ACCESS_WRITE || !soft_port.page(cpu, page, type, out))
-        return false;
-    out->rights &= ~(uint32_t)PAGE_WRITE;
-    return true;
-}
-
-/* KVM reports accesses in pieces of 8 bytes. */
-static bool is_piece(uint64_t whole, uint64_t offset, uint64_t size)
-{
-    return offset % 8 == 0 && size == (whole - offset < 8 ? whole - offset : 8);
-}
-
-static enum port_result trial_access(struct cpu *cpu, const struct port_access *access)
-{
-    const struct effect *w = current->wanted;
-
-    (void)cpu;
-    if (access->type != ACCESS_WRITE)
-        return PORT_EXIT;
-    const uint64_t offset = w->gpa - access->gpa;
-
-    if (w->is_port || offset >= access->size || !is_piece(access->size, offset, w->size) ||
-        memcmp((const uint8_t *)access->data + offset, w->data, w->size) != 0)
-        return PORT_DONE;
-    current->found = true;
-    return PORT_EXIT;
-}
-
-static enum port_result trial_io(struct cpu *cpu, const struct port_io *io)
-{
-    const struct effect *w = current->wanted;
-    const void *data = io->data ? (const void *)io->data : (const void *)&cpu->gpr[REG_RAX];
-
-    current->found =
-        w->is_port && io->is_write && io->port == w->port && io->size == w->size && memcmp(data, w->data, w->size) == 0;
-    return PORT_EXIT;
-}
-
-static enum port_result trial_msr_read(struct cpu *cpu, uint32_t index, uint64_t *value)
-{
-    (void)cpu, (void)index, (void)value;
-    return PORT_EXIT;
-}
-
-static enum port_result trial_msr_write(struct cpu *cpu, uint32_t index, uint64_t value)
-{
-    (void)cpu, (void)index, (void)value;
-    return PORT_EXIT;
-}
-
-static const struct cpu_port trial_port = {
-    .page = trial_page, .access = trial_access, .io = trial_io, .msr_read = trial_msr_read, .msr_write = trial_msr_write};
-
-/* What a trial may change. */
-struct position {
-    union gpr gpr[16];
-    uint64_t rip, rflags;
-    struct segment segment[SEG_COUNT];
-    struct x87_image x87;
-};
-
-static void remember(struct cpu *cpu, struct position *p)
-{
-    memcpy(p->gpr, cpu->gpr, sizeof(p->gpr));
-    memcpy(p->segment, cpu->segment, sizeof(p->segment));
-    p->rip = cpu->rip;
-    p->rflags = cpu_rflags(cpu);
-    p->x87 = cpu->x87;
-}
-
-static void go_to(struct cpu *cpu, const struct position *p)
-{
-    memcpy(cpu->gpr, p->gpr, sizeof(p->gpr));
-    memcpy(cpu->segment, p->segment, sizeof(p->segment));
-    cpu->rip = p->rip;
-    cpu_set_rflags(cpu, p->rflags);
-    cpu->x87 = p->x87;
-}
-
-/* A register as it was before `by` was added, in the instruction's address size. */
-static void take_back(union gpr *reg, int64_t by, unsigned width)
-{
-    if (width == 64)
-        reg->q -= (uint64_t)by;
-    else if (width == 32)
-        reg->q = (uint32_t)(reg->d - (uint32_t)by);
-    else
-        reg->w = (uint16_t)(reg->w - (uint16_t)by);
-}
-
-/* Undo what the instruction did to registers before its store. False: it stores nothing, or is not known to. */
-static bool undo_registers(struct cpu *cpu, const struct decoded *d)
-{
-    int64_t step = (cpu->rflags & RFLAGS_DF ? -1 : 1) * (int64_t)(d->zydis.operand_width / 8);
-    unsigned width = d->zydis.address_width;
-    bool source = false, destination = false;
-
-    switch (d->zydis.mnemonic) {
-    case ZYDIS_MNEMONIC_MOVSB: case ZYDIS_MNEMONIC_MOVSW: case ZYDIS_MNEMONIC_MOVSD: case ZYDIS_MNEMONIC_MOVSQ:
-        if (d->zydis.meta.category != ZYDIS_CATEGORY_STRINGOP)
-            return true; /* MOVSD of SSE2 */
-        source = destination = true;
-        break;
-    case ZYDIS_MNEMONIC_STOSB: case ZYDIS_MNEMONIC_STOSW: case ZYDIS_MNEMONIC_STOSD: case ZYDIS_MNEMONIC_STOSQ:
-        destination = true;
-        break;
-    case ZYDIS_MNEMONIC_OUTSB: case ZYDIS_MNEMONIC_OUTSW: case ZYDIS_MNEMONIC_OUTSD:
-        source = true;
-        break;
-    case ZYDIS_MNEMONIC_PUSH: case ZYDIS_MNEMONIC_PUSHF: case ZYDIS_MNEMONIC_PUSHFD: case ZYDIS_MNEMONIC_PUSHFQ:
-        take_back(&cpu->gpr[REG_RSP], -(int64_t)(d->zydis.operand_width / 8), cpu_is_64(cpu) ? 64 : d->zydis.stack_width);
-        return true;
-    case ZYDIS_MNEMONIC_PUSHA: case ZYDIS_MNEMONIC_PUSHAD:
-        take_back(&cpu->gpr[REG_RSP], -8 * (int64_t)(d->zydis.operand_width / 8), d->zydis.stack_width);
-        return true;
-    case ZYDIS_MNEMONIC_POP:
-        take_back(&cpu->gpr[REG_RSP], d->zydis.operand_width / 8, cpu_is_64(cpu) ? 64 : d->zydis.stack_width);
-        return true;
-    case ZYDIS_MNEMONIC_OUT:
-        return true;
-    default:
-        for (unsigned i = 0; i < d->zydis.operand_count; i++)
-            if (d->operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY && (d->operands[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
-                return true;
-        return false;
-    }
-    if (source)
-        take_back(&cpu->gpr[REG_RSI], step, width);
-    if (destination)
-        take_back(&cpu->gpr[REG_RDI], step, width);
-    if (d->zydis.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPNE))
-        take_back(&cpu->gpr[REG_RCX], -1, width);
-    return true;
-}
-
-/* One step with the port of a trial. The host's processor knows no reserved bits where the partition's width is below its own. */
-static bool try_step(struct cpu *cpu, const struct effect *wanted)
-{
-    enum { WIDEST = 52 };
-    const struct cpu_port *port = cpu->port;
-    const uint8_t bits = cpu->physical_bits;
-    struct trial trial = {.wanted = wanted};
-
-    current = &trial;
-    cpu->port = &trial_port;
-    cpu->physical_bits = wanted->gpa >> bits ? WIDEST : bits;
-    cpu_drop_memory(cpu, false);
-    (void)cpu_step(cpu);
-    cpu->physical_bits = bits;
-    cpu->port = port;
-    cpu_drop_memory(cpu, false);
-    return trial.found;
-}
-
-/* Is the instruction `length` bytes back from `behind` the one? The processor is then before it. */
-static bool try_place(struct engine_vcpu *vcpu, const struct position *behind, unsigned length, const struct effect *wanted)
-{
-    struct cpu *cpu = vcpu->cpu;
-    struct decoded d;
-    struct position place;
-
-    go_to(cpu, behind);
-    cpu->rip = kvm_rip_within(cpu, behind->rip - length);
-    if (!kvm_decode_here(cpu, &d) || (length && d.insn.length != length) || !undo_registers(cpu, &d))
-        return false;
-    remember(cpu, &place);
-    const bool found = try_step(cpu, wanted);
-    go_to(cpu, &place);
-    return found;
-}
-
-static bool go_back(struct engine_vcpu *vcpu, const struct effect *wanted)
-{
-    const bool shadow = vcpu->cpu->interrupt_shadow;
-    struct position behind;
-    bool found = false;
-
-    remember(vcpu->cpu, &behind);
-    for (unsigned length = 0; length <= 15 && !found; length++)
-        found = try_place(vcpu, &behind, length, wanted);
-    if (found)
-        vcpu->cpu->interrupt_shadow = shadow;
-    else
-        go_to(vcpu->cpu, &behind);
-    return found;
 }
 
 /* ---- left open ---- */
@@ -508,7 +306,7 @@ bool kvm_half_done(struct engine_vcpu *vcpu)
 
     if (leave_open_again(vcpu, &effect))
         return true;
-    bool found = !effect.is_store || go_back(vcpu, &effect);
+    bool found = !effect.is_store || kvm_go_back(vcpu, &effect);
     if (found && leave_open(vcpu, &effect, reported))
         return true;
     if (!kvm_state_complete(vcpu)) {
@@ -517,5 +315,5 @@ bool kvm_half_done(struct engine_vcpu *vcpu)
         return false;
     }
     forget(vcpu);
-    return found || go_back(vcpu, &effect); /* now with all registers */
+    return found || kvm_go_back(vcpu, &effect); /* now with all registers */
 }
