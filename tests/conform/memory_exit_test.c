@@ -211,6 +211,28 @@ static const struct data datas[] = {
 };
 enum { DATAS = sizeof(datas) / sizeof(datas[0]) };
 
+/* Loads of a byte as far as permissions go. The bits of CPUID leaf 7, EBX: without, not tried. */
+static const struct flush {
+    struct data data;
+    unsigned feature; /* 0: always there */
+} flushes[] = {
+    {{"clflush [rdi]", {0x0f, 0xae, 0x3f}, 3, 1, R, 0, false}, 0},
+    {{"clflushopt [rdi]", {0x66, 0x0f, 0xae, 0x3f}, 4, 1, R, 0, false}, 23},
+    {{"clwb [rdi]", {0x66, 0x0f, 0xae, 0x37}, 4, 1, R, 0, false}, 24},
+};
+
+/* They never are anything but hints. */
+static const struct data hints[] = {
+    {"prefetcht0 [rdi]", {0x0f, 0x18, 0x0f}, 3, 1, R, 0, false},
+    {"prefetcht1 [rdi]", {0x0f, 0x18, 0x17}, 3, 1, R, 0, false},
+    {"prefetcht2 [rdi]", {0x0f, 0x18, 0x1f}, 3, 1, R, 0, false},
+    {"prefetchnta [rdi]", {0x0f, 0x18, 0x07}, 3, 1, R, 0, false},
+    {"prefetch [rdi]", {0x0f, 0x0d, 0x07}, 3, 1, R, 0, false},
+    {"prefetchw [rdi]", {0x0f, 0x0d, 0x0f}, 3, 1, R, 0, false},
+    {"prefetchwt1 [rdi]", {0x0f, 0x0d, 0x17}, 3, 1, R, 0, false},
+    {"cldemote [rdi]", {0x0f, 0x1c, 0x07}, 3, 1, R, 0, false},
+};
+
 /* Where the access begins: in the page; or at its end and into the next, before it and into it. */
 static const int inside[] = {0x120, 0}, across[] = {PAGE_SIZE - 1, -1};
 
@@ -276,6 +298,69 @@ static void data_across_pages(void **state)
     (void)state;
     all_data(across, false);
     all_data(across, true);
+}
+
+static bool has_feature(struct guest *g, unsigned bit)
+{
+    WHV_CPUID_OUTPUT leaf;
+
+    assert_ok(WHvGetVirtualProcessorCpuidOutput(g->partition, 0, 7, 0, &leaf));
+    return bit == 0 || leaf.Ebx >> bit & 1;
+}
+
+/* The line of a page that cannot be read is not flushed: an exit like that of a load, which can be completed like one. */
+static void flushed_lines(void **state)
+{
+    (void)state;
+    for (unsigned cpl = 0; cpl <= 3; cpl += 3) {
+        struct guest g;
+        begin(&g, cpl);
+        for (size_t f = 0; f < sizeof(flushes) / sizeof(flushes[0]); f++)
+            for (size_t w = 0; w < WHYS && has_feature(&g, flushes[f].feature); w++)
+                one_access(&g, &flushes[f].data, &whys[w], 0x123, cpl);
+        guest_end(&g);
+    }
+    struct guest g;
+    OWHP_MEMORY_ACCESS access;
+    begin(&g, 0);
+    guest_code(&g, 0x0f, 0xae, 0x3f, 0xf4); /* clflush [rdi]; hlt */
+    guest_set(&g, WHvX64RegisterRdi, TARGET + 5);
+    assert_ok(WHvUnmapGpaRange(g.partition, TARGET, PAGE_SIZE));
+    run_to(&g, WHvRunVpExitReasonMemoryAccess);
+    assert_ok(OwhpGetMemoryAccess(g.partition, 0, &g.exit, &access));
+    assert_int_equal(access.AccessType, WHvMemoryAccessRead);
+    assert_int_equal(access.SizeInBytes, 1);
+    assert_int_equal(access.Gpa, TARGET + 5);
+    assert_ok(OwhpCompleteMemoryAccess(g.partition, 0, &access));
+    run_to(&g, WHvRunVpExitReasonX64Halt);
+    assert_field(&g, VpContext.Rip, CODE + 4);
+    guest_end(&g);
+}
+
+/* Hints neither exit nor fault, wherever they point. */
+static void hints_do_nothing(void **state)
+{
+    static const UINT64 places[] = {TARGET, 0x7f0000000000, 0x8000000000000000};
+    struct guest g;
+
+    (void)state;
+    begin(&g, 0);
+    for (size_t h = 0; h < sizeof(hints) / sizeof(hints[0]); h++)
+        for (size_t w = 0; w < WHYS; w++)
+            for (size_t p = 0; p < sizeof(places) / sizeof(places[0]); p++) {
+                UINT8 *host = spoil(&g, &whys[w], TARGET);
+                memcpy(g.ram + CODE, hints[h].code, hints[h].length);
+                memset(g.ram + CODE + hints[h].length, 0xf4, 8);
+                guest_set(&g, WHvX64RegisterRip, CODE);
+                guest_set(&g, WHvX64RegisterRdi, places[p]);
+                assert_ok(WHvRunVirtualProcessor(g.partition, 0, &g.exit, sizeof(g.exit)));
+                if (g.exit.ExitReason != WHvRunVpExitReasonX64Halt || g.exit.VpContext.Rip != CODE + hints[h].length + 1) {
+                    print_exit(&g.exit);
+                    fail_msg("%s, %s, at %#llx: does something", hints[h].name, whys[w].name, (unsigned long long)places[p]);
+                }
+                mend(&g, TARGET, host);
+            }
+    guest_end(&g);
 }
 
 /* Near the limit of CS, in real mode: fewer bytes. mov ax, [bx] with DS where nothing is mapped. */
@@ -515,6 +600,8 @@ int main(void)
         CASE("MEX-1", "F 7.1, 7.2, 7.3, 7.4: data", data_accesses),
         CASE("MEX-7", "F 7.3: read-modify-write", modified_data),
         CASE("MEX-6", "F 7.3: across pages", data_across_pages),
+        CASE("MEX-20", "F 7.2, 7.3; SDM CLFLUSH", flushed_lines),
+        CASE("MEX-21", "SDM PREFETCHh, CLDEMOTE", hints_do_nothing),
         CASE("MEX-2", "F 7.4: bytes", bytes_of_code),
         CASE("MEX-3", "F 7.2, 7.3, 7.4: fetches", fetches),
         CASE("MEX-4", "F 7.2, 7.3: page tables", page_tables),

@@ -35,13 +35,14 @@ static enum exec_result exec_pause(struct cpu *cpu, const struct insn *insn)
     return EXEC_NEXT;
 }
 
-/* CLFLUSH, CLFLUSHOPT, CLWB: faults like a load of one byte; the caches are coherent. */
+/* CLFLUSH, CLFLUSHOPT, CLWB: permissions and faults are those of a load of one byte (SDM 2A CLFLUSH), and so is, where there is no
+ * memory, the exit (SDM 3C "EPT Violations": a data read). The caches are coherent. PREFETCHh and CLDEMOTE are hints:
+ * they do not even fault (SDM 2B PREFETCHh). */
 static enum exec_result exec_flush_line(struct cpu *cpu, const struct insn *insn)
 {
     gva_t linear;
 
-    return exec_done(operand_linear(cpu, insn, 1, ACCESS_READ, &linear) &&
-                     mem_probe(cpu, linear, 1, ACCESS_READ, MEM_CURRENT));
+    return exec_done(operand_linear(cpu, insn, 1, ACCESS_READ, &linear) && mem_touch(cpu, linear));
 }
 
 static enum exec_result exec_clflushopt(struct cpu *cpu, const struct insn *insn)

@@ -268,6 +268,15 @@ bool mem_probe(struct cpu *cpu, gva_t linear, size_t size, enum access_type type
     return size == 0 || mem_split(cpu, linear, size, type, privilege, &split);
 }
 
+bool mem_touch(struct cpu *cpu, gva_t linear)
+{
+    struct split split;
+    uint8_t byte;
+
+    return mem_split(cpu, linear, 1, ACCESS_READ, MEM_CURRENT, &split) &&
+           (!cpu->port->page || transfer_piece(cpu, &split.piece[0], &byte, ACCESS_READ));
+}
+
 bool mem_translate(struct cpu *cpu, gva_t linear, enum access_type type, gpa_t *gpa)
 {
     struct split split;

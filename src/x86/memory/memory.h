@@ -19,6 +19,10 @@ must_check bool mem_write(struct cpu *cpu, gva_t linear, const void *from, size_
 /* Would the access succeed? Raises what it would raise; transfers nothing. Device memory passes. */
 must_check bool mem_probe(struct cpu *cpu, gva_t linear, size_t size, enum access_type type, enum mem_privilege privilege);
 
+/* For what is checked as a load of a byte but loads nothing: raises what a load would raise, and exits where it would, too. A port
+ * that never has memory is not asked: a load may do something there. */
+must_check bool mem_touch(struct cpu *cpu, gva_t linear);
+
 /* The guest physical address behind a linear one, for an access to it; raises what the access would raise. */
 must_check bool mem_translate(struct cpu *cpu, gva_t linear, enum access_type type, gpa_t *gpa);
 
