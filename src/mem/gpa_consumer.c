@@ -130,8 +130,7 @@ bool gpa_consumers_give(void *ctx, const struct gpa_dirty_bits *words, size_t co
     return true;
 }
 
-/* Empty the processors' record of a range. Processors are held. */
-static void hand_on(struct gpa_space *space, struct gpa_range range, const struct gpa_consumer *except)
+void gpa_consumers_hand_on(struct gpa_space *space, struct gpa_range range, const struct gpa_consumer *except)
 {
     struct gpa_consumers to = {space, except};
     gpa_dirty_visit_take(&(struct gpa_dirty_visit){space->dirty, NULL, pages_of(range.gpa), pages_of(range.size),
@@ -140,32 +139,10 @@ static void hand_on(struct gpa_space *space, struct gpa_range range, const struc
 
 void gpa_consumers_forget(struct gpa_space *space, struct gpa_range range, uint32_t keepers)
 {
-    hand_on(space, range, NULL);
+    gpa_consumers_hand_on(space, range, NULL);
     for (struct gpa_consumer *c = space->consumers; c; c = c->next)
         if (!(c->flags & keepers))
             gpa_dirty_take(c->pending, pages_of(range.gpa), pages_of(range.size), NULL, NULL);
-}
-
-/* What was never covered was never mapped while the consumer exists. */
-static void mark_covered(struct gpa_dirty *record, struct gpa_range range)
-{
-    const uint64_t window = (uint64_t)1 << GPA_DIRTY_WINDOW_SHIFT, end = pages_of(range_end(range));
-
-    for (uint64_t page = pages_of(range.gpa), next; page < end; page = next) {
-        next = (page | (window - 1)) + 1;
-        next = next < end ? next : end;
-        if (record->windows[page >> GPA_DIRTY_WINDOW_SHIFT])
-            gpa_dirty_mark_range(record, page, next - page);
-    }
-}
-
-void gpa_consumers_replaced(struct gpa_space *space, struct gpa_range range)
-{
-    for (struct gpa_consumer *c = space->consumers; c; c = c->next) {
-        struct gpa_range seen = range_intersect(range, c->range);
-        if ((c->flags & GPA_CONSUMER_REPLACED) && seen.size)
-            mark_covered(c->pending, seen);
-    }
 }
 
 bool gpa_consumers_expect_mapped(struct gpa_space *space)
@@ -180,7 +157,7 @@ void gpa_consumers_mapped(struct gpa_space *space, const struct extent *pieces, 
 {
     for (struct gpa_consumer *c = space->consumers->next; c; c = c->next)
         for (size_t i = 0; c->snapshot && i < count; i++)
-            gpa_snapshot_mark_memory(c->snapshot, &pieces[i], c->pending);
+            gpa_snapshot_note_memory(c->snapshot, &pieces[i], c);
 }
 
 /* ---- life ---- */
@@ -200,6 +177,7 @@ bool gpa_consumers_init(struct gpa_space *space)
 static void free_consumer(struct gpa_consumer *consumer)
 {
     gpa_dirty_destroy(consumer->pending);
+    extent_tree_fini(&consumer->replaced);
     free(consumer);
 }
 
@@ -218,7 +196,7 @@ static struct gpa_consumer *new_consumer(struct gpa_space *space, struct gpa_ran
 
     if (!c)
         return NULL;
-    *c = (struct gpa_consumer){NULL, 0, flags, range, gpa_dirty_create(pages_of(space->limit)), NULL};
+    *c = (struct gpa_consumer){.flags = flags, .range = range, .pending = gpa_dirty_create(pages_of(space->limit))};
     if (c->pending && cover_for(space, c))
         return c;
     free_consumer(c);
@@ -238,7 +216,7 @@ static void add(struct gpa_space *space, struct gpa_consumer *c)
     gpa_space_hold(space);
     c->next = space->consumers->next;
     space->consumers->next = c;
-    hand_on(space, c->range, c);
+    gpa_consumers_hand_on(space, c->range, c);
     space->record_all += c->flags & GPA_CONSUMER_UNTRACKED ? 1 : 0;
     gpa_space_release(space, &change);
 }

@@ -75,7 +75,7 @@ static enum status check_mappings(struct gpa_snapshot *s, bool may_remap)
     return status;
 }
 
-/* ---- restore ---- */
+/* ---- pages ---- */
 
 enum { LONG_RUN = 64 }; /* pages */
 
@@ -143,14 +143,14 @@ static void finish_zeros(struct restore *r)
         zero_run(r, (uintptr_t)host, (uintptr_t)host + run.size);
 }
 
-static void add_zeros(struct restore *r, gpa_t gpa)
+static void add_zeros(struct restore *r, gpa_t gpa, uint64_t size)
 {
     if (r->zeros.size && range_end(r->zeros) == gpa) {
-        r->zeros.size += PAGE_SIZE;
+        r->zeros.size += size;
         return;
     }
     finish_zeros(r);
-    r->zeros = (struct gpa_range){gpa, PAGE_SIZE};
+    r->zeros = (struct gpa_range){gpa, size};
 }
 
 /* ---- all pages ---- */
@@ -164,7 +164,7 @@ static void write_page(struct restore *r, gpa_t gpa)
         if (!write_source(s, r->range, gpa, content))
             note_failure(r, gpa);
     } else if (!content) {
-        add_zeros(r, gpa);
+        add_zeros(r, gpa, PAGE_SIZE);
     } else if (unlikely(!guarded_copy(host_of(r->range, gpa), content, PAGE_SIZE))) {
         note_failure(r, gpa);
     }
@@ -207,6 +207,53 @@ static bool put_back(void *context, const struct gpa_dirty_bits *words, size_t c
     return true;
 }
 
+/* ---- ranges that changed as a whole ---- */
+
+/* A part of r->range. Where the store holds nothing, 64 pages are as good as one. */
+static void put_part_back(struct restore *r, struct gpa_range part)
+{
+    const uint64_t first = pages_of(part.gpa - r->range->gpa), end = first + pages_of(part.size);
+    const bool by_words = !is_reached_by_copying(r->snapshot, r->range);
+
+    for (uint64_t page = first; page < end;) {
+        if (by_words && !(page & 63) && end - page >= 64 && !page_store_word(&r->range->store, page >> 6)) {
+            add_zeros(r, r->range->gpa + (page << PAGE_SHIFT), (uint64_t)64 << PAGE_SHIFT);
+            page += 64;
+        } else {
+            write_page(r, r->range->gpa + (page++ << PAGE_SHIFT));
+        }
+    }
+    r->pages += pages_of(part.size);
+    gpa_consumers_wrote(r->snapshot->space, r->consumer, part);
+}
+
+static void put_range_back(struct restore *r, struct gpa_range range)
+{
+    const struct gpa_snapshot *s = r->snapshot;
+
+    for (size_t i = gpa_snapshot_find(s, range.gpa); i < s->count && s->ranges[i].gpa < range_end(range); i++) {
+        finish_zeros(r);
+        r->range = &s->ranges[i];
+        put_part_back(r, range_intersect(range, (struct gpa_range){r->range->gpa, r->range->size}));
+    }
+}
+
+static void put_ranges_back(struct restore *r, const struct extent_tree *ranges)
+{
+    struct extent array[32];
+    size_t n = array_size(array);
+
+    for (gpa_t at = 0; ranges->count && n == array_size(array);) {
+        n = extent_tree_list(ranges, at, array, array_size(array));
+        for (size_t i = 0; i < n; i++) {
+            put_range_back(r, (struct gpa_range){array[i].start, array[i].size});
+            at = array[i].start + array[i].size;
+        }
+    }
+}
+
+/* ---- restore ---- */
+
 static enum status outcome(const struct restore *r)
 {
     if (likely(!r->failed))
@@ -223,12 +270,15 @@ static void take_changed(struct restore *r)
     const uint64_t pages = pages_of(space->limit);
 
     gpa_space_bring_in_marks(space);
-    if (!gpa_dirty_any(space->dirty, 0, pages) && !gpa_dirty_any(r->consumer->pending, 0, pages))
+    if (!gpa_dirty_any(space->dirty, 0, pages) && !gpa_dirty_any(r->consumer->pending, 0, pages) && !r->consumer->replaced.count)
         return;
     gpa_space_hold(space);
+    gpa_consumer_settle_noted(space, r->consumer);
     gpa_dirty_visit_take(&(struct gpa_dirty_visit){.record = space->dirty, .other = r->consumer->pending,
                                                    .count = pages, .sink = put_back, .ctx = r});
+    put_ranges_back(r, &r->consumer->replaced); /* last: what fails here is marked, for the next time */
     finish_zeros(r);
+    extent_tree_fini(&r->consumer->replaced);
     host_data_close(r->data);
     gpa_space_release(space, &(struct gpa_change){GPA_CHANGE_DIRTY_CLEAR, all});
 }
@@ -255,6 +305,7 @@ enum status gpa_snapshot_restore(struct gpa_snapshot *s, bool may_remap, uint64_
 
 struct count {
     const struct gpa_snapshot *snapshot;
+    const struct gpa_consumer *consumer;
     uint64_t pages;
 };
 
@@ -268,21 +319,36 @@ static bool count_bits(void *context, const struct gpa_dirty_bits *words, size_t
 
     while (gpa_snapshot_next_page(&left, &words, end, &gpa)) {
         size_t i = gpa_snapshot_find(s, gpa);
-        count->pages += i < s->count && gpa_snapshot_contains(&s->ranges[i], gpa);
+        count->pages += i < s->count && gpa_snapshot_contains(&s->ranges[i], gpa) && !gpa_consumer_is_noted(count->consumer, gpa);
     }
     return true;
 }
 
+static uint64_t count_noted(const struct gpa_snapshot *s, const struct extent_tree *noted)
+{
+    uint64_t pages = 0;
+    struct extent e;
+
+    for (size_t i = 0; i < s->count && noted->count; i++)
+        for (gpa_t at = s->ranges[i].gpa, end = at + s->ranges[i].size; at < end; at += e.size) {
+            e = extent_tree_piece(noted, at, end);
+            pages += e.attributes ? pages_of(e.size) : 0; /* 0: a hole */
+        }
+    return pages;
+}
+
 uint64_t gpa_snapshot_changed(const struct gpa_snapshot *s)
 {
-    struct count count = {s, 0};
+    struct count count = {.snapshot = s};
 
     if (!s->space)
         return 0;
     pthread_mutex_lock(&s->space->change);
+    count.consumer = gpa_consumer_find(s->space, s->consumer);
+    count.pages = count_noted(s, &count.consumer->replaced);
     gpa_space_bring_in_marks(s->space);
     gpa_dirty_visit_peek(&(struct gpa_dirty_visit){.record = s->space->dirty,
-                                                   .other = gpa_consumer_find(s->space, s->consumer)->pending,
+                                                   .other = count.consumer->pending,
                                                    .count = pages_of(s->space->limit), .sink = count_bits, .ctx = &count});
     pthread_mutex_unlock(&s->space->change);
     return count.pages;

@@ -157,7 +157,7 @@ static bool is_base(struct gpa_snapshot *s, struct gpa_snapshot *like)
     for (size_t i = 0; i < s->count; i++)
         if (like->ranges[i].gpa != s->ranges[i].gpa || like->ranges[i].size != s->ranges[i].size)
             return false;
-    return !gpa_snapshot_has_aliases(s, like);
+    return !gpa_consumer_find(s->space, like->consumer)->replaced.count && !gpa_snapshot_has_aliases(s, like);
 }
 
 static bool make_stores(struct gpa_snapshot *s)

@@ -57,7 +57,7 @@ static size_t first_beyond(const struct gpa_snapshot *s, uint32_t owner, uint64_
     return low;
 }
 
-void gpa_snapshot_mark_memory(const struct gpa_snapshot *s, const struct extent *mapped, struct gpa_dirty *record)
+void gpa_snapshot_note_memory(const struct gpa_snapshot *s, const struct extent *mapped, struct gpa_consumer *consumer)
 {
     const uint64_t start = mapped->target, end = start + mapped->size;
 
@@ -67,7 +67,7 @@ void gpa_snapshot_mark_memory(const struct gpa_snapshot *s, const struct extent 
         if (t->owner != mapped->owner || t->start >= end)
             return;
         if (from < to)
-            gpa_dirty_mark_range(record, pages_of(s->ranges[t->range].gpa + (from - t->start)), pages_of(to - from));
+            gpa_consumer_note(consumer, (struct gpa_range){s->ranges[t->range].gpa + (from - t->start), to - from});
     }
 }
 

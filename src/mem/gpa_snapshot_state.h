@@ -30,6 +30,14 @@ static inline size_t gpa_snapshot_find(const struct gpa_snapshot *s, gpa_t gpa)
     return low;
 }
 
+/* Does it have a page in the range? */
+static inline bool gpa_snapshot_has_part(const struct gpa_snapshot *s, struct gpa_range range)
+{
+    size_t i = gpa_snapshot_find(s, range.gpa);
+
+    return i < s->count && s->ranges[i].gpa < range_end(range);
+}
+
 /* The next page of the words, which it is taken from; false: there is none left. */
 static inline bool gpa_snapshot_next_page(struct gpa_dirty_bits *left, const struct gpa_dirty_bits **words,
                                           const struct gpa_dirty_bits *end, gpa_t *gpa)
@@ -49,8 +57,8 @@ static inline bool gpa_snapshot_next_page(struct gpa_dirty_bits *left, const str
 must_check bool gpa_snapshot_index(struct gpa_snapshot *s);
 
 /* Memory of the snapshot is mapped somewhere, perhaps at another address: what is stored there changes the snapshot's pages
- * without a mark at their own addresses. So they are marked in the record now. After gpa_snapshot_index. */
-void gpa_snapshot_mark_memory(const struct gpa_snapshot *s, const struct extent *mapped, struct gpa_dirty *record);
+ * without a mark at their own addresses. So they are noted for its consumer now. After gpa_snapshot_index. Processors are held. */
+void gpa_snapshot_note_memory(const struct gpa_snapshot *s, const struct extent *mapped, struct gpa_consumer *consumer);
 
 /* Is one page of memory at two guest addresses? If that cannot be told, perhaps. `like` has the same mappings: what is found is
  * kept there, too. */

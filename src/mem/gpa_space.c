@@ -262,24 +262,6 @@ static void set_pieces(struct gpa_space *space, struct gpa_range range, const st
     }
 }
 
-/* What was mapped in the range is what changes for those who keep its pages; a hole has none, however large it is. */
-static void tell_replaced(struct gpa_space *space, struct gpa_range range)
-{
-    struct extent array[32];
-    gpa_t at = range.gpa, end = range_end(range);
-    size_t n = array_size(array);
-
-    while (space->consumers->next && at < end && n == array_size(array)) {
-        n = extent_tree_list(&space->mappings, at, array, array_size(array));
-        for (size_t i = 0; i < n && at < end; i++) {
-            struct gpa_range part = range_intersect(range, (struct gpa_range){array[i].start, array[i].size});
-            if (part.size)
-                gpa_consumers_replaced(space, part);
-            at = array[i].start + array[i].size;
-        }
-    }
-}
-
 enum status gpa_space_replace(struct gpa_space *space, struct gpa_range range, const struct extent *pieces, size_t count)
 {
     struct gpa_change change = {count ? GPA_CHANGE_MAP : GPA_CHANGE_UNMAP, range};
@@ -288,7 +270,7 @@ enum status gpa_space_replace(struct gpa_space *space, struct gpa_range range, c
         return fail(STATUS_NO_MEMORY, RANGE_FORMAT "no memory to record the change", range.gpa, range.size);
     extent_tree_expect(&space->mappings, range.gpa);
     gpa_space_hold(space);
-    tell_replaced(space, range);
+    gpa_consumers_replaced(space, range);
     set_pieces(space, range, pieces, count);
     gpa_consumers_forget(space, range, GPA_CONSUMER_KEEP);
     gpa_consumers_mapped(space, pieces, count);

@@ -19,12 +19,13 @@ struct gpa_sources {
     uint32_t count, capacity, live;
 };
 
-/* A reader of dirty pages (gpa_consumer.c). All but pending's bits fixed after create. */
+/* A reader of dirty pages (gpa_consumer.c). What is not said to change is fixed after create. */
 struct gpa_consumer {
     struct gpa_consumer *next;
     uint32_t id, flags;
     struct gpa_range range;
-    struct gpa_dirty *pending; /* dirty for this one, and no longer marked in space->dirty */
+    struct gpa_dirty *pending; /* bits change: dirty for this one, and no longer marked in space->dirty */
+    struct extent_tree replaced; /* GPA_CONSUMER_REPLACED: ranges all of which count as dirty; under `change` */
     struct gpa_snapshot *snapshot; /* GPA_CONSUMER_REPLACED: whose it is, once there is one. Under `change` */
 };
 
@@ -143,9 +144,6 @@ must_check bool gpa_consumers_cover(struct gpa_space *space, struct gpa_range ra
  * Processors are held. */
 void gpa_consumers_forget(struct gpa_space *space, struct gpa_range range, uint32_t keepers);
 
-/* The pages of the range were mapped, replaced or unmapped. Processors are held. */
-void gpa_consumers_replaced(struct gpa_space *space, struct gpa_range range);
-
 /* Pieces are to be mapped: get the memory to tell whose snapshots have their memory elsewhere. Under `change`. */
 must_check bool gpa_consumers_expect_mapped(struct gpa_space *space);
 /* They are mapped. Processors are held. */
@@ -160,6 +158,24 @@ struct gpa_consumers {
     const struct gpa_consumer *except;
 };
 bool gpa_consumers_give(void *ctx, const struct gpa_dirty_bits *words, size_t count);
+
+/* Empty the processors' record of a range: it is dirty for the consumers, but for one (or none). Processors are held. */
+void gpa_consumers_hand_on(struct gpa_space *space, struct gpa_range range, const struct gpa_consumer *except);
+
+/* ---- gpa_replaced.c. Processors are held ---- */
+
+/* The pages of the range were mapped, replaced or unmapped: dirty for consumers that want to know. */
+void gpa_consumers_replaced(struct gpa_space *space, struct gpa_range range);
+
+/* All of the range is dirty for one such consumer; is a page part of such a range? */
+void gpa_consumer_note(struct gpa_consumer *consumer, struct gpa_range range);
+bool gpa_consumer_is_noted(const struct gpa_consumer *consumer, gpa_t gpa);
+
+/* In its noted ranges nothing is marked any more for this consumer, and the others were told of what was. */
+void gpa_consumer_settle_noted(struct gpa_space *space, struct gpa_consumer *consumer);
+
+/* All of the range is dirty, for all consumers but one. */
+void gpa_consumers_wrote(struct gpa_space *space, const struct gpa_consumer *except, struct gpa_range range);
 
 static inline struct gpa_view gpa_view_of(const struct gpa_space *space,
                                           const struct extent *extent)

@@ -1,9 +1,11 @@
-/* A loaded snapshot whose ranges others unmapped before it was adopted. */
+/* Snapshots whose mappings others change: a loaded one before it was adopted, one of terabytes. */
 #include "mem_test.h"
 
+#include "mem/gpa_consumer.h"
 #include "mem/gpa_snapshot.h"
 
 #include <stdlib.h>
+#include <unistd.h>
 
 static const gpa_t FAR = (gpa_t)1 << 43; /* where nothing was ever mapped: no record has memory for it */
 
@@ -48,11 +50,132 @@ static void test_process_gone_meanwhile(void **state)
     gpa_space_destroy(space);
 }
 
+/* ---- all of it is replaced ---- */
+
+static uint64_t resident_pages(void)
+{
+    unsigned long long all, resident = 0;
+    FILE *file = fopen("/proc/self/statm", "re");
+
+    assert_non_null(file);
+    assert_int_equal(fscanf(file, "%llu %llu", &all, &resident), 2);
+    fclose(file);
+    return resident;
+}
+
+static uint8_t *file_pages(uint64_t pages)
+{
+    int fd = memfd_create("snapshot", MFD_CLOEXEC);
+
+    assert_int_equal(ftruncate(fd, (off_t)PAGES(pages)), 0);
+    void *p = mmap(NULL, PAGES(pages), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    assert_true(p != MAP_FAILED);
+    close(fd);
+    return p;
+}
+
+/* To unmap terabytes takes no memory to speak of; all pages count as changed, and those that are are put back. */
+static void test_huge_unmap(void **state)
+{
+    enum { COUNT = 1 << 30 }; /* 4 TiB: 128 MiB of bits, if there were any */
+    static const uint32_t full[] = {0, 5, 64, 1 << 20, COUNT - 1}, scribbled[] = {5, 6, 63, 77, 1 << 20, (1 << 20) + 3, COUNT - 2};
+    struct gpa_space *space = gpa_space_create(46);
+    uint8_t *host = file_pages(COUNT);
+    struct gpa_snapshot *snapshot;
+    uint64_t pages;
+
+    (void)state;
+    for (size_t i = 0; i < array_size(full); i++)
+        memset(host + PAGES(full[i]), (int)i + 1, PAGE_SIZE);
+    assert_ok(map(space, PAGES(7), PAGES(COUNT), host, RW));
+    assert_ok(gpa_snapshot_create(space, NULL, &snapshot));
+    const uint64_t before = resident_pages();
+    assert_ok(gpa_space_unmap(space, PAGES(100), PAGES(1)));
+    assert_int_equal(gpa_snapshot_changed(snapshot), 1);
+    assert_ok(gpa_space_unmap(space, 0, (gpa_t)1 << 46));
+    assert_true(resident_pages() < before + 4096);
+    assert_int_equal(gpa_snapshot_changed(snapshot), COUNT);
+    assert_status(gpa_snapshot_restore(snapshot, false, &pages), STATUS_GPA_RANGE_NOT_FOUND);
+    assert_ok(map(space, PAGES(7), PAGES(COUNT), host, RW));
+    assert_int_equal(gpa_snapshot_changed(snapshot), COUNT);
+    for (size_t i = 0; i < array_size(scribbled); i++)
+        memset(host + PAGES(scribbled[i]), 0x99, PAGE_SIZE);
+    assert_ok(gpa_space_write(space, PAGES(7 + 9), "a page that is marked, too", 9));
+    assert_ok(gpa_snapshot_restore(snapshot, false, &pages));
+    assert_int_equal(pages, COUNT);
+    for (size_t i = 0; i < array_size(scribbled); i++)
+        assert_int_equal(host[PAGES(scribbled[i])], scribbled[i] == 5 ? 2 : scribbled[i] == 1 << 20 ? 4 : 0);
+    for (size_t i = 0; i < array_size(full); i++)
+        assert_int_equal(host[PAGES(full[i]) + 4095], i + 1);
+    assert_int_equal(host[PAGES(9)], 0);
+    assert_int_equal(gpa_snapshot_changed(snapshot), 0);
+    assert_ok(gpa_snapshot_restore(snapshot, true, &pages));
+    assert_int_equal(pages, 0);
+    gpa_snapshot_destroy(snapshot);
+    gpa_space_destroy(space);
+    free_pages(host, COUNT);
+}
+
+static uint64_t dirty_for(struct gpa_space *space, uint32_t consumer)
+{
+    const struct gpa_dirty_query query = {.consumer = consumer, .range = {0, PAGES(4096)}};
+    static uint64_t bitmap[64];
+    uint64_t count;
+
+    assert_ok(gpa_consumer_bitmap(space, &query, bitmap, sizeof(bitmap), &count));
+    return count;
+}
+
+/* Many pieces, more than are noted as ranges, with pages between that stay; others are told of all that is put back, another
+ * snapshot among them. */
+static void test_many_unmaps(void **state)
+{
+    enum { COUNT = 1 << 14 };
+    struct gpa_space *space = gpa_space_create(46);
+    uint8_t *host = host_pages(COUNT);
+    struct gpa_snapshot *one, *two;
+    uint64_t pages;
+    uint32_t all, early;
+
+    (void)state;
+    for (uint64_t i = 0; i < COUNT; i++)
+        host[PAGES(i)] = (uint8_t)(i % 3);
+    assert_ok(map(space, 0, PAGES(COUNT), host, RW));
+    assert_ok(gpa_snapshot_create(space, NULL, &one));
+    assert_ok(gpa_snapshot_create(space, one, &two));
+    assert_ok(gpa_consumer_create(space, (struct gpa_range){0, PAGES(COUNT)}, GPA_CONSUMER_UNTRACKED, &all));
+    for (uint64_t i = 0; i < COUNT; i += 2)
+        assert_ok(map(space, PAGES(i), PAGES(1), host + PAGES(i), RW));
+    assert_int_equal(gpa_snapshot_changed(one), COUNT / 2);
+    assert_ok(gpa_consumer_create(space, (struct gpa_range){0, PAGES(4096)}, GPA_CONSUMER_UNTRACKED, &early));
+    memset(host, 0x77, PAGES(1));
+    memset(host + PAGES(COUNT - 2), 0x77, PAGES(1));
+    assert_ok(gpa_space_write(space, PAGES(3) + 8, "changed", 7));
+    assert_int_equal(dirty_for(space, early), 1);
+    assert_ok(gpa_snapshot_restore(one, false, &pages));
+    assert_int_equal(pages, COUNT / 2 + 1);
+    for (uint64_t i = 0; i < COUNT; i++)
+        assert_int_equal(host[PAGES(i)] + host[PAGES(i) + 8], i % 3);
+    assert_int_equal(dirty_for(space, early), 2048 + 1);
+    assert_int_equal(gpa_snapshot_changed(one), 0);
+    assert_int_equal(gpa_snapshot_changed(two), COUNT / 2 + 1);
+    host[PAGES(2)] = 9;
+    assert_ok(gpa_snapshot_restore(two, false, &pages));
+    assert_int_equal(pages, COUNT / 2 + 1);
+    assert_int_equal(host[PAGES(2)], 2);
+    gpa_snapshot_destroy(one);
+    gpa_snapshot_destroy(two);
+    gpa_space_destroy(space);
+    free_pages(host, COUNT);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_unmapped_meanwhile),
         cmocka_unit_test(test_process_gone_meanwhile),
+        cmocka_unit_test(test_huge_unmap),
+        cmocka_unit_test(test_many_unmaps),
     };
     return run_group(tests, array_size(tests));
 }
