@@ -486,7 +486,8 @@ typedef VOID *OWHP_SNAPSHOT_HANDLE;
  * Memory of the partition is copied, but for pages of zeros and pages that were never used; a
  * second snapshot copies only what changed since the one before, if the mappings are the same.
  * Pages of another process count with the content they have now. Memory that is missing or
- * protected counts as zeros. Guest time stands still until the next run.
+ * protected counts as zeros; the next snapshot looks at it again. Guest time stands still until
+ * the next run.
  *
  * From now on stores to all mappings are recorded, whether or not they have TrackDirtyPages; a
  * client's own dirty bits are not touched by that.

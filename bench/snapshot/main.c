@@ -266,8 +266,8 @@ static void replacing(uint64_t size, const char *what)
     MUST(OwhpAllocateMemory(size, 0, &host));
     make_guest(&g, GIB);
     double alone = map_and_unmap(g.partition, host, size), with = unmap_in_snapshot(&g, host, size, &restore);
-    printf("  %s: unmap %8.2f us without a snapshot, %10.2f us with one, ratio %.1f; restored with its mapping in %10.0f us\n", what,
-           alone, with, with / alone, restore);
+    printf("  %s: unmap %8.2f us without a snapshot, %10.2f us with one, ratio %.1f; restored with its mapping in %10.0f us\n",
+           what, alone, with, with / alone, restore);
     end_guest(&g);
     MUST(OwhpFreeMemory(host));
 }

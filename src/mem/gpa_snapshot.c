@@ -8,6 +8,8 @@
  * The content is in a page_store a range. A second snapshot of unchanged mappings takes the pages in which it differs from
  * the first, which are the dirty pages of the first, and refers to it for the others. Through aliases a page can change
  * without being dirty (docs/snapshot.md); then it is copied whole.
+ *
+ * A page that cannot be read, being protected perhaps, counts as zeros. But that is not what it is: the next snapshot looks again.
  */
 #include "mem/gpa_snapshot.h"
 
@@ -22,7 +24,7 @@
 #include "os/host_data.h"
 #include "util/last_error.h"
 
-enum { DEPTH_LIMIT = 8 };
+enum { DEPTH_LIMIT = 8, IS_UNREAD = 1 };
 
 /* ---- ranges ---- */
 
@@ -57,75 +59,101 @@ static void hold_sources(struct gpa_snapshot *s, bool hold)
 
 /* ---- copying out ---- */
 
-/* Keep what is at a host address, which may vanish: then the page is zero. Pages that begin with zeros are looked at. */
-static void keep_host_page(struct page_store *store, uint64_t page, const uint8_t *host)
+/* Keep what is at a host address, which may vanish: then false. Pages that begin with zeros are looked at. */
+static bool keep_host_page(struct page_store *store, uint64_t page, const uint8_t *host)
 {
     uint8_t *slot = page_store_slot(store, page);
     uint8_t copy[PAGE_SIZE];
     uint64_t first;
-    bool held = false;
+    bool held = false, read;
 
     if (guarded_load64(host, &first) && first) {
-        held = guarded_copy(slot, host, PAGE_SIZE);
-    } else if (guarded_copy(copy, host, PAGE_SIZE) && !page_is_zero(copy)) {
-        memcpy(slot, copy, PAGE_SIZE);
-        held = true;
+        read = held = guarded_copy(slot, host, PAGE_SIZE);
+    } else {
+        read = guarded_copy(copy, host, PAGE_SIZE);
+        held = read && !page_is_zero(copy);
+        if (held)
+            memcpy(slot, copy, PAGE_SIZE);
     }
     page_store_set(store, page, held);
+    return read;
 }
 
-static void keep_source_page(struct page_store *store, uint64_t page, const struct gpa_view *view, gpa_t gpa)
+static bool keep_source_page(struct page_store *store, uint64_t page, const struct gpa_view *view, gpa_t gpa)
 {
     uint8_t copy[PAGE_SIZE];
-    bool held = gpa_source_read(view, gpa, copy, PAGE_SIZE) && !page_is_zero(copy);
+    bool read = gpa_source_read(view, gpa, copy, PAGE_SIZE), held = read && !page_is_zero(copy);
 
     if (held)
         memcpy(page_store_slot(store, page), copy, PAGE_SIZE);
     page_store_set(store, page, held);
+    return read;
 }
 
-static void keep_page(const struct gpa_snapshot *s, struct gpa_snapshot_range *range, gpa_t gpa)
+/* Processors are held, and memory may be scarce: then no other snapshot refers to this one. */
+static void note_unread(struct gpa_snapshot *s, gpa_t gpa)
+{
+    if (extent_tree_reserve(&s->unread, 1))
+        extent_tree_set(&s->unread, &(struct extent){gpa, PAGE_SIZE, gpa, 0, IS_UNREAD});
+    else
+        s->is_no_base = true;
+}
+
+static void keep_page(struct gpa_snapshot *s, struct gpa_snapshot_range *range, gpa_t gpa)
 {
     const struct extent extent = gpa_snapshot_extent(range);
     const struct gpa_view view = gpa_view_of(s->space, &extent);
     uint64_t page = pages_of(gpa - range->gpa);
 
-    if (unlikely(view.source != NULL))
-        keep_source_page(&range->store, page, &view, gpa);
-    else
-        keep_host_page(&range->store, page, gpa_view_host(&view, gpa));
+    if (!(unlikely(view.source != NULL) ? keep_source_page(&range->store, page, &view, gpa)
+                                        : keep_host_page(&range->store, page, gpa_view_host(&view, gpa))))
+        note_unread(s, gpa);
 }
+
+struct keeping {
+    struct gpa_snapshot *snapshot;
+    struct gpa_snapshot_range *range;
+};
 
 static void keep_run(void *context, uintptr_t start, uintptr_t end)
 {
-    struct gpa_snapshot_range *range = context;
+    const struct keeping *k = context;
 
-    for (; start < end; start += PAGE_SIZE)
-        keep_host_page(&range->store, pages_of(start - range->target), (const uint8_t *)start);
+    for (; start < end; start += PAGE_SIZE) {
+        const uint64_t page = pages_of(start - k->range->target);
+        if (!page_store_is_set(&k->range->store, page) && !keep_host_page(&k->range->store, page, (const uint8_t *)start))
+            note_unread(k->snapshot, k->range->gpa + (page << PAGE_SHIFT));
+    }
 }
 
-static void keep_all(const struct gpa_snapshot *s)
+/* A part of a range of the snapshot, but for pages that it has. */
+static void keep_part(struct gpa_snapshot *s, struct gpa_snapshot_range *range, struct gpa_range part, struct host_data *data)
+{
+    const struct extent extent = gpa_snapshot_extent(range);
+
+    if (likely(!gpa_view_of(s->space, &extent).source)) {
+        host_data_each(data, (const void *)(uintptr_t)(range->target + (part.gpa - range->gpa)), part.size, keep_run,
+                       &(struct keeping){s, range});
+        return;
+    }
+    for (gpa_t gpa = part.gpa; gpa < range_end(part); gpa += PAGE_SIZE)
+        if (!page_store_is_set(&range->store, pages_of(gpa - range->gpa)))
+            keep_page(s, range, gpa);
+}
+
+static void keep_all(struct gpa_snapshot *s)
 {
     struct host_data *data = host_data_open();
 
-    for (size_t i = 0; i < s->count; i++) {
-        struct gpa_snapshot_range *range = &s->ranges[i];
-        const struct extent extent = gpa_snapshot_extent(range);
-
-        if (likely(!gpa_view_of(s->space, &extent).source)) {
-            host_data_each(data, (const void *)(uintptr_t)range->target, range->size, keep_run, range);
-            continue;
-        }
-        for (uint64_t at = 0; at < range->size; at += PAGE_SIZE)
-            keep_page(s, range, range->gpa + at);
-    }
+    for (size_t i = 0; i < s->count; i++)
+        keep_part(s, &s->ranges[i], (struct gpa_range){s->ranges[i].gpa, s->ranges[i].size}, data);
     host_data_close(data);
 }
 
 /* A gpa_dirty_sink. */
 static bool keep_bits(void *context, const struct gpa_dirty_bits *words, size_t count)
 {
-    const struct gpa_snapshot *s = context;
+    struct gpa_snapshot *s = context;
     const struct gpa_dirty_bits *const end = words + count;
     struct gpa_dirty_bits left = {0};
     gpa_t gpa;
@@ -146,13 +174,28 @@ static void keep_changed(struct gpa_snapshot *s, const struct gpa_snapshot *like
         .record = s->space->dirty, .other = c->pending, .count = pages_of(s->space->limit), .sink = keep_bits, .ctx = s});
 }
 
+/* What the other one could not read. */
+static void keep_unread(struct gpa_snapshot *s, const struct gpa_snapshot *like)
+{
+    struct host_data *data = host_data_open();
+    struct extent e;
+
+    for (size_t i = 0; i < s->count; i++)
+        for (gpa_t at = s->ranges[i].gpa, end = at + s->ranges[i].size; at < end; at += e.size) {
+            e = extent_tree_piece(&like->unread, at, end);
+            if (e.attributes)
+                keep_part(s, &s->ranges[i], (struct gpa_range){e.start, e.size}, data);
+        }
+    host_data_close(data);
+}
+
 /* ---- create ---- */
 
 /* Can the pages that are not dirty be taken from the other one? Same mappings ever since, so the same ranges. */
 static bool is_base(struct gpa_snapshot *s, struct gpa_snapshot *like)
 {
     if (!like || like->space != s->space || like->map_changes != s->space->map_changes || like->count != s->count ||
-        like->depth >= DEPTH_LIMIT)
+        like->depth >= DEPTH_LIMIT || like->is_no_base)
         return false;
     for (size_t i = 0; i < s->count; i++)
         if (like->ranges[i].gpa != s->ranges[i].gpa || like->ranges[i].size != s->ranges[i].size)
@@ -200,6 +243,8 @@ static bool fill(struct gpa_snapshot *s, struct gpa_snapshot *like)
         keep_changed(s, like);
     else
         keep_all(s);
+    if (s->parent && unlikely(like->unread.count))
+        keep_unread(s, like);
     gpa_space_release(s->space, NULL);
     return true;
 }
@@ -363,6 +408,7 @@ void gpa_snapshot_destroy(struct gpa_snapshot *s)
         struct gpa_snapshot *parent = s->parent;
         free(s->ranges);
         free(s->targets);
+        extent_tree_fini(&s->unread);
         page_room_free(&s->room);
         free(s);
         s = parent;

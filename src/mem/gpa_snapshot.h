@@ -8,6 +8,7 @@
 #ifndef OWHP_MEM_GPA_SNAPSHOT_H
 #define OWHP_MEM_GPA_SNAPSHOT_H
 
+#include "mem/extent_tree.h"
 #include "mem/gpa_space.h"
 #include "mem/page_store.h"
 
@@ -35,6 +36,8 @@ struct gpa_snapshot {
     struct gpa_snapshot *parent; /* where pages are that this one does not have; has a reference */
     _Atomic uint32_t references; /* owner and children */
     uint32_t depth;
+    struct extent_tree unread; /* pages that could not be read: they count as zeros, but are not */
+    bool is_no_base;           /* not all of those are in it */
     bool is_unaliased; /* no page of memory is at two guest addresses; false: not known */
     size_t count;
     struct gpa_snapshot_range *ranges; /* ascending */
@@ -45,7 +48,7 @@ struct gpa_snapshot {
 /*
  * Take one. `like` (may be NULL): an earlier one of the same space; if the mappings are still the same, only what differs
  * from it is copied.
- * Host memory that is not there counts as zeros. STATUS_NO_MEMORY
+ * Host memory that is not there counts as zeros; the next one looks again. STATUS_NO_MEMORY
  */
 must_check enum status gpa_snapshot_create(struct gpa_space *space, struct gpa_snapshot *like, struct gpa_snapshot **out);
 

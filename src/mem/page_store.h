@@ -66,10 +66,16 @@ static inline void page_store_set(struct page_store *store, uint64_t page, bool 
         store->own[page >> 6] |= bit;
 }
 
+/* Was it said what a page is, though the store has a parent? */
+static inline bool page_store_is_set(const struct page_store *store, uint64_t page)
+{
+    return store->own && (store->own[page >> 6] >> (page & 63) & 1);
+}
+
 /* The content of a page; NULL: zeros. */
 static inline const uint8_t *page_store_get(const struct page_store *store, uint64_t page)
 {
-    while (store->own && !(store->own[page >> 6] >> (page & 63) & 1))
+    while (store->own && !page_store_is_set(store, page))
         store = store->parent;
     return store->held[page >> 6] >> (page & 63) & 1 ? page_store_slot(store, page) : NULL;
 }

@@ -766,6 +766,31 @@ static void snapshots(void **state)
     }
 }
 
+/* What the process forbids is zeros in a snapshot; the next one sees what it is when the process allows it again. */
+static void snapshots_of_what_is_forbidden(void **state)
+{
+    OWHP_SNAPSHOT_HANDLE first, second;
+    struct both b;
+    UINT64 pages;
+
+    (void)state;
+    begin(&b, OTHER_PRIVATE, RW);
+    other_store(&b.other, b.at + 0x10, 1);
+    other_protect(&b.other, b.at, 4096, PROT_NONE);
+    assert_ok(OwhpCreateSnapshot(b.g.partition, 0, &first));
+    other_protect(&b.other, b.at, 4096, PROT_READ | PROT_WRITE);
+    assert_ok(OwhpCreateSnapshot(b.g.partition, 0, &second));
+    store_by_host(&b, 2);
+    assert_ok(OwhpRestoreSnapshot(b.g.partition, second, OwhpRestoreFlagNone, &pages));
+    assert_int_equal(other_load(&b.other, b.at + 0x10), 1);
+    store_by_host(&b, 3);
+    assert_ok(OwhpRestoreSnapshot(b.g.partition, first, OwhpRestoreFlagNone, &pages));
+    assert_int_equal(other_load(&b.other, b.at + 0x10), 0);
+    assert_ok(OwhpDestroySnapshot(first));
+    assert_ok(OwhpDestroySnapshot(second));
+    end(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -793,6 +818,7 @@ int main(void)
         CASE("PROC-22", "H: files without privilege", without_privilege),
         CASE("PROC-23", "F 2.7: MapGpaRange2 handles", many_mappings),
         CASE("PROC-24", "H", snapshots),
+        CASE("PROC-31", "H: memory that is protected counts as zeros", snapshots_of_what_is_forbidden),
     };
 
     return cmocka_run_group_tests_name("memory of another process", tests, NULL, NULL);

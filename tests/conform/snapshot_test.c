@@ -592,6 +592,43 @@ static void stored_elsewhere(void **state)
     guest_end(&g);
 }
 
+/* Pages that cannot be read are zeros in a snapshot, and in the next one what they are, though nobody stored to them. */
+static void protected_meanwhile(void **state)
+{
+    struct guest g;
+    OWHP_SNAPSHOT_HANDLE s[4];
+
+    (void)state;
+    guest_begin(&g, NULL);
+    UINT8 *other = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memset(other, 7, 4 * PAGE);
+    assert_ok(WHvMapGpaRange(g.partition, other, OTHER, 4 * PAGE, RWX));
+    assert_int_equal(mprotect(other + PAGE, 2 * PAGE, PROT_NONE), 0);
+    s[0] = take(&g);
+    s[1] = take(&g);
+    assert_int_equal(mprotect(other + PAGE, PAGE, PROT_READ | PROT_WRITE), 0);
+    s[2] = take(&g);
+    assert_int_equal(info_of(s[2]).StoredSizeInBytes, PAGE);
+    assert_int_equal(mprotect(other + 2 * PAGE, PAGE, PROT_READ | PROT_WRITE), 0);
+    s[3] = take(&g);
+    assert_int_equal(info_of(s[3]).StoredSizeInBytes, PAGE);
+    for (UINT64 page = 0; page < 4; page++)
+        store(&g, OTHER + page * PAGE + 5, 8);
+    assert_int_equal(put_back(&g, s[3]), 4);
+    for (size_t i = 0; i < 4 * PAGE; i++)
+        assert_int_equal(other[i], 7);
+    assert_int_equal(put_back(&g, s[2]), 4);
+    assert_int_equal(other[PAGE + 9], 7);
+    assert_int_equal(other[2 * PAGE + 9], 0);
+    assert_int_equal(put_back(&g, s[0]), 4);
+    assert_int_equal(other[9], 7);
+    assert_int_equal(other[PAGE + 9], 0);
+    for (size_t i = 0; i < 4; i++)
+        assert_ok(OwhpDestroySnapshot(s[i]));
+    guest_end(&g);
+    munmap(other, 4 * PAGE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -612,6 +649,7 @@ int main(void)
         CASE("SNP.15", "H", outlives_its_partition),
         CASE("SNP.16", "H", mapped_between),
         CASE("SNP.17", "H", stored_elsewhere),
+        CASE("SNP.18", "H: memory that is protected counts as zeros", protected_meanwhile),
     };
     return cmocka_run_group_tests_name("snapshots", tests, NULL, NULL);
 }

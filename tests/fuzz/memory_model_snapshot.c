@@ -1,6 +1,6 @@
 /*
  * The model's snapshots. One is a copy of the pages as they were seen, and of what was mapped where. A page that was protected when
- * a snapshot was taken is unknown in it: it may have been taken from a snapshot before.
+ * a snapshot was taken is unknown in it: zeros, or what a snapshot before has. The next one sees what it is.
  */
 #include "memory_model_state.h"
 
@@ -48,9 +48,6 @@ void model_snapshots_mapped(unsigned page)
 
 static bool is_unknown(unsigned page)
 {
-    for (unsigned i = 0; i < SNAPSHOTS; i++)
-        if (snapshots[i].handle && snapshots[i].unknown[page] && snapshots[i].page[page].host == model.page[page].host)
-            return true;
     return model.page[page].host != NO_PAGE && !(model.protection[model.page[page].host] & PROT_READ);
 }
 

@@ -78,7 +78,8 @@ static uint8_t *file_pages(uint64_t pages)
 static void test_huge_unmap(void **state)
 {
     enum { COUNT = 1 << 30 }; /* 4 TiB: 128 MiB of bits, if there were any */
-    static const uint32_t full[] = {0, 5, 64, 1 << 20, COUNT - 1}, scribbled[] = {5, 6, 63, 77, 1 << 20, (1 << 20) + 3, COUNT - 2};
+    static const uint32_t full[] = {0, 5, 64, 1 << 20, COUNT - 1};
+    static const uint32_t scribbled[] = {5, 6, 63, 77, 1 << 20, (1 << 20) + 3, COUNT - 2};
     struct gpa_space *space = gpa_space_create(46);
     uint8_t *host = file_pages(COUNT);
     struct gpa_snapshot *snapshot;
