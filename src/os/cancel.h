@@ -22,7 +22,7 @@ static inline void cancel_restore(const int *before)
 }
 
 /* Until the end of the block. */
-#define NO_CANCEL int cancel_before_ __attribute__((cleanup(cancel_restore))) = cancel_off()
+#define NO_CANCEL int cancel_before_ __attribute__((unused, cleanup(cancel_restore))) = cancel_off()
 
 /* pthread_cond_wait, not a cancellation point. */
 static inline void cond_wait(pthread_cond_t *condition, pthread_mutex_t *lock)
