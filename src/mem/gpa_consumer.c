@@ -20,7 +20,7 @@
  */
 #include "mem/gpa_consumer.h"
 
-#include "mem/gpa_snapshot_state.h"
+#include "mem/gpa_space_state.h"
 #include "util/last_error.h"
 
 #include <stdlib.h>
@@ -143,21 +143,6 @@ void gpa_consumers_forget(struct gpa_space *space, struct gpa_range range, uint3
     for (struct gpa_consumer *c = space->consumers; c; c = c->next)
         if (!(c->flags & keepers))
             gpa_dirty_take(c->pending, pages_of(range.gpa), pages_of(range.size), NULL, NULL);
-}
-
-bool gpa_consumers_expect_mapped(struct gpa_space *space)
-{
-    for (struct gpa_consumer *c = space->consumers->next; c; c = c->next)
-        if (c->snapshot && !gpa_snapshot_index(c->snapshot))
-            return false;
-    return true;
-}
-
-void gpa_consumers_mapped(struct gpa_space *space, const struct extent *pieces, size_t count)
-{
-    for (struct gpa_consumer *c = space->consumers->next; c; c = c->next)
-        for (size_t i = 0; c->snapshot && i < count; i++)
-            gpa_snapshot_note_memory(c->snapshot, &pieces[i], c);
 }
 
 /* ---- life ---- */

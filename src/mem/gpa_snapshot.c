@@ -147,6 +147,7 @@ static void keep_all(struct gpa_snapshot *s)
 
     for (size_t i = 0; i < s->count; i++)
         keep_part(s, &s->ranges[i], (struct gpa_range){s->ranges[i].gpa, s->ranges[i].size}, data);
+    gpa_snapshot_index_files(s, data);
     host_data_close(data);
 }
 
@@ -313,13 +314,14 @@ static void mark_all(const struct gpa_snapshot_range *range, struct host_data *d
         host_data_each(data, (const void *)(uintptr_t)range->target, range->size, mark_run, pair);
 }
 
-static void mark_what_is_not_current(const struct gpa_snapshot *s)
+static void mark_what_is_not_current(struct gpa_snapshot *s)
 {
     struct host_data *data = host_data_open();
 
     for (size_t i = 0; i < s->count; i++)
         if (!s->ranges[i].is_current)
             mark_all(&s->ranges[i], data, gpa_consumer_find(s->space, s->consumer)->pending);
+    gpa_snapshot_index_files(s, data);
     host_data_close(data);
 }
 
@@ -407,7 +409,8 @@ void gpa_snapshot_destroy(struct gpa_snapshot *s)
     while (s && atomic_fetch_sub(&s->references, 1) == 1) {
         struct gpa_snapshot *parent = s->parent;
         free(s->ranges);
-        free(s->targets);
+        free(s->targets.array);
+        free(s->files.array);
         extent_tree_fini(&s->unread);
         page_room_free(&s->room);
         free(s);

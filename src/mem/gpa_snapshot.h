@@ -22,11 +22,16 @@ struct gpa_snapshot_range {
     struct page_store store;
 };
 
-/* The memory of a range: where it is, and whether ranges before it in the order of their targets reach farther. */
-struct gpa_snapshot_target {
-    uint32_t owner;
-    size_t range;
-    uint64_t start, end, farthest; /* the last: the greatest end of it and all before it of the same owner */
+/* Where memory of a snapshot is: host addresses of an owner, or bytes of a file (device, inode). */
+struct gpa_snapshot_place {
+    uint64_t of[2];      /* {owner, 0} or {device, inode} */
+    uint64_t start, end; /* addresses or offsets */
+    uint64_t farthest;   /* the greatest end of it and all before it of the same owner or file, in ascending order */
+    gpa_t gpa;
+};
+struct gpa_snapshot_places {
+    struct gpa_snapshot_place *array; /* ascending */
+    size_t count, capacity;
 };
 
 struct gpa_snapshot {
@@ -41,7 +46,9 @@ struct gpa_snapshot {
     bool is_unaliased; /* no page of memory is at two guest addresses; false: not known */
     size_t count;
     struct gpa_snapshot_range *ranges; /* ascending */
-    struct gpa_snapshot_target *targets; /* the same by owner and target; NULL: not needed yet */
+    struct gpa_snapshot_places targets; /* the same by owner and target; empty: not needed yet */
+    struct gpa_snapshot_places files;   /* and what of it is a file's, shared; a parent's are the children's */
+    bool files_unknown;                 /* the host did not tell all of them */
     struct page_room room; /* of their stores */
 };
 

@@ -2,54 +2,70 @@
  * Aliases of a snapshot's memory: one page at several guest addresses. A store marks only the address it is made through.
  *
  * A page of the snapshot that is mapped at another address, too, where the snapshot has none, can be stored to there without a
- * mark at its own. So it counts as changed from that map on. The ranges are sorted by their memory when the first such map asks.
+ * mark at its own. So it counts as changed from that map on. It is found by its host address; and as a file can be mapped twice in
+ * the host, by its place in the file, which is asked for when memory is mapped that is not the snapshot's. What the files are is
+ * looked at when the snapshot is taken and at each map: the client may unmap its memory as soon as it likes.
  *
- * Whether pages of the snapshot itself are aliases is asked by host address and, as a file can be mapped twice, by file.
+ * Whether pages of the snapshot itself are aliases is asked the same two ways.
  */
 #include <stdlib.h>
 
+#include "mem/gpa_consumer.h"
 #include "mem/gpa_snapshot_state.h"
 #include "os/host_data.h"
 
-/* ---- the snapshot's memory, mapped elsewhere ---- */
+/* ---- places ---- */
 
-static int by_target(const void *a, const void *b)
+static bool add_place(struct gpa_snapshot_places *places, const struct gpa_snapshot_place *place)
 {
-    const struct gpa_snapshot_target *x = a, *y = b;
-
-    if (x->owner != y->owner)
-        return x->owner < y->owner ? -1 : 1;
-    return x->start < y->start ? -1 : x->start > y->start;
-}
-
-bool gpa_snapshot_index(struct gpa_snapshot *s)
-{
-    if (likely(s->targets))
-        return true;
-    struct gpa_snapshot_target *t = malloc((s->count + 1) * sizeof(*t));
-    if (!t)
-        return false;
-    for (size_t i = 0; i < s->count; i++) {
-        const struct gpa_snapshot_range *r = &s->ranges[i];
-        t[i] = (struct gpa_snapshot_target){r->owner, i, r->target, r->target + r->size, r->target + r->size};
+    if (places->count == places->capacity) {
+        size_t capacity = places->capacity ? 2 * places->capacity : 16;
+        struct gpa_snapshot_place *array = realloc(places->array, capacity * sizeof(*array));
+        if (!array)
+            return false;
+        places->array = array;
+        places->capacity = capacity;
     }
-    qsort(t, s->count, sizeof(*t), by_target);
-    for (size_t i = 1; i < s->count; i++)
-        if (t[i].owner == t[i - 1].owner && t[i - 1].farthest > t[i].farthest)
-            t[i].farthest = t[i - 1].farthest;
-    s->targets = t;
+    places->array[places->count++] = *place;
     return true;
 }
 
-/* The first target that may reach beyond the address: the ends of all before it do not. */
-static size_t first_beyond(const struct gpa_snapshot *s, uint32_t owner, uint64_t address)
+static int compare(const struct gpa_snapshot_place *x, const uint64_t of[2])
 {
-    size_t low = 0, high = s->count;
+    if (x->of[0] != of[0])
+        return x->of[0] < of[0] ? -1 : 1;
+    return x->of[1] < of[1] ? -1 : x->of[1] > of[1];
+}
+
+static int by_place(const void *a, const void *b)
+{
+    const struct gpa_snapshot_place *x = a, *y = b;
+    int order = compare(x, y->of);
+
+    return order ? order : x->start < y->start ? -1 : x->start > y->start;
+}
+
+static void sort_places(struct gpa_snapshot_places *places)
+{
+    struct gpa_snapshot_place *p = places->array;
+
+    if (places->count)
+        qsort(p, places->count, sizeof(*p), by_place);
+    for (size_t i = 0; i < places->count; i++) {
+        bool follows = i && compare(&p[i - 1], p[i].of) == 0 && p[i - 1].farthest > p[i].end;
+        p[i].farthest = follows ? p[i - 1].farthest : p[i].end;
+    }
+}
+
+/* The first place that may reach beyond the start: the ends of all before it do not. */
+static size_t first_beyond(const struct gpa_snapshot_places *places, const uint64_t of[2], uint64_t start)
+{
+    size_t low = 0, high = places->count;
 
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        const struct gpa_snapshot_target *t = &s->targets[middle];
-        if (t->owner < owner || (t->owner == owner && t->farthest <= address))
+        int order = compare(&places->array[middle], of);
+        if (order < 0 || (order == 0 && places->array[middle].farthest <= start))
             low = middle + 1;
         else
             high = middle;
@@ -57,96 +73,173 @@ static size_t first_beyond(const struct gpa_snapshot *s, uint32_t owner, uint64_
     return low;
 }
 
-void gpa_snapshot_note_memory(const struct gpa_snapshot *s, const struct extent *mapped, struct gpa_consumer *consumer)
+static void note_overlaps(const struct gpa_snapshot_places *places, const uint64_t of[2], struct gpa_range memory,
+                          struct gpa_consumer *consumer)
 {
-    const uint64_t start = mapped->target, end = start + mapped->size;
-
-    for (size_t i = first_beyond(s, mapped->owner, start); i < s->count; i++) {
-        const struct gpa_snapshot_target *t = &s->targets[i];
-        const uint64_t from = t->start > start ? t->start : start, to = t->end < end ? t->end : end;
-        if (t->owner != mapped->owner || t->start >= end)
+    for (size_t i = first_beyond(places, of, memory.gpa); i < places->count; i++) {
+        const struct gpa_snapshot_place *p = &places->array[i];
+        if (compare(p, of) || p->start >= range_end(memory))
             return;
-        if (from < to)
-            gpa_consumer_note(consumer, (struct gpa_range){s->ranges[t->range].gpa + (from - t->start), to - from});
+        struct gpa_range part = range_intersect(memory, (struct gpa_range){p->start, p->end - p->start});
+        if (part.size)
+            gpa_consumer_note(consumer, (struct gpa_range){p->gpa + (part.gpa - p->start), part.size});
     }
 }
 
-/* ---- within the snapshot ---- */
-
-/* Is one host address at two guest addresses? Without memory to tell, perhaps. */
-static bool has_equal_targets(struct gpa_snapshot *s)
+static bool has_overlaps(const struct gpa_snapshot_places *places)
 {
-    if (!gpa_snapshot_index(s))
-        return true;
-    for (size_t i = 1; i < s->count; i++)
-        if (s->targets[i].owner == s->targets[i - 1].owner && s->targets[i].start < s->targets[i - 1].end)
+    for (size_t i = 1; i < places->count; i++)
+        if (!compare(&places->array[i - 1], places->array[i].of) && places->array[i].start < places->array[i - 1].farthest)
             return true;
     return false;
 }
 
-/* The pieces of files that a snapshot's ranges are. */
-struct files {
-    struct host_file_piece *array;
-    size_t count, capacity;
-    bool no_memory;
+/* Is all of this among the places? */
+static bool are_all(const struct gpa_snapshot_places *places, const uint64_t of[2], struct gpa_range memory)
+{
+    uint64_t at = memory.gpa;
+
+    for (size_t i = first_beyond(places, of, at); i < places->count && at < range_end(memory); i++) {
+        const struct gpa_snapshot_place *p = &places->array[i];
+        if (compare(p, of) || p->start > at)
+            return false;
+        at = p->end > at ? p->end : at;
+    }
+    return at >= range_end(memory);
+}
+
+/* ---- of a snapshot ---- */
+
+bool gpa_snapshot_index(struct gpa_snapshot *s)
+{
+    bool good = true;
+
+    if (likely(s->targets.count == s->count))
+        return true;
+    s->targets.count = 0;
+    for (size_t i = 0; i < s->count && good; i++) {
+        const struct gpa_snapshot_range *r = &s->ranges[i];
+        good = add_place(&s->targets, &(struct gpa_snapshot_place){
+                                          .of = {r->owner, 0}, .start = r->target, .end = r->target + r->size, .gpa = r->gpa});
+    }
+    if (good)
+        sort_places(&s->targets);
+    else
+        s->targets.count = 0;
+    return good;
+}
+
+struct finding {
+    struct gpa_snapshot *snapshot;
+    const struct gpa_snapshot_range *range;
 };
 
 /* A host_file_visitor. */
 static void note_file(void *context, const struct host_file_piece *piece)
 {
-    struct files *f = context;
+    const struct finding *f = context;
+    const struct gpa_snapshot_place place = {.of = {piece->device, piece->inode},
+                                             .start = piece->offset,
+                                             .end = piece->offset + piece->size,
+                                             .gpa = f->range->gpa + (piece->address - f->range->target)};
 
-    if (f->count == f->capacity) {
-        size_t capacity = f->capacity ? 2 * f->capacity : 64;
-        struct host_file_piece *array = realloc(f->array, capacity * sizeof(*array));
-        f->no_memory = f->no_memory || !array;
-        if (!array)
-            return;
-        f->array = array;
-        f->capacity = capacity;
+    if (!add_place(&f->snapshot->files, &place))
+        f->snapshot->files_unknown = true;
+}
+
+void gpa_snapshot_index_files(struct gpa_snapshot *s, const struct host_data *data)
+{
+    s->files_unknown = !data;
+    for (size_t i = 0; data && i < s->count; i++) {
+        const struct gpa_snapshot_range *r = &s->ranges[i];
+        if (!r->owner || !gpa_space_copied(s->space, r->owner))
+            host_data_each_file(data, (const void *)(uintptr_t)r->target, r->size, note_file, &(struct finding){s, r});
     }
-    f->array[f->count++] = *piece;
+    sort_places(&s->files);
 }
 
-static int by_file(const void *a, const void *b)
+/* The files are known to the first of those that have the same mappings. */
+static const struct gpa_snapshot *with_files(const struct gpa_snapshot *s)
 {
-    const struct host_file_piece *x = a, *y = b;
-
-    if (x->device != y->device)
-        return x->device < y->device ? -1 : 1;
-    if (x->inode != y->inode)
-        return x->inode < y->inode ? -1 : 1;
-    return x->offset < y->offset ? -1 : x->offset > y->offset;
-}
-
-static bool overlap(const struct host_file_piece *a, const struct host_file_piece *next)
-{
-    return a->device == next->device && a->inode == next->inode && next->offset < a->offset + a->size;
-}
-
-/* Is one page of a file, mapped twice, at two guest addresses? If that cannot be told, perhaps. */
-static bool has_equal_files(const struct gpa_snapshot *s)
-{
-    struct host_data *data = host_data_open();
-    struct files f = {.no_memory = !data};
-
-    for (size_t i = 0; i < s->count && !f.no_memory; i++)
-        if (!s->ranges[i].owner || !gpa_space_copied(s->space, s->ranges[i].owner))
-            host_data_each_file(data, (const void *)(uintptr_t)s->ranges[i].target, s->ranges[i].size, note_file, &f);
-    host_data_close(data);
-    bool found = f.no_memory;
-    if (f.count)
-        qsort(f.array, f.count, sizeof(*f.array), by_file);
-    for (size_t i = 1; !found && i < f.count; i++)
-        found = overlap(&f.array[i - 1], &f.array[i]);
-    free(f.array);
-    return found;
+    while (s->parent)
+        s = s->parent;
+    return s;
 }
 
 bool gpa_snapshot_has_aliases(struct gpa_snapshot *s, struct gpa_snapshot *like)
 {
+    const struct gpa_snapshot *files = with_files(like);
+
     if (!like->is_unaliased)
-        like->is_unaliased = !has_equal_targets(s) && !has_equal_files(s);
+        like->is_unaliased =
+            gpa_snapshot_index(s) && !has_overlaps(&s->targets) && !files->files_unknown && !has_overlaps(&files->files);
     s->is_unaliased = like->is_unaliased;
     return !s->is_unaliased;
+}
+
+/* ---- memory that is mapped ---- */
+
+/* A host_file_visitor. */
+static void note_mapped_file(void *context, const struct host_file_piece *piece)
+{
+    const struct gpa_snapshot_place place = {
+        .of = {piece->device, piece->inode}, .start = piece->offset, .end = piece->offset + piece->size};
+    struct gpa_mapped_files *files = context;
+
+    files->no_memory = !add_place(&files->places, &place) || files->no_memory;
+}
+
+static bool is_new_to(const struct gpa_snapshot *s, const struct extent *piece)
+{
+    const struct gpa_snapshot *files = with_files(s);
+
+    return (files->files.count || files->files_unknown) &&
+           !are_all(&s->targets, (const uint64_t[]){piece->owner, 0}, (struct gpa_range){piece->target, piece->size});
+}
+
+static bool must_ask(const struct gpa_space *space, const struct extent *piece)
+{
+    if (piece->owner && gpa_space_copied(space, piece->owner))
+        return false;
+    for (const struct gpa_consumer *c = space->consumers->next; c; c = c->next)
+        if (c->snapshot && is_new_to(c->snapshot, piece))
+            return true;
+    return false;
+}
+
+bool gpa_consumers_expect_mapped(struct gpa_space *space, const struct extent *pieces, size_t count,
+                                 struct gpa_mapped_files *files)
+{
+    for (struct gpa_consumer *c = space->consumers->next; c; c = c->next)
+        if (c->snapshot && !gpa_snapshot_index(c->snapshot))
+            return false;
+    for (size_t i = 0; i < count; i++)
+        if (unlikely(must_ask(space, &pieces[i])) &&
+            !host_files_each((const void *)(uintptr_t)pieces[i].target, pieces[i].size, note_mapped_file, files))
+            files->unknown = true;
+    return !files->no_memory;
+}
+
+static void note_mapped(const struct gpa_snapshot *s, const struct gpa_mapped_files *files, struct gpa_consumer *consumer)
+{
+    const struct gpa_snapshot *known = with_files(s);
+
+    if (unlikely(files->unknown || (known->files_unknown && files->places.count)))
+        gpa_consumer_note(consumer, consumer->range); /* any page, perhaps */
+    for (size_t i = 0; i < files->places.count; i++) {
+        const struct gpa_snapshot_place *p = &files->places.array[i];
+        note_overlaps(&known->files, p->of, (struct gpa_range){p->start, p->end - p->start}, consumer);
+    }
+}
+
+void gpa_consumers_mapped(struct gpa_space *space, const struct extent *pieces, size_t count,
+                          const struct gpa_mapped_files *files)
+{
+    for (struct gpa_consumer *c = space->consumers->next; c; c = c->next) {
+        for (size_t i = 0; c->snapshot && i < count; i++)
+            note_overlaps(&c->snapshot->targets, (const uint64_t[]){pieces[i].owner, 0},
+                          (struct gpa_range){pieces[i].target, pieces[i].size}, c);
+        if (c->snapshot)
+            note_mapped(c->snapshot, files, c);
+    }
 }

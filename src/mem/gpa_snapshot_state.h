@@ -56,9 +56,9 @@ static inline bool gpa_snapshot_next_page(struct gpa_dirty_bits *left, const str
 /* Get the memory to find ranges by their targets. */
 must_check bool gpa_snapshot_index(struct gpa_snapshot *s);
 
-/* Memory of the snapshot is mapped somewhere, perhaps at another address: what is stored there changes the snapshot's pages
- * without a mark at their own addresses. So they are noted for its consumer now. After gpa_snapshot_index. Processors are held. */
-void gpa_snapshot_note_memory(const struct gpa_snapshot *s, const struct extent *mapped, struct gpa_consumer *consumer);
+/* Write down what files its memory is of. NULL: the kernel does not tell. */
+struct host_data;
+void gpa_snapshot_index_files(struct gpa_snapshot *s, const struct host_data *data);
 
 /* Is one page of memory at two guest addresses? If that cannot be told, perhaps. `like` has the same mappings: what is found is
  * kept there, too. */

@@ -243,10 +243,12 @@ enum status gpa_space_check_mapping(const struct gpa_space *space, const struct 
 /* ---- mapping ---- */
 
 /* Everything a change of the mappings can need. */
-static bool reserve(struct gpa_space *space, struct gpa_range range, const struct extent *pieces, size_t count)
+static bool reserve(struct gpa_space *space, struct gpa_range range, const struct extent *pieces, size_t count,
+                    struct gpa_mapped_files *files)
 {
     return extent_tree_reserve(&space->mappings, count + 1) && gpa_pins_reserve_drop(space) &&
-           (!count || (gpa_consumers_cover(space, range, pieces[0].attributes) && gpa_consumers_expect_mapped(space)));
+           (!count || (gpa_consumers_cover(space, range, pieces[0].attributes) &&
+                       gpa_consumers_expect_mapped(space, pieces, count, files)));
 }
 
 static void set_pieces(struct gpa_space *space, struct gpa_range range, const struct extent *pieces, size_t count)
@@ -262,25 +264,36 @@ static void set_pieces(struct gpa_space *space, struct gpa_range range, const st
     }
 }
 
-enum status gpa_space_replace(struct gpa_space *space, struct gpa_range range, const struct extent *pieces, size_t count)
+static void replace(struct gpa_space *space, struct gpa_range range, const struct extent *pieces, size_t count,
+                    const struct gpa_mapped_files *files)
 {
     struct gpa_change change = {count ? GPA_CHANGE_MAP : GPA_CHANGE_UNMAP, range};
 
-    if (!reserve(space, range, pieces, count))
-        return fail(STATUS_NO_MEMORY, RANGE_FORMAT "no memory to record the change", range.gpa, range.size);
-    extent_tree_expect(&space->mappings, range.gpa);
     gpa_space_hold(space);
     gpa_consumers_replaced(space, range);
     set_pieces(space, range, pieces, count);
     gpa_consumers_forget(space, range, GPA_CONSUMER_KEEP);
-    gpa_consumers_mapped(space, pieces, count);
+    gpa_consumers_mapped(space, pieces, count, files);
     space->map_changes++;
     gpa_space_release(space, &change);
     gpa_pins_drop(space, range.gpa, range.size);
     if (unlikely(space->sources.live))
         gpa_sources_sweep(space);
     extent_tree_trim(&space->mappings);
-    return STATUS_OK;
+}
+
+enum status gpa_space_replace(struct gpa_space *space, struct gpa_range range, const struct extent *pieces, size_t count)
+{
+    struct gpa_mapped_files files = {0};
+    bool good = reserve(space, range, pieces, count, &files);
+
+    if (good) {
+        extent_tree_expect(&space->mappings, range.gpa);
+        replace(space, range, pieces, count, &files);
+    }
+    if (unlikely(files.places.array))
+        free(files.places.array);
+    return good ? STATUS_OK : fail(STATUS_NO_MEMORY, RANGE_FORMAT "no memory to record the change", range.gpa, range.size);
 }
 
 enum status gpa_space_map(struct gpa_space *space, const struct gpa_mapping *m)

@@ -6,6 +6,7 @@
 
 #include "mem/extent_tree.h"
 #include "mem/gpa_doorbell.h"
+#include "mem/gpa_snapshot.h"
 #include "mem/gpa_space.h"
 #include "os/read_section.h"
 
@@ -144,11 +145,6 @@ must_check bool gpa_consumers_cover(struct gpa_space *space, struct gpa_range ra
  * Processors are held. */
 void gpa_consumers_forget(struct gpa_space *space, struct gpa_range range, uint32_t keepers);
 
-/* Pieces are to be mapped: get the memory to tell whose snapshots have their memory elsewhere. Under `change`. */
-must_check bool gpa_consumers_expect_mapped(struct gpa_space *space);
-/* They are mapped. Processors are held. */
-void gpa_consumers_mapped(struct gpa_space *space, const struct extent *pieces, size_t count);
-
 /* All pages of the range that the consumer is told of are dirty, for all consumers. Under `change`. */
 void gpa_consumer_mark_all(struct gpa_space *space, const struct gpa_consumer *consumer, struct gpa_range range);
 
@@ -161,6 +157,23 @@ bool gpa_consumers_give(void *ctx, const struct gpa_dirty_bits *words, size_t co
 
 /* Empty the processors' record of a range: it is dirty for the consumers, but for one (or none). Processors are held. */
 void gpa_consumers_hand_on(struct gpa_space *space, struct gpa_range range, const struct gpa_consumer *except);
+
+/* ---- gpa_snapshot_alias.c ---- */
+
+/* What files the memory is of that is to be mapped, as far as it matters to a snapshot. */
+struct gpa_mapped_files {
+    struct gpa_snapshot_places places;
+    bool unknown, no_memory;
+};
+
+/* Pieces are to be mapped: get the memory, and the files, to tell whose snapshots have their memory elsewhere. The caller frees
+ * files->places.array. Under `change`. */
+must_check bool gpa_consumers_expect_mapped(struct gpa_space *space, const struct extent *pieces, size_t count,
+                                            struct gpa_mapped_files *files);
+/* They are mapped: pages of snapshots that can be stored to through them, without a mark at their own addresses, are dirty for
+ * the snapshots' consumers. Processors are held. */
+void gpa_consumers_mapped(struct gpa_space *space, const struct extent *pieces, size_t count,
+                          const struct gpa_mapped_files *files);
 
 /* ---- gpa_replaced.c. Processors are held ---- */
 

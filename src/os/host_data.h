@@ -5,6 +5,7 @@
 #ifndef OWHP_OS_HOST_DATA_H
 #define OWHP_OS_HOST_DATA_H
 
+#include "util/compiler.h"
 #include "util/types.h"
 
 /* What the process maps at the moment it was opened. One thread. */
@@ -29,11 +30,15 @@ void host_data_each(struct host_data *data, const void *address, uint64_t size, 
  * anonymous memory, a file. Memory that is mapped twice is the same piece of the same file.
  */
 struct host_file_piece {
+    uintptr_t address;
     uint64_t device, inode;
     uint64_t offset, size; /* bytes */
 };
 typedef void host_file_visitor(void *context, const struct host_file_piece *piece);
 void host_data_each_file(const struct host_data *data, const void *address, uint64_t size, host_file_visitor *visit, void *context);
+
+/* The same without a list, of what is mapped now. False: the kernel does not tell. */
+must_check bool host_files_each(const void *address, uint64_t size, host_file_visitor *visit, void *context);
 
 /* Can all of the range be stored to, as far as is known? False: perhaps not. */
 bool host_data_is_writable(struct host_data *data, const void *address, uint64_t size);

@@ -592,6 +592,36 @@ static void stored_elsewhere(void **state)
     guest_end(&g);
 }
 
+/* The same by a second mapping of the memory's file in the host, by a guest's store; the client has unmapped both when it restores. */
+static void stored_through_the_file(void **state)
+{
+    struct guest g;
+    int file = memfd_create("twice", MFD_CLOEXEC);
+
+    (void)state;
+    guest_begin(&g, NULL);
+    assert_int_equal(ftruncate(file, 4 * PAGE), 0);
+    UINT8 *first = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    memset(first, 5, 4 * PAGE);
+    assert_ok(WHvMapGpaRange(g.partition, first, OTHER, 4 * PAGE, RWX));
+    OWHP_SNAPSHOT_HANDLE s = take(&g);
+    UINT8 *second = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, PAGE);
+    assert_ok(WHvMapGpaRange(g.partition, second, 0x8000, 2 * PAGE, RWX)); /* in place of the guest's own */
+    guest_code(&g, 0xc6, 0x06, 0x00, 0x80, 0x42, 0xf4);                     /* mov byte [0x8000], 0x42; hlt */
+    run_to(&g, WHvRunVpExitReasonX64Halt);
+    assert_int_equal(first[PAGE], 0x42);
+    assert_ok(WHvMapGpaRange(g.partition, g.ram + 0x8000, 0x8000, 2 * PAGE, RWX));
+    munmap(second, 2 * PAGE);
+    put_back(&g, s);
+    for (size_t i = 0; i < 4 * PAGE; i++)
+        assert_int_equal(first[i], 5);
+    assert_int_equal(put_back(&g, s), 0);
+    assert_ok(OwhpDestroySnapshot(s));
+    guest_end(&g);
+    munmap(first, 4 * PAGE);
+    close(file);
+}
+
 /* Pages that cannot be read are zeros in a snapshot, and in the next one what they are, though nobody stored to them. */
 static void protected_meanwhile(void **state)
 {
@@ -649,6 +679,7 @@ int main(void)
         CASE("SNP.15", "H", outlives_its_partition),
         CASE("SNP.16", "H", mapped_between),
         CASE("SNP.17", "H", stored_elsewhere),
+        CASE("SNP.19", "H: memory that is mapped twice", stored_through_the_file),
         CASE("SNP.18", "H: memory that is protected counts as zeros", protected_meanwhile),
     };
     return cmocka_run_group_tests_name("snapshots", tests, NULL, NULL);

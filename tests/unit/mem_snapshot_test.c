@@ -1,8 +1,9 @@
-/* Snapshots whose mappings others change: a loaded one before it was adopted, one of terabytes. */
+/* Snapshots whose mappings others change: a loaded one before it was adopted, one of terabytes, one of a file mapped twice. */
 #include "mem_test.h"
 
 #include "mem/gpa_consumer.h"
 #include "mem/gpa_snapshot.h"
+#include "os/host_data.h"
 
 #include <stdlib.h>
 #include <unistd.h>
@@ -63,13 +64,27 @@ static uint64_t resident_pages(void)
     return resident;
 }
 
-static uint8_t *file_pages(uint64_t pages)
+static int file_of(uint64_t pages)
 {
     int fd = memfd_create("snapshot", MFD_CLOEXEC);
 
     assert_int_equal(ftruncate(fd, (off_t)PAGES(pages)), 0);
-    void *p = mmap(NULL, PAGES(pages), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    return fd;
+}
+
+static uint8_t *view_of(int fd, uint64_t first, uint64_t pages)
+{
+    void *p = mmap(NULL, PAGES(pages), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, (off_t)PAGES(first));
+
     assert_true(p != MAP_FAILED);
+    return p;
+}
+
+static uint8_t *file_pages(uint64_t pages)
+{
+    int fd = file_of(pages);
+    uint8_t *p = view_of(fd, 0, pages);
+
     close(fd);
     return p;
 }
@@ -170,6 +185,118 @@ static void test_many_unmaps(void **state)
     free_pages(host, COUNT);
 }
 
+/* ---- a file that is mapped twice ---- */
+
+/* Pages 10 to 29 of a file are in the snapshot; others of it, or these, are mapped from another place in the host. */
+static void test_same_file_elsewhere(void **state)
+{
+    static const struct {
+        uint32_t first, count; /* pages of the file */
+        uint64_t shared;       /* with the snapshot */
+    } rows[] = {{10, 20, 20}, {0, 40, 20}, {12, 3, 3}, {0, 10, 0}, {5, 6, 1}, {29, 4, 1}, {30, 10, 0}};
+    int file = file_of(40);
+    uint8_t *host = view_of(file, 0, 40), *private = host_pages(1);
+
+    (void)state;
+    for (size_t i = 0; i < array_size(rows); i++) {
+        struct gpa_space *space = gpa_space_create(46);
+        uint8_t *alias = view_of(file, rows[i].first, rows[i].count);
+        struct gpa_snapshot *snapshot, *next;
+        uint64_t pages;
+        memset(host, 3, PAGES(40));
+        assert_ok(map(space, 0, PAGES(8), host + PAGES(10), RW));
+        assert_ok(map(space, PAGES(1000), PAGES(12), host + PAGES(18), RW));
+        assert_ok(map(space, PAGES(2000), PAGES(1), private, RW));
+        assert_ok(gpa_snapshot_create(space, NULL, &snapshot));
+        assert_ok(gpa_snapshot_create(space, snapshot, &next));
+        gpa_snapshot_destroy(snapshot); /* the next one knows the files from it */
+        assert_ok(map(space, PAGES(500), PAGES(rows[i].count), alias, RW));
+        for (uint64_t page = 0; page < rows[i].count; page++)
+            assert_ok(gpa_space_write(space, PAGES(500 + page) + 7, "x", 1));
+        assert_ok(gpa_space_unmap(space, PAGES(500), PAGES(rows[i].count)));
+        munmap(alias, PAGES(rows[i].count));
+        assert_int_equal(gpa_snapshot_changed(next), rows[i].shared);
+        assert_ok(gpa_snapshot_restore(next, false, &pages));
+        assert_int_equal(pages, rows[i].shared);
+        for (uint64_t page = 10; page < 30; page++)
+            assert_int_equal(host[PAGES(page) + 7], 3);
+        gpa_snapshot_destroy(next);
+        gpa_space_destroy(space);
+    }
+    close(file);
+    free_pages(host, 40);
+    free_pages(private, 1);
+}
+
+/* Memory that is no alias changes nothing: private memory, another file, the same bytes of a private mapping of the file. */
+static void test_other_memory(void **state)
+{
+    struct gpa_space *space = gpa_space_create(46);
+    int file = file_of(8), other = file_of(8);
+    uint8_t *host = view_of(file, 0, 8), *elsewhere = view_of(other, 0, 8), *private = host_pages(8);
+    uint8_t *copy = mmap(NULL, PAGES(8), PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+    struct gpa_snapshot *snapshot;
+
+    (void)state;
+    assert_ok(map(space, 0, PAGES(8), host, RW));
+    assert_ok(gpa_snapshot_create(space, NULL, &snapshot));
+    assert_ok(map(space, PAGES(100), PAGES(8), elsewhere, RW));
+    assert_ok(map(space, PAGES(200), PAGES(8), private, RW));
+    assert_ok(map(space, PAGES(300), PAGES(8), copy, RW));
+    assert_ok(map(space, PAGES(400), PAGES(8), (void *)(uintptr_t)0x10000, RW)); /* nothing there */
+    assert_int_equal(gpa_snapshot_changed(snapshot), 0);
+    gpa_snapshot_destroy(snapshot);
+    gpa_space_destroy(space);
+    free_pages(host, 8);
+    free_pages(elsewhere, 8);
+    free_pages(private, 8);
+    free_pages(copy, 8);
+    close(file);
+    close(other);
+}
+
+struct pieces {
+    struct host_file_piece array[16];
+    size_t count;
+};
+
+static void note_piece(void *context, const struct host_file_piece *piece)
+{
+    struct pieces *p = context;
+
+    assert_true(p->count < array_size(p->array));
+    p->array[p->count++] = *piece;
+}
+
+/* The kernel says the same of a range as its list does. */
+static void test_files_of_a_range(void **state)
+{
+    int file = file_of(8);
+    uint8_t *host = host_pages(16), *where = host + PAGES(1);
+    const struct {
+        uint64_t from, pages;
+    } rows[] = {{0, 15}, {1, 4}, {2, 1}, {3, 2}, {6, 9}, {11, 1}, {12, 3}};
+
+    (void)state;
+    mmap(where + PAGES(1), PAGES(4), PROT_READ, MAP_SHARED | MAP_FIXED, file, (off_t)PAGES(2));
+    mmap(where + PAGES(5), PAGES(2), PROT_READ, MAP_PRIVATE | MAP_FIXED, file, 0);
+    mmap(where + PAGES(8), PAGES(3), PROT_NONE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    munmap(where + PAGES(11), PAGES(1));
+    mmap(where + PAGES(12), PAGES(1), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, (off_t)PAGES(7));
+    struct host_data *data = host_data_open();
+    assert_non_null(data);
+    for (size_t i = 0; i < array_size(rows); i++) {
+        struct pieces asked = {0}, listed = {0};
+        assert_true(host_files_each(where + PAGES(rows[i].from), PAGES(rows[i].pages), note_piece, &asked));
+        host_data_each_file(data, where + PAGES(rows[i].from), PAGES(rows[i].pages), note_piece, &listed);
+        assert_int_equal(asked.count, listed.count);
+        assert_memory_equal(asked.array, listed.array, sizeof(asked.array));
+    }
+    host_data_close(data);
+    free_pages(host, 16);
+    close(file);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -177,6 +304,9 @@ int main(void)
         cmocka_unit_test(test_process_gone_meanwhile),
         cmocka_unit_test(test_huge_unmap),
         cmocka_unit_test(test_many_unmaps),
+        cmocka_unit_test(test_same_file_elsewhere),
+        cmocka_unit_test(test_other_memory),
+        cmocka_unit_test(test_files_of_a_range),
     };
     return run_group(tests, array_size(tests));
 }
