@@ -73,6 +73,17 @@ enum { GPA_DIRTY_TOLD_AT_ONCE = 128 };
  * what was reported counts. */
 typedef bool gpa_dirty_sink(void *ctx, const struct gpa_dirty_bits *words, size_t count);
 
+/* Words of level 0 of a record's window that may have dirty pages, ascending, GPA_DIRTY_TOLD_AT_ONCE at most. */
+struct gpa_dirty_words {
+    gpa_dirty_word *words;
+    uint64_t base; /* the first page of words[0] */
+    const uint32_t *index;
+    size_t count;
+};
+
+/* Takes what is in all these words itself. False: no more, please. */
+typedef bool gpa_dirty_taker(void *ctx, const struct gpa_dirty_words *words);
+
 /* True if a page of the range is dirty. Pages never covered are clean. */
 bool gpa_dirty_any(const struct gpa_dirty *dirty, uint64_t page, uint64_t count);
 
@@ -86,6 +97,7 @@ struct gpa_dirty_visit {
     gpa_dirty_sink *tee; /* take: also gets what was in `record`, before sink; its answer is ignored; may be NULL */
     void *tee_ctx;
     bool exclusive; /* take: nobody marks these records meanwhile, so that no locked instruction is needed */
+    gpa_dirty_taker *taker; /* exclusive take: in place of sink, with its ctx, where few pages are dirty; may be NULL */
 };
 
 /* Report the dirty pages of the range. Take clears what it reports: each mark is reported exactly
@@ -96,12 +108,12 @@ void gpa_dirty_visit_take(const struct gpa_dirty_visit *visit);
 /* The same of one record. */
 static inline void gpa_dirty_peek(struct gpa_dirty *dirty, uint64_t page, uint64_t count, gpa_dirty_sink *sink, void *ctx)
 {
-    gpa_dirty_visit_peek(&(struct gpa_dirty_visit){dirty, NULL, page, count, sink, ctx, NULL, NULL, false});
+    gpa_dirty_visit_peek(&(struct gpa_dirty_visit){dirty, NULL, page, count, sink, ctx, NULL, NULL, false, NULL});
 }
 
 static inline void gpa_dirty_take(struct gpa_dirty *dirty, uint64_t page, uint64_t count, gpa_dirty_sink *sink, void *ctx)
 {
-    gpa_dirty_visit_take(&(struct gpa_dirty_visit){dirty, NULL, page, count, sink, ctx, NULL, NULL, false});
+    gpa_dirty_visit_take(&(struct gpa_dirty_visit){dirty, NULL, page, count, sink, ctx, NULL, NULL, false, NULL});
 }
 
 #endif

@@ -26,8 +26,7 @@ void gpa_lister_begin(struct gpa_lister *l, struct gpa_dirty_list *list)
     l->way = bits_way();
 }
 
-/* Write all batched runs but the last `keep`. */
-static bool flush(struct gpa_lister *l, size_t keep)
+bool gpa_lister_flush(struct gpa_lister *l, size_t keep)
 {
     const size_t count = l->batched - keep;
 
@@ -224,8 +223,10 @@ bool gpa_lister_sink(void *lister, const struct gpa_dirty_bits *words, size_t co
     struct gpa_lister *l = lister;
     size_t done = 0;
 
+    if (unlikely(l->bad_array))
+        return leave(l, words, count);
     while ((done += add_words_by[l->way](l, words + done, count - done)) < count) {
-        if (l->batched > 1 && !flush(l, 1))
+        if (l->batched > 1 && !gpa_lister_flush(l, 1))
             return leave(l, words + done, count - done);
         if (room_in_array(l) > GPA_LISTER_WORD)
             continue;
@@ -238,8 +239,8 @@ bool gpa_lister_sink(void *lister, const struct gpa_dirty_bits *words, size_t co
 void gpa_lister_end(struct gpa_lister *l)
 {
     l->list->more = l->rest_count != 0;
-    if (!l->bad_array)
-        (void)flush(l, 0);
+    if (!l->bad_array && !gpa_lister_flush(l, 0))
+        l->bad_array = true;
 }
 
 /* ---- nothing is lost ---- */

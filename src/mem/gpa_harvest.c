@@ -145,7 +145,7 @@ static bool harvest_begin(struct harvest *h, bool always_hold)
     if (h->held)
         gpa_space_hold(h->space);
     h->marked = gpa_dirty_any(h->space->dirty, page, pages);
-    h->visit = (struct gpa_dirty_visit){pending, NULL, page, pages, NULL, NULL, NULL, &h->others, true};
+    h->visit = (struct gpa_dirty_visit){pending, NULL, page, pages, NULL, NULL, NULL, &h->others, true, NULL};
     if (h->marked) {
         h->visit.record = h->space->dirty;
         h->visit.other = pending;
@@ -185,7 +185,7 @@ static void take(struct gpa_space *space, struct gpa_consumer *consumer, struct 
 static void peek(struct gpa_space *space, struct gpa_consumer *consumer, struct gpa_range range, gpa_dirty_sink *sink, void *ctx)
 {
     gpa_dirty_visit_peek(&(struct gpa_dirty_visit){space->dirty, consumer->pending, pages_of(range.gpa), pages_of(range.size),
-                                                   sink, ctx, NULL, NULL, false});
+                                                   sink, ctx, NULL, NULL, false, NULL});
 }
 
 /*
@@ -205,6 +205,7 @@ static void take_list(struct gpa_space *space, struct gpa_consumer *consumer, st
     if (!harvest_begin(&h, false))
         return;
     h.visit.sink = gpa_lister_sink;
+    h.visit.taker = gpa_lister_take;
     h.visit.ctx = lister;
     gpa_dirty_visit_take(&h.visit);
     gpa_lister_end(lister);

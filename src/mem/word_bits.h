@@ -62,13 +62,28 @@ BITS_VECTOR_TARGET static inline __m512i bits_as_bytes(uint64_t word)
 
 /* ---- lists of numbers ---- */
 
-enum { BITS_LIST_MORE = 8 }; /* numbers that are written and do not count */
+enum { BITS_LIST_MORE = 16 }; /* numbers that are written and do not count */
+
+BITS_VECTOR_TARGET static inline void list_bits_vector(uint32_t *to, unsigned count, uint32_t first, uint64_t word)
+{
+    __m512i numbers = bits_as_bytes(word);
+
+    for (unsigned at = 0; at < count; at += 16) {
+        _mm512_storeu_si512(to + at, _mm512_add_epi32(_mm512_cvtepu8_epi32(_mm512_castsi512_si128(numbers)),
+                                                      _mm512_set1_epi32((int)first)));
+        numbers = _mm512_alignr_epi64(numbers, numbers, 2);
+    }
+}
 
 /* first + the number of each bit, ascending; returns how many. */
 static always_inline unsigned list_bits(uint32_t *to, uint32_t first, uint64_t word, const enum bits_way way)
 {
     const unsigned count = count_bits(word, way);
 
+    if (way == BITS_VECTOR) {
+        list_bits_vector(to, count, first, word);
+        return count;
+    }
     for (;; to += 4) {
         to[0] = first + take_lowest(&word);
         to[1] = first + take_lowest(&word);

@@ -69,7 +69,7 @@ static always_inline bool guarded_init(void)
 
 /* clang-format off */
 GUARDED_LOAD(8, "b", "=q") GUARDED_LOAD(16, "w", "=r") GUARDED_LOAD(32, "l", "=r") GUARDED_LOAD(64, "q", "=r")
-GUARDED_STORE(8, "b", "q") GUARDED_STORE(16, "w", "r") GUARDED_STORE(32, "l", "r") GUARDED_STORE(64, "q", "r")
+GUARDED_STORE(8, "b", "q") GUARDED_STORE(16, "w", "r") GUARDED_STORE(32, "l", "r") GUARDED_STORE(64, "q", "er")
 /* clang-format on */
 
 /* Compare-exchange, locked. *expected is updated with what was found; *done tells whether it was stored. */

@@ -105,6 +105,26 @@ static void test_patterns(void **state)
     gpa_space_destroy(space);
 }
 
+/* Stretches with few dirty pages beside stretches with many; a word's worth of pages on either side of a border. */
+static void test_few_and_many(void **state)
+{
+    struct gpa_space *space = new_space();
+    uint64_t random = 17;
+
+    (void)state;
+    for (int round = 0; round < 400; round++) {
+        uint64_t odds = 1;
+        for (uint64_t i = 0; i < MODEL; i++) {
+            if (i % 64 == 0 && random_below(&random, 20) == 0)
+                odds = (uint64_t)1 << random_below(&random, 10);
+            dirty[i] = random_below(&random, odds) == 0;
+        }
+        mark(space);
+        take(space, 1 + random_below(&random, MODEL / 2));
+    }
+    gpa_space_destroy(space);
+}
+
 /* ---- bad arrays ---- */
 
 static void take_nothing(struct gpa_space *space, struct gpa_range *array)
@@ -149,6 +169,30 @@ static void test_bad_array(void **state)
     }
 }
 
+/* Few pages, here and there a run over several words, and an array of which a part can be written: any number of entries, and a
+ * half. */
+static void test_bad_array_of_few(void **state)
+{
+    static const size_t runs[] = {1, 3, 150};
+    struct gpa_space *space = new_space();
+    uint8_t *array = host_pages(2);
+    uint64_t random = 13;
+
+    (void)state;
+    arm_guard();
+    assert_int_equal(mprotect(array + PAGE_SIZE, PAGE_SIZE, PROT_NONE), 0);
+    for (size_t run = 0; run < array_size(runs); run++)
+        for (size_t bytes = 0; bytes < 24 * sizeof(struct gpa_range); bytes += 8) {
+            fill(&random, runs[run], 250);
+            mark(space);
+            take_nothing(space, (struct gpa_range *)(void *)(array + PAGE_SIZE - bytes));
+            assert_dirty(space, GPA_CONSUMER_FIRST);
+            take(space, 1 + random_below(&random, 100));
+        }
+    free_pages(array, 2);
+    gpa_space_destroy(space);
+}
+
 /* An array that is the same memory twice does not remember what was written first: then clean pages are reported, but no dirty
  * one is lost. */
 static void test_forgetful_array(void **state)
@@ -182,6 +226,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_patterns),
         cmocka_unit_test(test_bad_array),
+        cmocka_unit_test(test_bad_array_of_few),
+        cmocka_unit_test(test_few_and_many),
         cmocka_unit_test(test_forgetful_array),
     };
     return use_way(argc, argv) ? run_group(tests, array_size(tests)) : SKIPPED;
