@@ -338,6 +338,20 @@ enum status gpa_space_peek_dirty(struct gpa_space *space, gpa_t gpa, uint64_t si
     return gpa_consumer_bitmap(space, &query, bitmap, bitmap_bytes, count);
 }
 
+/* What the listeners are told of is memory: mapping by mapping. All of it is mapped. */
+static void tell_wrote(const struct gpa_space *space, gpa_t gpa, uint64_t size)
+{
+    struct gpa_view view;
+
+    for (uint64_t part; size; gpa += part, size -= part) {
+        if (!gpa_space_find_mapped(space, gpa, &view))
+            return;
+        part = view.size - (gpa - view.gpa);
+        part = part < size ? part : size;
+        gpa_space_wrote(space, gpa, gpa_view_place(&view, gpa), part);
+    }
+}
+
 enum status gpa_space_mark_dirty(struct gpa_space *space, gpa_t gpa, uint64_t size)
 {
     enum status status = gpa_space_check_bytes(space, gpa, size);
@@ -349,7 +363,7 @@ enum status gpa_space_mark_dirty(struct gpa_space *space, gpa_t gpa, uint64_t si
     status = check_tracked(space, pages, space->record_all ? 0 : GPA_TRACK_DIRTY);
     if (status == STATUS_OK) {
         gpa_dirty_mark_range(space->dirty, pages_of(pages.gpa), pages_of(pages.size));
-        gpa_space_wrote(space, gpa, size);
+        tell_wrote(space, gpa, size);
     }
     gpa_space_read_end(space);
     return status;

@@ -135,6 +135,15 @@ static inline uint8_t *gpa_view_host(const struct gpa_view *view, gpa_t gpa)
 }
 
 /*
+ * Where the memory behind gpa is, as a number: the same for all guest addresses that are mapped to it, so that what is known of
+ * memory can be found by any of them. Memory of several processes may share a number.
+ */
+static inline uint64_t gpa_view_place(const struct gpa_view *view, gpa_t gpa)
+{
+    return (uintptr_t)gpa_view_host(view, gpa) + ((uint64_t)(uintptr_t)view->source << PAGE_SHIFT);
+}
+
+/*
  * Record that the page of gpa is about to be written; before the store, and before a write-TLB
  * entry for the page exists (invariant W, gpa_dirty.c). Tests first, so marking a marked page only
  * reads.
@@ -175,10 +184,10 @@ struct gpa_listener {
      * code), then let the processors go. Called once for every hold; change is NULL when in the end
      * nothing was changed. */
     void (*release)(void *ctx, const struct gpa_change *change);
-    /* A thread that is not a processor wrote [gpa, gpa + size) of guest memory: decoded code of it
-     * is stale. May be NULL. Called by any thread, several at a time, processors running; it must
-     * not wait for a processor. */
-    void (*wrote)(void *ctx, gpa_t gpa, uint64_t size);
+    /* A thread that is not a processor wrote [gpa, gpa + size) of guest memory, in one mapping: decoded code of
+     * it is stale, wherever else it is mapped (place: gpa_view_place of gpa). May be NULL. Called by any thread,
+     * several at a time, processors running; it must not wait for a processor. */
+    void (*wrote)(void *ctx, gpa_t gpa, uint64_t place, uint64_t size);
     void *ctx;
     struct gpa_listener *next; /* the space's */
     /* Its processors mark pages only when they come to a safe point: who wants to know has to hold them. */
@@ -190,8 +199,8 @@ struct gpa_listener {
 void gpa_space_add_listener(struct gpa_space *space, struct gpa_listener *listener);
 void gpa_space_remove_listener(struct gpa_space *space, struct gpa_listener *listener);
 
-/* Tell the listeners of a write. In a read section, or for a sink while processors are held. */
-void gpa_space_wrote(const struct gpa_space *space, gpa_t gpa, uint64_t size);
+/* Tell the listeners of a write to one mapping. In a read section, or for a sink while processors are held. */
+void gpa_space_wrote(const struct gpa_space *space, gpa_t gpa, uint64_t place, uint64_t size);
 
 /* ---- dirty pages ---- */
 

@@ -23,7 +23,7 @@ enum {
     PAGE_READ = 1,
     PAGE_WRITE = 2,
     PAGE_EXECUTE = 4,
-    /* Some processor has decoded code of this page: stores are allowed (with PAGE_WRITE) but must not be cached,
+    /* Some processor has decoded code of this memory: stores are allowed (with PAGE_WRITE) but must not be cached,
      * and each is reported through code_written(). */
     PAGE_CODE = 8,
 };
@@ -93,13 +93,15 @@ struct cpu_port {
     uint64_t (*read_cr8)(struct cpu *cpu);
     void (*write_cr8)(struct cpu *cpu, uint64_t value);
 
-    /* Code is about to be decoded from this page: when it returns, no other processor stores there unnoticed
-     * (page() answers PAGE_CODE). NULL: nobody else. */
-    void (*code_page)(struct cpu *cpu, gpa_t page_address);
-    /* This processor has no decoded code of the page any more (the opposite of code_page). NULL: nobody else. */
-    void (*code_page_dropped)(struct cpu *cpu, gpa_t page_address);
-    /* This processor stored to a PAGE_CODE page: tell the others. NULL: nobody else. */
-    void (*code_written)(struct cpu *cpu, gpa_t gpa, uint64_t size);
+    /* Code of a guest page is about to be decoded from this page of memory, which page() gave: when it returns, no other
+     * processor stores there unnoticed, through whatever guest page (page() answers PAGE_CODE). It may wait; what the guest
+     * page is then, is to be asked anew. Told once for each guest page and processor. NULL: nobody else. */
+    void (*code_page)(struct cpu *cpu, const uint8_t *host);
+    /* The opposite of code_page: this processor has no decoded code of one of the guest pages any more. The memory may be gone by
+     * now. NULL: nobody else. */
+    void (*code_page_dropped)(struct cpu *cpu, const uint8_t *host);
+    /* This processor stored to a PAGE_CODE page, here: tell the others. NULL: nobody else. */
+    void (*code_written)(struct cpu *cpu, gpa_t gpa, const uint8_t *host, uint64_t size);
 
     /* MONITOR was executed: from now on notice stores of others to the 64-byte line of this address. NULL: nothing is watched. */
     void (*monitor)(struct cpu *cpu, gpa_t gpa);

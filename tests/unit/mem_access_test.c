@@ -185,13 +185,15 @@ static void test_bad_buffers(void **state)
 
 static unsigned wrote_calls;
 static gpa_t wrote_gpa;
+static uint64_t wrote_place;
 static uint64_t wrote_size;
 
-static void on_wrote(void *ctx, gpa_t gpa, uint64_t size)
+static void on_wrote(void *ctx, gpa_t gpa, uint64_t place, uint64_t size)
 {
     (void)ctx;
     wrote_calls++;
     wrote_gpa = gpa;
+    wrote_place = place;
     wrote_size = size;
 }
 
@@ -222,6 +224,7 @@ static void test_wrote(void **state)
     assert_ok(gpa_space_write(f->space, BASE + 4050, buffer, 100));
     assert_int_equal(wrote_calls, 1);
     assert_int_equal(wrote_gpa, BASE + 4050);
+    assert_int_equal(wrote_place, (uintptr_t)f->host + 4050);
     assert_int_equal(wrote_size, 100);
     assert_status(gpa_space_write(f->space, BASE + PAGES(4) - 1, buffer, 2), STATUS_ACCESS_DENIED);
     assert_int_equal(wrote_calls, 1);
@@ -233,9 +236,9 @@ static void test_wrote(void **state)
     assert_int_equal(wrote_calls, 2);
 }
 
-static void take_second_page_away(void *ctx, gpa_t gpa, uint64_t size)
+static void take_second_page_away(void *ctx, gpa_t gpa, uint64_t place, uint64_t size)
 {
-    on_wrote(NULL, gpa, size);
+    on_wrote(NULL, gpa, place, size);
     assert_int_equal(mprotect(ctx, PAGE_SIZE, PROT_NONE), 0);
 }
 

@@ -3,7 +3,8 @@
  *
  *   engine_soft.c    the engine table, partitions
  *   soft_vcpu.c      processors: create, reset, kick, sleep
- *   soft_hold.c      safe points: the change protocol of mem/gpa_space.h, code pages, exclusive access
+ *   soft_hold.c      safe points: the change protocol of mem/gpa_space.h, exclusive access
+ *   soft_code.c      who has decoded what memory, and hears of stores to it
  *   soft_run.c       the run loop: requests, events, leaving
  *   soft_copied.c    memory of another process, which is reached by copying
  *   soft_monitor.c   MONITOR and MWAIT
@@ -35,7 +36,7 @@
 #include "x86/system/event.h"
 
 enum { SOFT_MAXIMUM_PROCESSORS = 64 };
-/* Counters of code pages, by page number modulo this; shared slots only cost slow stores. */
+/* Counters of code pages, by the number of the host's page modulo this; shared slots only cost slow stores. */
 enum { CODE_SLOTS = 1 << 20 };
 
 /*
@@ -60,7 +61,7 @@ struct engine_partition {
     pthread_rwlock_t members;    /* readers look at vcpus; a processor is taken out under the write lock, before it is freed */
     struct engine_vcpu *vcpus[SOFT_MAXIMUM_PROCESSORS];
     uint64_t members_set;        /* bit i: vcpus[i] is there */
-    _Atomic uint8_t *code_users; /* CODE_SLOTS counters: how many processors have decoded code of the page */
+    _Atomic uint8_t *code_users; /* CODE_SLOTS counters of pages with decoded code: soft_code.c */
 
     /* Safe points (soft_hold.c). */
     pthread_mutex_t lock;
@@ -193,7 +194,6 @@ void soft_clear_kick(struct engine_vcpu *vcpu);
 /* soft_hold.c */
 void soft_hold(void *partition);
 void soft_release(void *partition, const struct gpa_change *change);
-void soft_wrote(void *partition, gpa_t gpa, uint64_t size);
 void soft_enter(struct engine_vcpu *vcpu);  /* from a safe point into the guest; waits while held */
 void soft_leave(struct engine_vcpu *vcpu);  /* to a safe point */
 void soft_do_pending_memory(struct engine_vcpu *vcpu, uint32_t pending);
@@ -201,14 +201,19 @@ void soft_do_pending_memory(struct engine_vcpu *vcpu, uint32_t pending);
  * at a boundary: this processor comes to a safe point, too. */
 void soft_write_tags_begin(struct engine_vcpu *vcpu);
 void soft_write_tags_end(struct engine_vcpu *vcpu);
-void soft_code_page(struct cpu *cpu, gpa_t page);
-uint8_t soft_code_count(struct engine_partition *partition, gpa_t page); /* returns how many there were */
-void soft_code_uncount(struct engine_partition *partition, gpa_t page);
-void soft_code_page_dropped(struct cpu *cpu, gpa_t page);
-void soft_code_written(struct cpu *cpu, gpa_t gpa, uint64_t size);
 bool soft_exclusive_begin(struct cpu *cpu);
 void soft_exclusive_end(struct cpu *cpu);
-bool soft_is_code(const struct engine_partition *partition, gpa_t page);
+
+/* soft_code.c. Places are gpa_view_place's; any byte of the page. */
+void soft_code_page(struct cpu *cpu, const uint8_t *host); /* of the port, and the next two */
+void soft_code_page_dropped(struct cpu *cpu, const uint8_t *host);
+void soft_code_written(struct cpu *cpu, gpa_t gpa, const uint8_t *host, uint64_t size);
+void soft_wrote(void *partition, gpa_t gpa, uint64_t place, uint64_t size); /* of the listener */
+bool soft_is_code(const struct engine_partition *partition, uint64_t place);
+void soft_code_count(struct engine_partition *partition, uint64_t place);
+void soft_code_uncount(struct engine_partition *partition, uint64_t place);
+/* The processor stored there, within a page of which it has counted `own`: tell the others. */
+void soft_code_stored(struct engine_vcpu *vcpu, gpa_t gpa, uint64_t place, uint64_t size, unsigned own);
 
 /* soft_monitor.c */
 void soft_monitor_executed(struct cpu *cpu, gpa_t gpa); /* of the port: MONITOR */

@@ -6,7 +6,8 @@
  *
  * Code is copied page by page for the decoder and the block cache, which want addresses. A copy is brought up to date when a
  * run begins (the other process may have changed it), when a host or another processor stored to it (PENDING_VERIFY_CODE),
- * and at this processor's own stores.
+ * and at this processor's own stores. Copies are known by the memory they are of: guest pages that are the same memory share
+ * one. To the block cache the copy is the memory.
  */
 #include "engine/soft/soft.h"
 
@@ -20,20 +21,25 @@ enum { BUCKETS = 64, MOST_PAGES = 1024 };
 
 struct copied_page {
     struct copied_page *next;
-    gpa_t page;
+    const struct process_source *source;
+    const uint8_t *address; /* over there */
+    uint64_t place;         /* it is counted under */
+    gpa_t page;             /* one of the guest pages that it is, as long as nothing is mapped otherwise: then all copies go */
     uint8_t bytes[PAGE_SIZE];
 };
 
-static struct copied_page **bucket(const struct copied_code *code, gpa_t page)
+static struct copied_page **bucket(const struct copied_code *code, const uint8_t *address)
 {
-    return &code->buckets[(page >> PAGE_SHIFT) % BUCKETS];
+    return &code->buckets[((uintptr_t)address >> PAGE_SHIFT) % BUCKETS];
 }
 
-static struct copied_page *find(const struct copied_code *code, gpa_t page)
+/* Of the guest page, which is in the view. */
+static struct copied_page *find(const struct copied_code *code, const struct gpa_view *view, gpa_t page)
 {
-    struct copied_page *p = code->buckets ? *bucket(code, page) : NULL;
+    const uint8_t *address = gpa_view_host(view, page);
+    struct copied_page *p = code->buckets ? *bucket(code, address) : NULL;
 
-    while (p && p->page != page)
+    while (p && (p->address != address || p->source != view->source))
         p = p->next;
     return p;
 }
@@ -46,6 +52,7 @@ static bool copy_page(struct engine_vcpu *vcpu, struct copied_page *p)
 static struct copied_page *add(struct engine_vcpu *vcpu, gpa_t page)
 {
     struct copied_code *code = &vcpu->copied;
+    const struct gpa_view *view = &vcpu->view;
     struct copied_page *p = malloc(sizeof(*p));
 
     if (p && !code->buckets)
@@ -55,16 +62,19 @@ static struct copied_page *add(struct engine_vcpu *vcpu, gpa_t page)
         return NULL;
     }
     p->page = page;
-    /* The copy counts as code as long as it exists, decoded or not: whoever stores to the page must say so. No other
+    p->source = view->source;
+    p->address = gpa_view_host(view, page);
+    p->place = gpa_view_place(view, page);
+    /* The copy counts as code as long as it exists, decoded or not: whoever stores to the memory must say so. No other
      * processor has a write tag that would have to go. Counted before the bytes are read. */
-    (void)soft_code_count(vcpu->partition, page);
+    soft_code_count(vcpu->partition, p->place);
     if (!copy_page(vcpu, p)) {
-        soft_code_uncount(vcpu->partition, page);
+        soft_code_uncount(vcpu->partition, p->place);
         free(p);
         return NULL;
     }
-    p->next = *bucket(code, page);
-    *bucket(code, page) = p;
+    p->next = *bucket(code, p->address);
+    *bucket(code, p->address) = p;
     /* Enough: begin anew at the next boundary, when nobody looks at the copies. */
     if (++code->count > MOST_PAGES)
         soft_vcpu_pend(vcpu, PENDING_DROP_MEMORY, REQUEST_FLUSH);
@@ -73,7 +83,7 @@ static struct copied_page *add(struct engine_vcpu *vcpu, gpa_t page)
 
 bool soft_copied_code(struct engine_vcpu *vcpu, gpa_t page, struct port_page *out)
 {
-    struct copied_page *p = find(&vcpu->copied, page);
+    struct copied_page *p = find(&vcpu->copied, &vcpu->view, page);
 
     if (!p)
         p = add(vcpu, page);
@@ -91,7 +101,7 @@ void soft_copied_forget(struct engine_vcpu *vcpu)
         while (code->buckets[i]) {
             struct copied_page *p = code->buckets[i];
             code->buckets[i] = p->next;
-            soft_code_uncount(vcpu->partition, p->page);
+            soft_code_uncount(vcpu->partition, p->place);
             free(p);
         }
     free(code->buckets);
@@ -117,13 +127,18 @@ void soft_copied_refresh(struct engine_vcpu *vcpu)
 
 static void stored(struct engine_vcpu *vcpu, const struct port_access *access)
 {
-    struct copied_page *p = find(&vcpu->copied, access->gpa & PAGE_MASK);
+    const gpa_t page = access->gpa & PAGE_MASK;
+    const uint64_t place = gpa_view_place(&vcpu->view, page);
+    const size_t offset = access->gpa & ~PAGE_MASK;
+    struct copied_page *p = find(&vcpu->copied, &vcpu->view, page);
 
     gpa_view_mark_dirty(&vcpu->view, access->gpa);
-    if (p)
-        memcpy(p->bytes + (access->gpa & ~PAGE_MASK), access->data, access->size);
-    if (soft_is_code(vcpu->partition, access->gpa & PAGE_MASK) || soft_monitor_is_page(vcpu->partition, access->gpa & PAGE_MASK))
-        code_stored(vcpu->cpu, access->gpa, access->size);
+    if (p) {
+        memcpy(p->bytes + offset, access->data, access->size);
+        code_changed(vcpu->cpu, p->bytes, offset, access->size);
+    }
+    if (soft_is_code(vcpu->partition, place) || soft_monitor_is_page(vcpu->partition, page))
+        soft_code_stored(vcpu, access->gpa, place, access->size, p ? 1 : 0);
 }
 
 static bool store(struct engine_vcpu *vcpu, const struct port_access *access)
@@ -146,7 +161,7 @@ static bool store(struct engine_vcpu *vcpu, const struct port_access *access)
     return true;
 }
 
-/* The view is that of the access. False: an exit. */
+/* vcpu->view is that of the access. False: an exit. */
 bool soft_copied_access(struct engine_vcpu *vcpu, const struct port_access *access)
 {
     const struct gpa_view *view = &vcpu->view;

@@ -16,12 +16,6 @@
  * between them is the changer's to make for everybody (os/read_section.h), for an exit passes here twice. Queued work is done
  * after entering and before the first guest instruction. Sleeping and idle processors are outside all along and cost the changer
  * one load each.
- *
- * Code pages. The first processor that decodes code of a page counts itself in code_users and makes the others drop their
- * write tags; from then on page() answers PAGE_CODE, stores are slow, and each makes the other processors, if any of them
- * has code of the page, compare their decoded code with memory (cpu_verify_code). No waiting there: x86 lets the other processor
- * see the new code only after it has synchronized with the writer (SDM 3A 8.1.3), and the request bit is set before the writer's
- * next store.
  */
 #include "engine/soft/soft.h"
 #include "os/cancel.h"
@@ -111,43 +105,6 @@ void soft_release(void *context, const struct gpa_change *change)
     let_go(p);
 }
 
-/* The counter of the processors that have code of a page; some pages share one. */
-static _Atomic uint8_t *code_slot(const struct engine_partition *p, gpa_t page)
-{
-    uint64_t number = page >> PAGE_SHIFT;
-
-    return &p->code_users[(number ^ number >> 20) % CODE_SLOTS];
-}
-
-/* More pages than this are not looked at one by one. */
-enum { WROTE_PAGES = 1024 };
-
-/* Has a processor other than `except` (NULL: any) code of these pages? */
-static bool has_code(const struct engine_partition *p, const struct cpu *except, gpa_t gpa, uint64_t size)
-{
-    const gpa_t last = (gpa + size - 1) & PAGE_MASK;
-
-    if (size > (uint64_t)WROTE_PAGES << PAGE_SHIFT)
-        return true;
-    for (gpa_t page = gpa & PAGE_MASK; page <= last; page += PAGE_SIZE) {
-        unsigned users = atomic_load_explicit(code_slot(p, page), memory_order_relaxed);
-
-        if (users == UINT8_MAX || users > (except && code_is_page(except, page) ? 1u : 0u))
-            return true;
-    }
-    return false;
-}
-
-/* A processor counts itself in before it reads code, and our stores come before our look at the counter. So either we see it, or
- * it sees our stores. The barrier is made by who counts (soft_code_count): a page becomes code seldom, and is written often. */
-void soft_wrote(void *context, gpa_t gpa, uint64_t size)
-{
-    read_side_barrier();
-    if (has_code(context, NULL, gpa, size))
-        soft_pend_all(context, NULL, PENDING_VERIFY_CODE, REQUEST_FLUSH);
-    soft_monitor_wrote(context, NULL, gpa, size);
-}
-
 void soft_do_pending_memory(struct engine_vcpu *vcpu, uint32_t pending)
 {
     if (pending & PENDING_DROP_MEMORY) {
@@ -161,34 +118,6 @@ void soft_do_pending_memory(struct engine_vcpu *vcpu, uint32_t pending)
         soft_copied_refresh(vcpu);
         cpu_verify_code(vcpu->cpu);
     }
-}
-
-/* ---- code pages ---- */
-
-bool soft_is_code(const struct engine_partition *p, gpa_t page)
-{
-    return atomic_load_explicit(code_slot(p, page), memory_order_relaxed) != 0;
-}
-
-/* Counters stick at their maximum: a page that so many share stays slow. */
-uint8_t soft_code_count(struct engine_partition *p, gpa_t page)
-{
-    _Atomic uint8_t *slot = code_slot(p, page);
-    uint8_t users = atomic_load(slot);
-
-    while (users != UINT8_MAX && !atomic_compare_exchange_weak(slot, &users, (uint8_t)(users + 1)))
-        continue;
-    change_side_barrier(); /* soft_wrote */
-    return users;
-}
-
-void soft_code_uncount(struct engine_partition *p, gpa_t page)
-{
-    _Atomic uint8_t *slot = code_slot(p, page);
-    uint8_t users = atomic_load(slot);
-
-    while (users && users != UINT8_MAX && !atomic_compare_exchange_weak(slot, &users, (uint8_t)(users - 1)))
-        continue;
 }
 
 /* Between instructions we are at a safe point, if only we say so. */
@@ -207,56 +136,6 @@ void soft_write_tags_end(struct engine_vcpu *vcpu)
     let_go(p);
     soft_enter(vcpu);
     soft_memory_work(vcpu);
-}
-
-/* One more, if there is one. */
-static bool join_code_users(struct engine_partition *p, gpa_t page)
-{
-    _Atomic uint8_t *slot = code_slot(p, page);
-    uint8_t users = atomic_load(slot);
-
-    while (users && users != UINT8_MAX && !atomic_compare_exchange_weak(slot, &users, (uint8_t)(users + 1)))
-        continue;
-    return users != 0;
-}
-
-/* Who joins the first one while that still waits for the others, has to wait with it: they have their write tags yet. */
-void soft_code_page(struct cpu *cpu, gpa_t page)
-{
-    struct engine_vcpu *vcpu = vcpu_of(cpu);
-    struct engine_partition *p = vcpu->partition;
-
-    if (p->config->processor_count == 1) {
-        (void)soft_code_count(p, page);
-    } else if (!join_code_users(p, page)) {
-        soft_write_tags_begin(vcpu);
-        (void)soft_code_count(p, page);
-        soft_write_tags_end(vcpu);
-    } else if (atomic_load(&p->holds)) {
-        soft_leave(vcpu);
-        soft_enter(vcpu);
-        soft_memory_work(vcpu);
-    }
-}
-
-void soft_code_page_dropped(struct cpu *cpu, gpa_t page)
-{
-    soft_code_uncount(vcpu_of(cpu)->partition, page);
-}
-
-/* Code that patches only itself disturbs nobody. Our store comes before our look at the counter, and who joins counts itself
- * before it reads: either we see it, or it sees our store. */
-void soft_code_written(struct cpu *cpu, gpa_t gpa, uint64_t size)
-{
-    struct engine_vcpu *vcpu = vcpu_of(cpu);
-    struct engine_partition *p = vcpu->partition;
-
-    if (p->config->processor_count == 1)
-        return;
-    atomic_thread_fence(memory_order_seq_cst);
-    if (has_code(p, cpu, gpa, size))
-        soft_pend_all(p, vcpu, PENDING_VERIFY_CODE, REQUEST_FLUSH);
-    soft_monitor_wrote(p, vcpu, gpa, size);
 }
 
 /* ---- exclusive access ---- */

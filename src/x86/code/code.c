@@ -50,9 +50,10 @@ void code_drop_all(struct cpu *cpu)
 
     for (size_t i = 0; i < PAGE_BUCKETS; i++)
         for (const struct code_page *p = c->pages[i]; p; p = p->next)
-            code_page_dropped(cpu, p->page);
+            code_page_dropped(cpu, p);
     memset(c->buckets, 0, sizeof(c->buckets));
     memset(c->pages, 0, sizeof(c->pages));
+    memset(c->hosts, 0, sizeof(c->hosts));
     memset(c->jump, 0, sizeof(c->jump));
     c->used = 0;
     c->full = false;
@@ -152,11 +153,12 @@ static always_inline bool words_equal(const uint8_t *host, const uint8_t *bytes,
     return guarded_load64(host, &word) && ((word ^ kept) & (BIT64(8 * size) - 1)) == 0;
 }
 
+/* Of a block that is not dead: is the page still the memory that is watched, with the same bytes? */
 static bool part_holds(struct cpu *cpu, gpa_t gpa, const uint8_t *bytes, size_t size)
 {
     const uint8_t *host = tlb_physical_page(cpu, gpa, ACCESS_EXECUTE);
 
-    return host && bytes_equal(host + (gpa & ~PAGE_MASK), bytes, size);
+    return host && host == code_page_of(cpu, gpa & PAGE_MASK)->host && bytes_equal(host + (gpa & ~PAGE_MASK), bytes, size);
 }
 
 static noinline bool verify_slowly(struct cpu *cpu, struct block *b)
@@ -178,7 +180,8 @@ bool code_verify_now(struct cpu *cpu, struct block *b)
 {
     const uint8_t *host = tlb_known_physical_page(cpu, b->gpa, ACCESS_EXECUTE);
 
-    if (unlikely(b->dead || b->crosses || !host || !words_equal(host + (b->gpa & ~PAGE_MASK), b->bytes, b->size)))
+    if (unlikely(b->dead || b->crosses || !host || host + (b->gpa & ~PAGE_MASK) != b->host ||
+                 !words_equal(b->host, b->bytes, b->size)))
         return verify_slowly(cpu, b);
     b->verified = cpu->verify_epoch;
     return true;

@@ -6,6 +6,11 @@
  * operation of a dead block is turned into one that goes back to the look-up, so a running block notices at its next
  * operation, and links into it need no unlinking. Dead memory is reclaimed when the arena is full and everything is dropped.
  *
+ * Blocks are found by guest address, stores by the host's: memory may be mapped at several guest addresses, and a store through
+ * any of them is a store to the code. So a page of code remembers the memory it was decoded from, and its blocks hold only
+ * while the page is that memory: when it has become other memory, whose stores nobody watches yet, they do not pass the
+ * look described next, whatever its bytes are.
+ *
  * Stores that no processor made (a device's DMA, a debugger, the client's own pointer) are seen in another way: the block
  * keeps a copy of its bytes, and is compared with memory before its first execution since the host last had an
  * opportunity to change memory that the guest can know of (cpu->verify_epoch: an exit, an interrupt from outside).
@@ -52,6 +57,7 @@ struct block {
     struct op *ops;
     uint64_t verified;       /* the cpu->verify_epoch in which its bytes were last seen to be right; 0: never, or dead */
     gpa_t gpa;               /* of the first byte */
+    const uint8_t *host;     /* likewise: in the memory whose stores are noticed */
     uint32_t mode;           /* MODE_* it was decoded under */
     uint16_t size;           /* bytes of code */
     uint16_t count;          /* operations, the closing one included */
@@ -112,11 +118,14 @@ static always_inline bool code_verify(struct cpu *cpu, struct block *block)
     return block->verified == cpu->verify_epoch || code_verify_now(cpu, block);
 }
 
-/* Does this processor have decoded code of the page? */
-bool code_is_page(const struct cpu *cpu, gpa_t page);
+/* Of how many guest pages that are this memory (`host` is the page's first byte) has this processor decoded code? */
+unsigned code_pages_of(const struct cpu *cpu, const uint8_t *host);
 
-/* This processor stored into a page that holds code (its own or somebody's). */
-void code_stored(struct cpu *cpu, gpa_t gpa, uint64_t size);
+/* This processor stored into memory that holds code (its own or somebody's), within a page. */
+void code_stored(struct cpu *cpu, gpa_t gpa, const uint8_t *host, uint64_t size);
+
+/* This processor's code in the page of memory that begins at `host` is stale from `offset` on. */
+void code_changed(struct cpu *cpu, const uint8_t *host, size_t offset, size_t size);
 
 /* The full form of a fast operation, decoded again from the block's copy; NULL: no memory. */
 const struct insn *code_decode_cold(struct cpu *cpu, const struct op *op);

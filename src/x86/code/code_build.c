@@ -83,18 +83,32 @@ static bool add_raising(struct builder *b, exec_fn *exec, const uint8_t *code, s
     return true;
 }
 
+/* There is no memory to fetch code from. */
+static bool cannot_fetch(struct cpu *cpu, gpa_t gpa, gva_t linear)
+{
+    struct port_access access = {
+        .gpa = gpa, .gva = linear, .gva_valid = true, .type = ACCESS_EXECUTE, .size = 1};
+
+    cpu->leave = cpu->port->access(cpu, &access) == PORT_FAULT ? LEAVE_FAULT : LEAVE_EXIT;
+    return false;
+}
+
+static bool watch_page(struct cpu *cpu, gpa_t gpa, gva_t linear)
+{
+    if (code_page_get(cpu, gpa & PAGE_MASK))
+        return true;
+    return !cpu->blocks->full && cannot_fetch(cpu, gpa, linear);
+}
+
 /* Code bytes by physical address: registering a page may have waited for other processors, and
  * memory may have changed. */
 static bool read_code(struct cpu *cpu, gpa_t gpa, gva_t linear, uint8_t *to, size_t size)
 {
     const uint8_t *host = tlb_physical_page(cpu, gpa, ACCESS_EXECUTE);
-    struct port_access access = {
-        .gpa = gpa, .gva = linear, .gva_valid = true, .type = ACCESS_EXECUTE, .size = 1};
 
     if (host && guarded_copy(to, host + (gpa & ~PAGE_MASK), size))
         return true;
-    cpu->leave = cpu->port->access(cpu, &access) == PORT_FAULT ? LEAVE_FAULT : LEAVE_EXIT;
-    return false;
+    return cannot_fetch(cpu, gpa, linear);
 }
 
 /* Does code from rip on for `size` bytes exceed the segment? With a limit of 4G - 1 it goes on at 0. */
@@ -122,8 +136,7 @@ static bool add_crossing(struct builder *b, uint64_t rip, const uint8_t *head, s
     }
     if (!(b->cpu->mode & MODE_64))
         next = (uint32_t)next;
-    if (!tlb_translate_fetch(b->cpu, next, &host, second_page) ||
-        !code_page_get(b->cpu, *second_page))
+    if (!tlb_translate_fetch(b->cpu, next, &host, second_page) || !watch_page(b->cpu, *second_page, next))
         return false;
     memcpy(bytes, head, head_size);
     if (!read_code(b->cpu, *second_page, next, bytes + head_size, sizeof(bytes) - head_size))
@@ -174,13 +187,12 @@ static struct block *finish(struct builder *b, gpa_t gpa, bool crosses, gpa_t se
      * them. */
     struct block **owner = code_allocate(cpu, 16 + (b->count + 1) * sizeof(struct op));
     uint8_t *bytes = code_allocate(cpu, b->size + sizeof(uint64_t)); /* it is compared in words */
-    struct code_page *page = code_page_get(cpu, gpa & PAGE_MASK);
-    struct code_page *second = crosses ? code_page_get(cpu, second_page) : NULL;
 
-    if (!block || !owner || !bytes || !page || (crosses && !second))
+    if (!block || !owner || !bytes)
         return NULL;
     owner[1] = block;
     *block = (struct block){.gpa = gpa,
+                            .host = code_page_of(cpu, gpa & PAGE_MASK)->host + (gpa & ~PAGE_MASK),
                             .mode = cpu->mode,
                             .size = (uint16_t)b->size,
                             .count = (uint16_t)(b->count + 1),
@@ -223,9 +235,10 @@ struct block *code_build(struct cpu *cpu, gpa_t gpa)
         limited = false;
     }
     /* Registered before the bytes are read: a store after this is noticed. */
-    if (!code_page_get(cpu, gpa & PAGE_MASK))
+    if (!watch_page(cpu, gpa, code_linear(cpu, cpu->rip)))
         return NULL;
-    /* What is stored from here on is for the next look: registering the second page may wait, and take up news. */
+    /* What is stored from here on is for the next look: registering the second page may wait, and take up news (that the
+     * first one has become other memory, say: then the block hangs on the page as it was, and does not pass). */
     const uint64_t epoch = cpu->verify_epoch;
     if (!read_code(cpu, gpa, code_linear(cpu, cpu->rip), code, available))
         return NULL;

@@ -12,18 +12,20 @@ enum {
     PAGE_BUCKETS = 1 << 12,
 };
 
-/* A page that holds decoded code. */
+/* A guest page that holds decoded code, and the memory it was decoded from. */
 struct code_page {
     gpa_t page;
+    const uint8_t *host; /* of the page's first byte: the port was told of it (code_page) */
     uint64_t chunks; /* bit i: a block has bytes in [64*i, 64*i+64) */
     struct block *blocks, *second_blocks;
-    struct code_page *next;
+    struct code_page *next, *next_of_host;
     uint32_t vain_stores; /* stores since it last had a block */
 };
 
 struct block_cache {
     struct block *buckets[BLOCK_BUCKETS];
-    struct code_page *pages[PAGE_BUCKETS];
+    struct code_page *pages[PAGE_BUCKETS]; /* by page */
+    struct code_page *hosts[PAGE_BUCKETS]; /* the same, by host */
     struct jump_entry jump[JUMP_PAGES * JUMP_PER_PAGE];
     uint8_t *arena;
     size_t used;
@@ -42,11 +44,13 @@ static inline gva_t code_linear(const struct cpu *cpu, uint64_t rip)
 
 /* ---- code_page.c ---- */
 
-/* The page, entered when it is not there: from now on stores to it are noticed. NULL: the arena is
- * full. */
+/* The page, entered when it is not there, or moved when it is other memory now: from now on stores to that memory are noticed.
+ * NULL: the arena is full (cpu->blocks->full), or there is no memory to execute. */
 struct code_page *code_page_get(struct cpu *cpu, gpa_t page);
+/* The page, which is there: a block that is not dead hangs on it. */
+const struct code_page *code_page_of(const struct cpu *cpu, gpa_t page);
 /* The page is data now: stores need not be noticed any more. */
-void code_page_dropped(struct cpu *cpu, gpa_t page);
+void code_page_dropped(struct cpu *cpu, const struct code_page *page);
 /* Hang a finished block on its pages, which are there. */
 void code_page_add(struct cpu *cpu, struct block *block);
 void code_kill_block(struct block *block);

@@ -64,7 +64,7 @@ static bool cas_slow(struct cpu *cpu, gva_t linear, unsigned size, uint64_t expe
     *old = expected;
     if (target->host && is_within_line(linear, size) && cas_host(target->host, size, old, desired, equal)) {
         if (target->is_code)
-            code_stored(cpu, target->gpa, size);
+            code_stored(cpu, target->gpa, target->host, size);
         return true;
     }
     *old = 0;
@@ -129,7 +129,7 @@ static bool modify_split(struct cpu *cpu, gva_t linear, unsigned size, enum mem_
     const struct tlb_target *target = &split.piece[0].target;
     if (target->host && is_within_line(linear, size) && modify_host(target->host, size, compute, context)) {
         if (target->is_code)
-            code_stored(cpu, target->gpa, size);
+            code_stored(cpu, target->gpa, target->host, size);
         return seen(cpu, linear, size, ACCESS_WRITE);
     }
     return modify_exclusive(cpu, &split, compute, context) && seen(cpu, linear, size, ACCESS_WRITE);
@@ -160,7 +160,7 @@ bool mem_cas128(struct cpu *cpu, gva_t linear, uint64_t expected[2], const uint6
     memcpy(old, expected, sizeof(old));
     if (split.count == 1 && target->host && !(linear & 15) && guarded_cas128(target->host, old, desired, equal)) {
         if (target->is_code)
-            code_stored(cpu, target->gpa, 16);
+            code_stored(cpu, target->gpa, target->host, 16);
     } else if (!cas_exclusive(cpu, &split, 16, expected, desired, old, equal)) {
         return false;
     }

@@ -142,7 +142,7 @@ static bool transfer_host(struct cpu *cpu, const struct piece *piece, uint8_t *d
     } else {
         ok = store_bytes(host, data, piece->size);
         if (ok && piece->target.is_code)
-            code_stored(cpu, piece->target.gpa, piece->size);
+            code_stored(cpu, piece->target.gpa, host, piece->size);
     }
     return ok || transfer_device(cpu, piece, data, type);
 }
@@ -208,7 +208,7 @@ static always_inline bool code_hit(struct cpu *cpu, gva_t linear, const void *fr
 
     if (!host || !store_bytes(host, from, size))
         return false;
-    code_stored(cpu, gpa, size);
+    code_stored(cpu, gpa, host, size);
     return true;
 }
 

@@ -225,7 +225,7 @@ static noinline bool translate_slowly(struct cpu *cpu, gva_t linear, enum access
         return true;
     }
     target->host = page.host + (linear & ~PAGE_MASK);
-    if (code_is_page(cpu, walked.gpa & PAGE_MASK))
+    if (code_pages_of(cpu, page.host))
         page.rights |= PAGE_CODE;
     target->is_code = page.rights & PAGE_CODE;
     if (is_kept)
