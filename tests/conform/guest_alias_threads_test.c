@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "guest.h"
+#include "other_process.h"
 
 /* Guest addresses of pages; RAM's pages there are replaced by what the cases map. */
 enum { FUNCTION = 0x3000, SECOND = 0x5000, STORM = 0xc000, ALIAS = 0x40000, FRAMES = 0x100000 };
@@ -90,7 +91,6 @@ static void patch_and_call(const struct store *store, UINT16 patcher, UINT16 fun
     guest_load(&guest, patcher, head, sizeof(head));
     guest_load(&guest, patcher + sizeof(head), store->bytes, store->size);
     guest_load(&guest, at, tail, sizeof(tail));
-    guest_load(&guest, function, (const UINT8[]){0xb0, 0, 0xc3}, 3); /* mov al, 0; ret */
     start_at(0, patcher, ALIAS, di);
     run_to(&guest, WHvRunVpExitReasonX64Halt);
     const UINT8 reached = (UINT8)guest_get(&guest, WHvX64RegisterRbx), got = (UINT8)guest_get(&guest, WHvX64RegisterRax);
@@ -100,6 +100,12 @@ static void patch_and_call(const struct store *store, UINT16 patcher, UINT16 fun
     assert_int_equal(got, 200);
 }
 
+static void patch(const struct store *store, UINT16 patcher, UINT16 function, UINT16 di)
+{
+    guest_load(&guest, function, (const UINT8[]){0xb0, 0, 0xc3}, 3); /* mov al, 0; ret */
+    patch_and_call(store, patcher, function, di);
+}
+
 static void stores_through_another_address(void **state)
 {
     (void)state;
@@ -107,9 +113,9 @@ static void stores_through_another_address(void **state)
         for (size_t i = 0; i < sizeof(stores) / sizeof(stores[0]); i++) {
             begin(processors);
             map(ALIAS, FUNCTION, i % 2 ? RWX | T : RWX);
-            patch_and_call(&stores[i], CODE, FUNCTION, 1);
-            patch_and_call(&stores[i], FUNCTION + 0x20, FUNCTION, 1);     /* in the page that it patches */
-            patch_and_call(&stores[i], CODE, FUNCTION - 1, 0);            /* an instruction whose second byte is in that page */
+            patch(&stores[i], CODE, FUNCTION, 1);
+            patch(&stores[i], FUNCTION + 0x20, FUNCTION, 1); /* in the page that it patches */
+            patch(&stores[i], CODE, FUNCTION - 1, 0);        /* an instruction whose second byte is in that page */
             guest_end(&guest);
         }
 }
@@ -212,11 +218,8 @@ static bool byte_becomes(UINT32 address, UINT8 value)
     return true;
 }
 
-/* mov al, number; mov [RESULT], al; ret */
-static void load_function(UINT64 gpa, UINT8 number)
-{
-    guest_load(&guest, gpa, (const UINT8[]){0xb0, number, 0xa2, RESULT & 0xff, RESULT >> 8, 0xc3}, 6);
-}
+/* mov al, 0; mov [RESULT], al; ret */
+static const UINT8 tell[] = {0xb0, 0, 0xa2, RESULT & 0xff, RESULT >> 8, 0xc3};
 
 /* Processor 0 calls the function at SECOND for ever; processor 1 stores the next number through ALIAS until it has come out. */
 static void load_caller_and_patcher(UINT32 processors)
@@ -242,7 +245,7 @@ static void another_processor_stores(void **state)
     begin(2);
     map(ALIAS, FRAMES, RWX);
     map(SECOND, FRAMES, RWX);
-    load_function(FRAMES, 0);
+    guest_load(&guest, FRAMES, tell, sizeof(tell));
     load_caller_and_patcher(2);
     start(2);
     const bool all = count_reaches(ROUNDS, test_rounds(1000));
@@ -274,7 +277,7 @@ static void the_client_writes(void **state)
         begin(processors);
         map(ALIAS, FRAMES, RWX | T);
         map(SECOND, FRAMES, RWX);
-        load_function(FRAMES, 0);
+        guest_load(&guest, FRAMES, tell, sizeof(tell));
         load_caller_and_patcher(1);
         start(1);
         for (unsigned i = 1; all && i <= test_rounds(200); i++)
@@ -292,8 +295,8 @@ static void mapped_otherwise_meanwhile(void **state)
 
     (void)state;
     begin(2);
-    load_function(FRAMES, 0);
-    load_function(FRAMES + 0x1000, 0);
+    guest_load(&guest, FRAMES, tell, sizeof(tell));
+    guest_load(&guest, FRAMES + 0x1000, tell, sizeof(tell));
     map(ALIAS, FRAMES, RWX);
     map(SECOND, FRAMES, RWX);
     load_caller_and_patcher(2);
@@ -317,8 +320,8 @@ static void mapped_otherwise_before_a_write(void **state)
 
     (void)state;
     begin(2);
-    load_function(FRAMES, 0);
-    load_function(FRAMES + 0x1000, 0);
+    guest_load(&guest, FRAMES, tell, sizeof(tell));
+    guest_load(&guest, FRAMES + 0x1000, tell, sizeof(tell));
     map(SECOND, FRAMES, RWX);
     load_caller_and_patcher(1);
     start(1);
@@ -336,11 +339,48 @@ static void mapped_otherwise_before_a_write(void **state)
     guest_end(&guest);
 }
 
+/* ---- memory of another process ---- */
+
+static void memory_of_another_process(void **state)
+{
+    const WHV_MAP_GPA_RANGE_FLAGS flags = (WHV_MAP_GPA_RANGE_FLAGS)RWX;
+    const WHV_ACCESS_GPA_CONTROLS controls = {.AsUINT64 = WHvCacheTypeWriteBack};
+    struct other other;
+    HANDLE process;
+
+    (void)state;
+    begin(2);
+    other_begin(&other);
+    assert_ok(OwhpOpenProcess((UINT32)other.id, &process));
+    void *at = (void *)other_map(&other, OTHER_PRIVATE, 0, 0x1000);
+    assert_ok(WHvMapGpaRange2(guest.partition, process, at, ALIAS, 0x1000, flags));
+    assert_ok(WHvMapGpaRange2(guest.partition, process, at, SECOND, 0x1000, flags));
+    other_fill(&other, (UINT64)at, (const UINT8[]){0xb0, 0, 0xc3}, 3); /* mov al, 0; ret */
+    patch_and_call(&stores[0], CODE, SECOND, 1);
+
+    other_fill(&other, (UINT64)at, tell, sizeof(tell));
+    load_caller_and_patcher(2);
+    start(2);
+    bool all = count_reaches(ROUNDS, test_rounds(100));
+    stop(2);
+    start(1);
+    for (UINT8 number = 1; all && number <= 20; number++) {
+        assert_ok(WHvWriteGpaRange(guest.partition, 0, ALIAS + 1, controls, &number, 1));
+        all = byte_becomes(RESULT, number);
+    }
+    stop(1);
+    assert_true(all);
+    guest_end(&guest);
+    assert_ok(OwhpCloseProcess(process));
+    other_end(&other);
+}
+
 /* ---- everybody at once ---- */
 
 enum { ALIASES = 4 }; /* pages from STORM on */
 
-/* Each processor has a function of its own in the page, stores its number through one address and calls it at another; what it calls must be what it stored, at once. In the beginning the page is mapped again and again, with other flags. */
+/* Each processor has a function of its own in the page, stores its number through one address and calls it at another; what it
+ * calls must be what it stored, at once. In the beginning the page is mapped again and again, with other flags. */
 static void load_storm(UINT16 rounds)
 {
     static const UINT8 code[] = {
@@ -399,6 +439,7 @@ int main(void)
         CASE("ALIAS-5", "F 2.5, 2.4", mapped_otherwise_meanwhile),
         CASE("ALIAS-6", "F 2.5, 2.4", mapped_otherwise_before_a_write),
         CASE("ALIAS-7", "F 2.5, 2.3", storm),
+        CASE("ALIAS-8", "F 2.5, 2.11", memory_of_another_process),
     };
 
     return cmocka_run_group_tests_name("guest alias threads", tests, NULL, NULL);

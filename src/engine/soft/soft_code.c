@@ -1,37 +1,38 @@
 /*
  * Code: who has decoded what memory, and who must hear of stores to it.
  *
- * Known by memory, not by guest address. Memory may be mapped at several guest addresses; a processor runs code at one of them, and
- * a store through any is a store to the code. So everything here goes by the memory's place (gpa_view_place): the host's
+ * Known by memory, not by guest address. Memory may be mapped at several guest addresses; a processor runs code at one of them,
+ * and a store through any is a store to the code. So everything here goes by the memory's place (gpa_view_place): the host's
  * address, in our process or over there.
  *
  * The counters. For each page of memory, code_users counts the guest pages of which some processor has decoded code and which
  * are that memory, and the copies of it (soft_copied.c). Pages whose numbers fall together share a counter: that only makes
- * stores slow that need not be. Who counts keeps the place it counted (struct code_page, struct copied_page), and
- * counts it out again: what is mapped at the guest address by then, or whether the memory is there, does not matter.
+ * stores slow that need not be. Who counts keeps the place it counted (struct code_page, struct copied_page), and counts that
+ * out again, whatever the guest address is by then.
  *
  * Stores of processors. The first one that decodes code of a page counts it and makes all others drop their write tags, those
- * of all guest addresses; from then on page() answers PAGE_CODE for whatever guest page is that memory, also if it is mapped there
- * only later. So no processor has a fast way to store there:
+ * of all guest addresses; from then on page() answers PAGE_CODE for whatever guest page is that memory, also if it is mapped
+ * there only later. So no processor has a fast way to store there:
  *
  *      decodes                                     stores
  *      begin: leave, holds++                       page(): looks at the counter, fills a write tag
  *      count
- *      end: all others drop write tags; wait       (before holds: the tag goes; after it: the counter is seen)
+ *      end: all others drop write tags; wait       (filled before the wait: it is dropped; after it: the counter is seen)
  *      enter, ask again which memory it is
  *      read the code
  *
- * Each slow store kills the processor's own blocks of that memory, at all guest addresses, and makes the other processors, if any of
- * them has code of it, compare their decoded code with memory (cpu_verify_code). No waiting there: x86 lets the other
- * processor see the new code only after it has synchronized with the writer (SDM 3A 8.1.3), and the request bit is set before the
- * writer's next store.
+ * Each slow store kills the processor's own blocks of that memory, at all guest addresses, and makes the other processors, if
+ * any of them has code of it, compare their decoded code with memory (cpu_verify_code). No waiting there: x86 lets the other
+ * processor see the new code only after it has synchronized with the writer (SDM 3A 8.1.3), and the request bit is set before
+ * the writer's next store.
  *
- * Stores of other threads (WHvWriteGpaRange, OwhpMarkDirty) come with their place, and are told in the same way. Those that nobody
- * tells of, of the client's own pointer or of another partition that has the memory too, are found at the next exit or interrupt.
+ * Stores of other threads (WHvWriteGpaRange, OwhpMarkDirty) come with their place, and are told in the same way. Those that
+ * nobody tells of, of the client's own pointer or of another partition that has the memory too, are found at the next exit or
+ * interrupt.
  *
  * Changes of the mappings. A block holds only if its guest page is still the memory that is counted for it (code.h). Who maps
- * holds all processors, and each forgets all host addresses before it goes on: then every block is looked at before it
- * runs, and one of other memory dies. Between the end of the wait above and the decoder's reading nothing can change, for the
+ * holds all processors, and each forgets all host addresses before it goes on: then every block is looked at before it runs,
+ * and one of other memory dies. From the end of the wait above until the decoder has read nothing can change, for the
  * processor is inside; what changed during the wait it sees when it asks again.
  */
 #include "engine/soft/soft.h"

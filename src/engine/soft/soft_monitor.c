@@ -1,7 +1,7 @@
 /*
  * MONITOR and MWAIT.
  *
- * MONITOR makes stores to the page of its line noticeable, as those to code pages are (soft_hold.c): the other processors lose
+ * MONITOR makes stores to the page of its line noticeable, as those to code are (soft_code.c): the other processors lose
  * their write tags and page() answers PAGE_CODE, so that every store goes the slow way and is reported here. The page stays so
  * until MONITOR takes another one: who waits for the same line again and again pays once. Then the line is armed; whoever
  * stores to it disarms it and wakes its processor. MWAIT sleeps while its line is armed.
@@ -13,10 +13,11 @@
  *
  * Arming is an exchange, so the guest's load comes after it: either it sees the store, or the writer sees the line.
  *
- * Noticed are stores of processors, of WHvWriteGpaRange and what else goes through the memory space, OwhpMarkDirty. What the
- * client stores through its own pointer is not: the run loop wakes up after 2, 4, .. 64 ms, from then on every 64, and compares
- * the line with what it was. With the kvm engine guests store unseen; nothing is armed, and MWAIT ends at once. It may end at any
- * time (SDM 2B MWAIT), which is also what a run's exit does to it; so nothing of this is in a snapshot.
+ * Noticed are stores of processors, of WHvWriteGpaRange and what else goes through the memory space, OwhpMarkDirty, if they go by
+ * the line's own guest address. What the client stores through its own pointer, or anybody through another address, is not:
+ * the run loop wakes up after 2, 4, .. 64 ms, from then on every 64, and compares the line with what it was. With the kvm engine
+ * guests store unseen; nothing is armed, and MWAIT ends at once. It may end at any time (SDM 2B MWAIT), which is also what a
+ * run's exit does to it; so nothing of this is in a snapshot.
  */
 #include <string.h>
 

@@ -123,7 +123,7 @@ static void forget_host(struct cpu *cpu, struct code_page *page)
     code_page_dropped(cpu, page);
 }
 
-/* From now on stores to the memory are noticed: ours take the slow path, the others' the port sees to, which may wait for them. */
+/* From now on stores to the memory are noticed: ours take the slow path, the others' the port sees to, and may wait for them. */
 static void watch_host(struct cpu *cpu, struct code_page *page, const uint8_t *host)
 {
     struct code_page **bucket = host_bucket(cpu->blocks, host);
