@@ -311,32 +311,46 @@ static void mapped_otherwise_meanwhile(void **state)
     guest_end(&guest);
 }
 
-/* The same with a client that writes, so that the number is in one of the two memories only. */
-static void mapped_otherwise_before_a_write(void **state)
+/* The same with a client that writes after each change. The memories are equal when they take each other's place, so that only
+ * what is watched tells them apart. The function's first instruction begins in that page, or `before` bytes before it. */
+static void change_and_write(UINT8 before)
 {
     const WHV_ACCESS_GPA_CONTROLS controls = {.AsUINT64 = WHvCacheTypeWriteBack};
+    const UINT32 byte = 1u - before; /* the number's place in the page */
     UINT8 number = 0;
     bool all = true;
 
-    (void)state;
     begin(2);
-    guest_load(&guest, FRAMES, tell, sizeof(tell));
-    guest_load(&guest, FRAMES + 0x1000, tell, sizeof(tell));
+    for (UINT32 i = 0; i < 2; i++)
+        guest_load(&guest, FRAMES + i * 0x1000, tell + before, sizeof(tell) - before);
+    memcpy(guest.ram + SECOND - before, tell, before);
     map(SECOND, FRAMES, RWX);
     load_caller_and_patcher(1);
+    guest.ram[CODE + 1] = (UINT8)(guest.ram[CODE + 1] - before);
     start(1);
     for (UINT32 i = 1; all && i <= test_rounds(100); i++) {
-        map(SECOND, FRAMES + i % 2 * 0x1000, RWX);
-        map(ALIAS, FRAMES + i % 2 * 0x1000, RWX);
+        const UINT32 frame = FRAMES + i % 2 * 0x1000;
+
+        atomic_store((_Atomic UINT8 *)(guest.ram + frame + byte), number);
+        map(SECOND, frame, RWX);
+        map(ALIAS, frame, RWX);
         for (unsigned times = 0; all && times < 3; times++) {
-            number++;
-            assert_ok(WHvWriteGpaRange(guest.partition, 0, ALIAS + 1, controls, &number, 1));
-            all = byte_becomes(RESULT, number);
+            atomic_store((_Atomic UINT8 *)(guest.ram + RESULT), (UINT8)~number); /* it runs, and stores the number */
+            all = byte_becomes(RESULT, number++);
+            assert_ok(WHvWriteGpaRange(guest.partition, 0, ALIAS + byte, controls, &number, 1));
+            all = all && byte_becomes(RESULT, number);
         }
     }
     stop(1);
     assert_true(all);
     guest_end(&guest);
+}
+
+static void mapped_otherwise_before_a_write(void **state)
+{
+    (void)state;
+    change_and_write(0);
+    change_and_write(1);
 }
 
 /* ---- memory of another process ---- */
