@@ -19,7 +19,7 @@
 enum { FUNCTION = 0x3000, SECOND = 0x5000, STORM = 0xc000, ALIAS = 0x40000, FRAMES = 0x100000 };
 /* In RAM, for what guests tell. */
 enum { RESULT = 0x9000, ROUNDS = 0x9004 };
-enum { LIMIT_S = 60 };
+enum { LIMIT_S = 120 };
 
 #define RWX (WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute)
 #define T   WHvMapGpaRangeFlagTrackDirtyPages
@@ -248,7 +248,7 @@ static void another_processor_stores(void **state)
     guest_load(&guest, FRAMES, tell, sizeof(tell));
     load_caller_and_patcher(2);
     start(2);
-    const bool all = count_reaches(ROUNDS, test_rounds(1000));
+    const bool all = count_reaches(ROUNDS, test_rounds(300));
     stop(2);
     assert_true(all);
     guest_end(&guest);
