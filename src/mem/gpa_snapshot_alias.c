@@ -2,8 +2,8 @@
  * Aliases of a snapshot's memory: one page at several guest addresses. A store marks only the address it is made through.
  *
  * A page of the snapshot that is mapped at another address, too, where the snapshot has none, can be stored to there without a
- * mark at its own. So it counts as changed from that map on. It is found by its host address; and as a file can be mapped twice in
- * the host, by its place in the file, which is asked for when memory is mapped that is not the snapshot's. What the files are is
+ * mark at its own. So it counts as changed from that map on. It is found by its host address; and as a file can be mapped twice
+ * in the host, by its place in the file, which is asked for when memory is mapped that is not the snapshot's. What the files are is
  * looked at when the snapshot is taken and at each map: the client may unmap its memory as soon as it likes.
  *
  * Whether pages of the snapshot itself are aliases is asked the same two ways.
@@ -156,6 +156,7 @@ void gpa_snapshot_index_files(struct gpa_snapshot *s, const struct host_data *da
             host_data_each_file(data, (const void *)(uintptr_t)r->target, r->size, note_file, &(struct finding){s, r});
     }
     sort_places(&s->files);
+    s->files_overlap = has_overlaps(&s->files);
 }
 
 /* The files are known to the first of those that have the same mappings. */
@@ -172,7 +173,7 @@ bool gpa_snapshot_has_aliases(struct gpa_snapshot *s, struct gpa_snapshot *like)
 
     if (!like->is_unaliased)
         like->is_unaliased =
-            gpa_snapshot_index(s) && !has_overlaps(&s->targets) && !files->files_unknown && !has_overlaps(&files->files);
+            gpa_snapshot_index(s) && !has_overlaps(&s->targets) && !files->files_unknown && !files->files_overlap;
     s->is_unaliased = like->is_unaliased;
     return !s->is_unaliased;
 }
@@ -189,12 +190,14 @@ static void note_mapped_file(void *context, const struct host_file_piece *piece)
     files->no_memory = !add_place(&files->places, &place) || files->no_memory;
 }
 
+/* Memory that the snapshot has is found by its host address, unless the snapshot has it twice. */
 static bool is_new_to(const struct gpa_snapshot *s, const struct extent *piece)
 {
     const struct gpa_snapshot *files = with_files(s);
 
     return (files->files.count || files->files_unknown) &&
-           !are_all(&s->targets, (const uint64_t[]){piece->owner, 0}, (struct gpa_range){piece->target, piece->size});
+           (files->files_overlap ||
+            !are_all(&s->targets, (const uint64_t[]){piece->owner, 0}, (struct gpa_range){piece->target, piece->size}));
 }
 
 static bool must_ask(const struct gpa_space *space, const struct extent *piece)

@@ -422,7 +422,7 @@ static void own_main_thread_ends(void **state)
     assert_ok(OwhpCloseProcess(self));
 }
 
-/* Discard says why it refuses, and zeroes nothing that others still use, as long as the process is a zombie and when it is gone. */
+/* Discard says why it refuses, and zeroes nothing that others still use; of a zombie, and when it is gone. */
 static void discard_after_the_end(void **state)
 {
     static const UINT64 where[] = {SHARED_GPA, PRIVATE_GPA};

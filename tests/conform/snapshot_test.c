@@ -592,7 +592,7 @@ static void stored_elsewhere(void **state)
     guest_end(&g);
 }
 
-/* The same by a second mapping of the memory's file in the host, by a guest's store; the client has unmapped both when it restores. */
+/* The same by a second mapping of the memory's file in the host, by a guest's store; the client has unmapped it when it restores. */
 static void stored_through_the_file(void **state)
 {
     struct guest g;

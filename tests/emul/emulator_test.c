@@ -27,6 +27,8 @@ static const struct row rows[] = {
     {"LD4", "mov eax, [rbx]", MODE_LONG, 0, CODE(0x8b, 0x03), "get t5000/11 r105000/4 set ", {{A, ~0ull}}, {{A, 0x04030201}}},
     {"LD1", "mov al, [rbx]", MODE_LONG, 0, CODE(0x8a, 0x03), "get t5000/11 r105000/1 set ", {{A, 0x1122}}, {{A, 0x1101}}},
     {"LD8", "mov rax, [rbx]", MODE_LONG, 0, CODE(0x48, 0x8b, 0x03), "get t5000/11 r105000/8 set ", {{0}}, {{A, 0x0807060504030201}}},
+    {"CLF", "clflush [rbx]: checked like a load, which it is not", MODE_LONG, 0, CODE(0x0f, 0xae, 0x3b), "get t5000/11 set ", {{A, 5}}, {{A, 5}}},
+    {"PRF", "prefetcht0 [rbx]: a hint", MODE_LONG, 0, CODE(0x0f, 0x18, 0x0b), NULL, {{A, 5}}, {{A, 5}}},
     {"ST4", "mov [rbx], eax", MODE_LONG, 0, CODE(0x89, 0x03), "get t5000/13 w105000/4=11223344 set ", {{A, 0x11223344}}, {{0}}},
     {"ST8", "mov [rbx], rax", MODE_LONG, 0, CODE(0x48, 0x89, 0x03), "get t5000/13 w105000/8=1 set ", {{A, 1}}, {{0}}},
     {"SPL", "mov rax, [rbx], across pages: 2 + 6", MODE_LONG, 0, CODE(0x48, 0x8b, 0x03), "get t5000/11 t6000/11 r105ffe/2 r106000/6 set ", {{B, 0x5ffe}}, {{A, 0x06050403020100ff}}},

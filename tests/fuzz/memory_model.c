@@ -1,3 +1,8 @@
+/*
+ * Programs come in two kinds. In the one every page of memory may be at several guest addresses, also through a second mapping of
+ * the memfd, and mappings change all the time. In the other, the calm one, each page has one place, mappings change seldom, and
+ * protections by many pages at once: there snapshots refer to each other.
+ */
 #include "memory_model_state.h"
 
 #include <stdarg.h>
@@ -54,6 +59,11 @@ void model_same(const char *what, UINT64 got, UINT64 expected)
 }
 
 /* ---- the model ---- */
+
+UINT8 *model_source_at(const struct guest_page *page)
+{
+    return page->is_twin ? model.twin + (page->host - PRIVATE) * PAGE : model_host_at(page->host);
+}
 
 UINT8 *model_host_at(int page)
 {
@@ -123,57 +133,86 @@ void model_forget(unsigned page, unsigned keepers)
 
 /* ---- map, unmap, protect ---- */
 
-static HRESULT map_somehow(const struct range *r, int host, unsigned flags, bool second)
+static HRESULT map_somehow(const struct range *r, const struct guest_page *first, bool second)
 {
-    const HANDLE process = host >= HOST ? model_far_handle() : (HANDLE)(intptr_t)-1;
+    const HANDLE process = first->host >= HOST ? model_far_handle() : (HANDLE)(intptr_t)-1;
+    UINT8 *source = model_source_at(first);
 
-    return second || host >= HOST
-               ? WHvMapGpaRange2(model.partition, process, model_host_at(host), r->gpa, r->size, GPA_FLAGS(flags))
-               : WHvMapGpaRange(model.partition, model_host_at(host), r->gpa, r->size, GPA_FLAGS(flags));
+    return second || first->host >= HOST
+               ? WHvMapGpaRange2(model.partition, process, source, r->gpa, r->size, GPA_FLAGS(first->flags))
+               : WHvMapGpaRange(model.partition, source, r->gpa, r->size, GPA_FLAGS(first->flags));
+}
+
+static void map(struct range r, struct guest_page first, bool second)
+{
+    const unsigned host = (unsigned)first.host, rights = first.flags & 7;
+    unsigned space = host < PRIVATE ? PRIVATE - host : host < HOST ? HOST - host : ALL - host;
+    bool legal = rights == 0 || rights == R || rights == (R | W) || rights == (R | X) || rights == 7;
+    bool good = !r.misaligned && first.flags < 16 && legal;
+
+    if (r.count > space && !r.misaligned)
+        r.size = (UINT64)(r.count = space) * PAGE;
+    model_note("map %u+%u at %u%s flags %u", r.first, r.count, host, first.is_twin ? " twin" : "", first.flags);
+    model_expect("map", map_somehow(&r, &first, second), good ? S_OK : E_INVALIDARG);
+    for (unsigned i = 0; good && i < r.count; i++) {
+        model.page[r.first + i] = (struct guest_page){(int)(host + i), first.is_twin, first.flags, 0};
+        model_forget(r.first + i, OwhpDirtyConsumerFlagKeepUnmapped);
+        model_snapshots_mapped(r.first + i);
+    }
 }
 
 static void do_map(void)
 {
     struct range r = some_range();
-    unsigned host = model_below(ALL), flags = model_below(20), rights = flags & 7;
-    unsigned space = host < PRIVATE ? PRIVATE - host : host < HOST ? HOST - host : ALL - host;
-    bool good =
-        !r.misaligned && flags < 16 && (rights == 0 || rights == R || rights == (R | W) || rights == (R | X) || rights == 7);
-    bool second = model_byte() & 1;
+    unsigned host = model_below(ALL), flags = model_below(20);
+    unsigned how = model_byte();
 
-    if (r.count > space && !r.misaligned)
-        r.size = (UINT64)(r.count = space) * PAGE;
-    model_note("map %u+%u at %u flags %u", r.first, r.count, host, flags);
-    model_expect("map", map_somehow(&r, (int)host, flags, second), good ? S_OK : E_INVALIDARG);
-    for (unsigned i = 0; good && i < r.count; i++) {
-        model.page[r.first + i] = (struct guest_page){(int)(host + i), flags, 0};
-        model_forget(r.first + i, OwhpDirtyConsumerFlagKeepUnmapped);
-        model_snapshots_mapped(r.first + i);
-    }
+    if (model.is_calm && how & 0x70)
+        return;
+    host = model.is_calm ? r.first : host;
+    map(r, (struct guest_page){(int)host, how & 2 && host >= PRIVATE && host < HOST, flags, 0}, how & 1);
+}
+
+/* A calm program begins with all its pages. */
+static void map_all(void)
+{
+    map((struct range){.count = PRIVATE, .gpa = model.base, .size = PRIVATE * PAGE},
+        (struct guest_page){.flags = R | W | X}, false);
+    map((struct range){.first = PRIVATE, .count = SHARED, .gpa = model.base + PRIVATE * PAGE, .size = SHARED * PAGE},
+        (struct guest_page){.host = PRIVATE, .flags = R | W | T}, false);
 }
 
 static void do_unmap(void)
 {
     struct range r = some_range();
 
+    if (model.is_calm && model_below(8))
+        return;
     model_note("unmap %u+%u", r.first, r.count);
     model_expect("unmap", WHvUnmapGpaRange(model.partition, r.gpa, r.size), r.misaligned ? E_INVALIDARG : S_OK);
     for (unsigned i = r.first; !r.misaligned && i < r.first + r.count; i++) {
-        model.page[i] = (struct guest_page){NO_PAGE, 0, 0};
+        model.page[i] = (struct guest_page){.host = NO_PAGE};
         model_forget(i, OwhpDirtyConsumerFlagKeepUnmapped);
         model_snapshots_mapped(i);
     }
 }
 
+static void protect(int page, int protection)
+{
+    model.protection[page] = protection;
+    if (mprotect(model_host_at(page), PAGE, protection) != 0 ||
+        (page >= PRIVATE && mprotect(model.twin + (page - PRIVATE) * PAGE, PAGE, protection) != 0))
+        model_wrong("mprotect", 1, 0);
+}
+
 static void do_protect(void)
 {
     static const int kinds[] = {PROT_READ | PROT_WRITE, PROT_READ | PROT_WRITE, PROT_READ, PROT_NONE};
-    int page = (int)model_below(HOST), protection = kinds[model_below(4)];
+    int page = (int)model_below(HOST), count = model.is_calm ? 1 + (int)model_below(HOST) : 1, protection = kinds[model_below(4)];
 
-    model_note("protect %d %d", page, protection);
-    model.protection[page] = protection;
-    if (mprotect(model_host_at(page), PAGE, protection) != 0)
-        model_wrong("mprotect", 1, 0);
+    model_note("protect %d+%d %d", page, count, protection);
+    for (int i = page; i < page + count && i < HOST; i++)
+        protect(i, protection);
 }
 
 /* ---- read, write ---- */
@@ -448,7 +487,7 @@ static bool continues(unsigned i)
     const struct guest_page *a = &model.page[i - 1], *b = &model.page[i];
 
     return a->host != NO_PAGE && b->host != NO_PAGE && a->flags == b->flags && model_source_of(a->host) == model_source_of(b->host) &&
-           model_host_at(a->host) + PAGE == model_host_at(b->host);
+           model_source_at(a) + PAGE == model_source_at(b);
 }
 
 static void do_enumerate(void)
@@ -476,7 +515,7 @@ static void do_enumerate(void)
         model_same("range address", ranges[at].GuestAddress, model.base + (UINT64)i * PAGE);
         model_same("range size", ranges[at].SizeInBytes, (UINT64)(end - i) * PAGE);
         model_same("range flags", (UINT64)ranges[at].Flags, model.page[i].flags);
-        model_same("range source", ranges[at].SourceAddress, (uintptr_t)model_host_at(model.page[i].host));
+        model_same("range source", ranges[at].SourceAddress, (uintptr_t)model_source_at(&model.page[i]));
         model_same("range's kind of source", ranges[at].Source, model_source_of(model.page[i].host));
         model_same("range's process", ranges[at].ProcessId, model.page[i].host < HOST ? 0 : model_far_process());
         model_same("range dirty", ranges[at].DirtyPageCount, dirty);
@@ -500,11 +539,13 @@ static void begin(void)
 
     if (fd < 0 || ftruncate(fd, SHARED * PAGE) != 0)
         model_wrong("memfd", 1, 0);
-    /* A page between, so that the two never continue each other. */
-    model.private = mmap(NULL, (PRIVATE + 1 + SHARED) * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    /* A page between, so that they never continue each other. */
+    model.private = mmap(NULL, ALL_OURS * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     model.shared = model.private + (PRIVATE + 1) * PAGE;
+    model.twin = model.shared + (SHARED + 1) * PAGE;
     mprotect(model.private, PRIVATE * PAGE, PROT_READ | PROT_WRITE);
     mmap(model.shared, SHARED * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+    mmap(model.twin, SHARED * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
     close(fd);
     model_expect("create", WHvCreatePartition(&model.partition), S_OK);
     model_expect("set", WHvSetPartitionProperty(model.partition, WHvPartitionPropertyCodeProcessorCount, &processors, 4), S_OK);
@@ -520,6 +561,9 @@ static void begin(void)
     for (unsigned i = 0; i < ALL; i++)
         model.protection[i] = PROT_READ | PROT_WRITE;
     model.consumer[0] = (struct consumer){.exists = true, .end = GUEST};
+    model.is_calm = model_byte() & 1;
+    if (model.is_calm)
+        map_all();
 }
 
 /* Nothing else has changed, and nothing was written that should not. */
@@ -533,7 +577,7 @@ static void finish(void)
         if (memcmp(model_host_at(i), model.content[i], PAGE) != 0)
             model_wrong("host page differs", (unsigned)i, 0);
     }
-    munmap(model.private, (PRIVATE + 1 + SHARED) * PAGE);
+    munmap(model.private, ALL_OURS * PAGE);
     static UINT8 there[FAR * PAGE];
     model_far_read(there);
     for (unsigned i = 0; i < FAR; i++)

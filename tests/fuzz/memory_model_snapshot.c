@@ -69,7 +69,8 @@ static void take(struct snapshot *s)
 
 static bool is_mapped_alike(const struct guest_page *a, const struct guest_page *b)
 {
-    return a->host == b->host && (a->host == NO_PAGE || ((a->flags ^ b->flags) & (R | W | X)) == 0);
+    return a->host == b->host &&
+           (a->host == NO_PAGE || (a->is_twin == b->is_twin && ((a->flags ^ b->flags) & (R | W | X)) == 0));
 }
 
 static bool differs(const struct snapshot *s)

@@ -15,6 +15,7 @@ enum {
     PRIVATE = 48,    /* host pages: private memory */
     SHARED = 24,     /* and a memfd */
     HOST = PRIVATE + SHARED,
+    ALL_OURS = HOST + SHARED + 2, /* the memfd again, and a page between each */
     FAR_COPIED = 10, /* behind them: private memory of another process */
     FAR_SHARED = 10, /* and a memfd of it; the two lie side by side */
     FAR = FAR_COPIED + FAR_SHARED,
@@ -31,6 +32,7 @@ enum { NO_PAGE = -1 };
 
 struct guest_page {
     int host; /* or NO_PAGE */
+    bool is_twin; /* through the second mapping of the memfd */
     unsigned flags, pins;
 };
 
@@ -45,7 +47,8 @@ struct model {
     UINT64 base;
     struct guest_page page[GUEST];
     struct consumer consumer[CONSUMERS];
-    UINT8 *private, *shared;
+    UINT8 *private, *shared, *twin; /* the last: the memfd again */
+    bool is_calm; /* each page at a place of its own, and mappings change seldom */
     UINT8 content[ALL][PAGE];
     int protection[ALL];
     const uint8_t *program;
@@ -67,6 +70,7 @@ void model_same(const char *what, UINT64 got, UINT64 expected);
 
 /* In the process that has it. */
 UINT8 *model_host_at(int page);
+UINT8 *model_source_at(const struct guest_page *page);
 
 static inline OWHP_GPA_SOURCE model_source_of(int page)
 {
