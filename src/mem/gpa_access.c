@@ -178,7 +178,7 @@ static uint64_t copy_part(const struct transfer *t, const struct part *part)
     const uint64_t touched = likely(!part->view.source) || in_one_page(part->gpa, part->size) ? done : part->size;
     if (write && likely(touched)) {
         mark(part, touched);
-        gpa_space_wrote(t->space, part->gpa, gpa_view_place(&part->view, part->gpa), touched);
+        gpa_space_wrote(t->space, gpa_view_place(&part->view, part->gpa), touched);
     }
     return done;
 }

@@ -348,7 +348,7 @@ static void tell_wrote(const struct gpa_space *space, gpa_t gpa, uint64_t size)
             return;
         part = view.size - (gpa - view.gpa);
         part = part < size ? part : size;
-        gpa_space_wrote(space, gpa, gpa_view_place(&view, gpa), part);
+        gpa_space_wrote(space, gpa_view_place(&view, gpa), part);
     }
 }
 

@@ -43,7 +43,7 @@ static always_inline bool gpa_recent_copy(const struct gpa_recent *recent, gpa_t
     if (recent->dirty && left < size)
         gpa_dirty_mark(recent->dirty, gpa >> PAGE_SHIFT);
     if (likely(left < size))
-        gpa_space_wrote(recent->space, gpa, (uintptr_t)host, size); /* its place: there is no source */
+        gpa_space_wrote(recent->space, (uintptr_t)host, size); /* its place: there is no source */
     return left == 0;
 }
 

@@ -153,11 +153,11 @@ void gpa_space_bring_in_marks(struct gpa_space *space)
     gpa_space_release(space, NULL);
 }
 
-void gpa_space_wrote(const struct gpa_space *space, gpa_t gpa, uint64_t place, uint64_t size)
+void gpa_space_wrote(const struct gpa_space *space, uint64_t place, uint64_t size)
 {
     for (struct gpa_listener *l = space->listeners; l; l = l->next)
         if (l->wrote)
-            l->wrote(l->ctx, gpa, place, size);
+            l->wrote(l->ctx, place, size);
 }
 
 void gpa_space_read_begin(struct gpa_space *space)

@@ -184,10 +184,10 @@ struct gpa_listener {
      * code), then let the processors go. Called once for every hold; change is NULL when in the end
      * nothing was changed. */
     void (*release)(void *ctx, const struct gpa_change *change);
-    /* A thread that is not a processor wrote [gpa, gpa + size) of guest memory, in one mapping: decoded code of
-     * it is stale, wherever else it is mapped (place: gpa_view_place of gpa). May be NULL. Called by any thread,
-     * several at a time, processors running; it must not wait for a processor. */
-    void (*wrote)(void *ctx, gpa_t gpa, uint64_t place, uint64_t size);
+    /* A thread that is not a processor wrote `size` bytes of guest memory, in one mapping, at this place (gpa_view_place):
+     * decoded code of it is stale, wherever it is mapped. May be NULL. Called by any thread, several at a time,
+     * processors running; it must not wait for a processor. */
+    void (*wrote)(void *ctx, uint64_t place, uint64_t size);
     void *ctx;
     struct gpa_listener *next; /* the space's */
     /* Its processors mark pages only when they come to a safe point: who wants to know has to hold them. */
@@ -200,7 +200,7 @@ void gpa_space_add_listener(struct gpa_space *space, struct gpa_listener *listen
 void gpa_space_remove_listener(struct gpa_space *space, struct gpa_listener *listener);
 
 /* Tell the listeners of a write to one mapping. In a read section, or for a sink while processors are held. */
-void gpa_space_wrote(const struct gpa_space *space, gpa_t gpa, uint64_t place, uint64_t size);
+void gpa_space_wrote(const struct gpa_space *space, uint64_t place, uint64_t size);
 
 /* ---- dirty pages ---- */
 

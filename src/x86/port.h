@@ -101,7 +101,7 @@ struct cpu_port {
      * now. NULL: nobody else. */
     void (*code_page_dropped)(struct cpu *cpu, const uint8_t *host);
     /* This processor stored to a PAGE_CODE page, here: tell the others. NULL: nobody else. */
-    void (*code_written)(struct cpu *cpu, gpa_t gpa, const uint8_t *host, uint64_t size);
+    void (*code_written)(struct cpu *cpu, const uint8_t *host, uint64_t size);
 
     /* MONITOR was executed: from now on notice stores of others to the 64-byte line of this address. NULL: nothing is watched. */
     void (*monitor)(struct cpu *cpu, gpa_t gpa);

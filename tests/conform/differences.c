@@ -73,6 +73,8 @@ static const struct {
     {"MON-7", KVM, SHOWN(NoMonitor), "KVM's MWAIT does not wait"},
     {"MON-8", KVM, SHOWN(NoMonitor), "KVM's MWAIT does not wait"},
     {"MON-9", KVM, SHOWN(NoMonitor), "KVM's MWAIT does not wait"},
+    {"MON-10", KVM, SHOWN(NoMonitor), "KVM's MWAIT does not wait"},
+    {"MON-11", KVM, SHOWN(NoMonitor), "KVM's MWAIT does not wait"},
     {"DEBUG-1", SLOW_KVM, SHOWN(Interpreted), "OUT is over when it exits: running again does not execute it again"},
     {"BELL-10", SLOW_KVM, SHOWN(Interpreted), "MOVBE is an invalid opcode at privilege 0"},
     {"SMP-CODE", SLOW_KVM, SHOWN(Interpreted), "its fetches are not atomic against stores of other processors"},

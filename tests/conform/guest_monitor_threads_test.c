@@ -13,7 +13,7 @@
 #include "guest.h"
 #include "sleepers.h"
 
-enum { MAX = 64, LINE = 0x9000, READY = 0xa000, WOKEN = 0xb000 };
+enum { MAX = 64, LINE = 0x9000, READY = 0xa000, WOKEN = 0xb000, ALIAS = 0x40000, OTHER = 0x100000 };
 
 #define SHOW_MONITOR                                                                                                                 \
     .cpuid_results = {{.Function = 1, .Output = {.Ecx = 1u << 3}, .Mask = {.Ecx = 1u << 3}}}, .cpuid_result_count = 1
@@ -163,6 +163,60 @@ static void stores_of_the_host_wake(void **state)
     guest_end(&guest);
 }
 
+static void map(UINT64 gpa, UINT64 of)
+{
+    const WHV_MAP_GPA_RANGE_FLAGS flags =
+        (WHV_MAP_GPA_RANGE_FLAGS)(WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagTrackDirtyPages);
+
+    assert_ok(WHvMapGpaRange(guest.partition, guest.ram + of, gpa, 0x1000, flags));
+}
+
+/* Through another guest address of the line's memory, of the host and of another processor: what is stored is what was there, so
+ * that looking would not find it. Then the same when the line's own address has become other memory. */
+static void stores_through_another_address_wake(void **state)
+{
+    static const UINT8 writer[] = {0x26, 0x88, 0x0e, 0x3f, 0x00, 0xf4}; /* mov es:[63], cl; hlt */
+    const WHV_REGISTER_NAME names[] = {WHvX64RegisterCs, WHvX64RegisterRip, WHvX64RegisterEs};
+    const WHV_REGISTER_VALUE values[] = {{.Segment = {.Limit = 0xffff, .Attributes = 0x9b}}, {.Reg64 = 0x3000},
+                                         {.Segment = {.Base = ALIAS, .Limit = 0xffff, .Selector = ALIAS >> 4, .Attributes = 0x93}}};
+
+    (void)state;
+    begin(&(struct guest_options){SHOW_MONITOR, .processors = 2});
+    assert_ok(WHvCreateVirtualProcessor(guest.partition, 1, 0));
+    guest_load(&guest, 0x3000, writer, sizeof(writer));
+    for (UINT32 way = 0; way < 4; way++) {
+        if (way == 2)
+            map(LINE, OTHER);
+        map(ALIAS, way < 2 ? LINE : OTHER);
+        guest_set(&guest, WHvX64RegisterRip, CODE);
+        start_waiting();
+        if (way % 2) {
+            assert_ok(WHvSetVirtualProcessorRegisters(guest.partition, 1, names, 3, values));
+            start(1);
+            join(1);
+        } else {
+            assert_ok(WHvWriteGpaRange(guest.partition, 0, ALIAS + 63, (WHV_ACCESS_GPA_CONTROLS){0}, "\0", 1));
+        }
+        join(0);
+        assert_int_equal(exits[0].VpContext.Rip, HALTED);
+        assert_int_equal(count_at(WOKEN), way + 1);
+    }
+    guest_end(&guest);
+}
+
+/* Who maps does not leave anybody waiting for stores to memory that is elsewhere now. */
+static void changes_of_the_mappings_wake(void **state)
+{
+    (void)state;
+    begin(&(struct guest_options){SHOW_MONITOR});
+    start_waiting();
+    map(LINE, OTHER); /* as full of zeros */
+    join(0);
+    assert_int_equal(exits[0].VpContext.Rip, HALTED);
+    assert_int_equal(count_at(WOKEN), 1);
+    guest_end(&guest);
+}
+
 /* The run ends, and with it the wait: the next run goes on behind MWAIT. */
 static void cancel_wakes(void **state)
 {
@@ -305,6 +359,8 @@ int main(void)
         CASE("MON-7", "O MWAIT: NMI", nmis_wake),
         CASE("MON-8", "O MWAIT: INIT", init_wakes),
         CASE("MON-9", "O MWAIT: host time", waiting_processors_cost_nothing),
+        CASE("MON-10", "O MWAIT: memory at several addresses", stores_through_another_address_wake),
+        CASE("MON-11", "O MWAIT: mappings that change", changes_of_the_mappings_wake),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -70,7 +70,7 @@ struct engine_partition {
     _Atomic uint32_t waiting;    /* processors that wait for that */
     pthread_mutex_t exclusive;
 
-    /* soft_monitor.c: by processor, GPA | 1 or 0. */
+    /* soft_monitor.c: by processor, place | 1 or 0. */
     _Atomic uint32_t monitors;                              /* how many pages */
     _Atomic uint64_t monitor_page[SOFT_MAXIMUM_PROCESSORS]; /* stores to it are noticed */
     _Atomic uint64_t monitor_line[SOFT_MAXIMUM_PROCESSORS]; /* armed; 0 as soon as somebody has stored there */
@@ -114,6 +114,7 @@ struct pending_interruption {
 /* MONITOR and MWAIT: soft_monitor.c. The processor's thread's, but for what the partition has of it. */
 struct monitor {
     gpa_t wanted;    /* MONITOR was executed: this line is to be watched, | 1; 0: none */
+    gpa_t line;      /* the one that was armed last */
     bool is_waiting; /* in MWAIT */
     bool breaks_on_masked;
     uint8_t look_ms; /* when the line was last looked at, in this wait */
@@ -207,13 +208,13 @@ void soft_exclusive_end(struct cpu *cpu);
 /* soft_code.c. Places are gpa_view_place's; any byte of the page. */
 void soft_code_page(struct cpu *cpu, const uint8_t *host); /* of the port, and the next two */
 void soft_code_page_dropped(struct cpu *cpu, const uint8_t *host);
-void soft_code_written(struct cpu *cpu, gpa_t gpa, const uint8_t *host, uint64_t size);
-void soft_wrote(void *partition, gpa_t gpa, uint64_t place, uint64_t size); /* of the listener */
+void soft_code_written(struct cpu *cpu, const uint8_t *host, uint64_t size);
+void soft_wrote(void *partition, uint64_t place, uint64_t size); /* of the listener */
 bool soft_is_code(const struct engine_partition *partition, uint64_t place);
 void soft_code_count(struct engine_partition *partition, uint64_t place);
 void soft_code_uncount(struct engine_partition *partition, uint64_t place);
 /* The processor stored there, within a page of which it has counted `own`: tell the others. */
-void soft_code_stored(struct engine_vcpu *vcpu, gpa_t gpa, uint64_t place, uint64_t size, unsigned own);
+void soft_code_stored(struct engine_vcpu *vcpu, uint64_t place, uint64_t size, unsigned own);
 
 /* soft_monitor.c */
 void soft_monitor_executed(struct cpu *cpu, gpa_t gpa); /* of the port: MONITOR */
@@ -222,9 +223,10 @@ void soft_monitor_arm(struct engine_vcpu *vcpu);        /* at the boundary behin
 bool soft_monitor_waits(struct engine_vcpu *vcpu);      /* in MWAIT: is there nothing yet that ends it? */
 unsigned soft_monitor_look_ms(struct engine_vcpu *vcpu); /* how long to sleep before the next such look; 0: not in MWAIT */
 void soft_monitor_forget(struct engine_vcpu *vcpu);     /* disarm, and nothing waits; its thread, or nobody runs it */
-bool soft_monitor_is_page(const struct engine_partition *partition, gpa_t page);
+bool soft_monitor_is_page(const struct engine_partition *partition, uint64_t place); /* of a page */
 /* Somebody has stored: any thread, after the store. `writer`: a processor, which does not wake itself; NULL: another. */
-void soft_monitor_wrote(struct engine_partition *partition, const struct engine_vcpu *writer, gpa_t gpa, uint64_t size);
+void soft_monitor_wrote(struct engine_partition *partition, const struct engine_vcpu *writer, uint64_t place, uint64_t size);
+void soft_monitor_remapped(struct engine_partition *partition); /* the mappings have changed; processors are held */
 
 /* soft_port.c: look the address up in vcpu->view; false: nothing is mapped there. */
 bool soft_find_view(struct engine_vcpu *vcpu, gpa_t gpa);

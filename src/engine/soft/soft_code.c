@@ -125,7 +125,7 @@ static bool has_users(const struct engine_partition *p, uint64_t place, unsigned
 
 /* Code that patches only itself disturbs nobody. Our store comes before our look at the counter, and who joins counts itself
  * before it reads: either we see it, or it sees our store. */
-void soft_code_stored(struct engine_vcpu *vcpu, gpa_t gpa, uint64_t place, uint64_t size, unsigned own)
+void soft_code_stored(struct engine_vcpu *vcpu, uint64_t place, uint64_t size, unsigned own)
 {
     struct engine_partition *p = vcpu->partition;
 
@@ -134,14 +134,16 @@ void soft_code_stored(struct engine_vcpu *vcpu, gpa_t gpa, uint64_t place, uint6
     atomic_thread_fence(memory_order_seq_cst);
     if (has_users(p, place, own))
         soft_pend_all(p, vcpu, PENDING_VERIFY_CODE, REQUEST_FLUSH);
-    soft_monitor_wrote(p, vcpu, gpa, size);
+    soft_monitor_wrote(p, vcpu, place, size);
 }
 
-void soft_code_written(struct cpu *cpu, gpa_t gpa, const uint8_t *host, uint64_t size)
+void soft_code_written(struct cpu *cpu, const uint8_t *host, uint64_t size)
 {
     struct engine_vcpu *vcpu = vcpu_of(cpu);
+    const size_t offset = (uintptr_t)host & ~PAGE_MASK;
 
-    soft_code_stored(vcpu, gpa, place_of(host), size, code_pages_of(cpu, host - (gpa & ~PAGE_MASK)));
+    if (vcpu->partition->config->processor_count > 1)
+        soft_code_stored(vcpu, place_of(host), size, code_pages_of(cpu, host - offset));
 }
 
 /* More pages than this are not looked at one by one. */
@@ -161,10 +163,10 @@ static bool has_code(const struct engine_partition *p, uint64_t place, uint64_t 
 
 /* A processor counts itself in before it reads code, and our stores come before our look at the counter. So either we see it, or
  * it sees our stores. The barrier is made by who counts (soft_code_count): a page becomes code seldom, and is written often. */
-void soft_wrote(void *context, gpa_t gpa, uint64_t place, uint64_t size)
+void soft_wrote(void *context, uint64_t place, uint64_t size)
 {
     read_side_barrier();
     if (has_code(context, place, size))
         soft_pend_all(context, NULL, PENDING_VERIFY_CODE, REQUEST_FLUSH);
-    soft_monitor_wrote(context, NULL, gpa, size);
+    soft_monitor_wrote(context, NULL, place, size);
 }

@@ -137,8 +137,8 @@ static void stored(struct engine_vcpu *vcpu, const struct port_access *access)
         memcpy(p->bytes + offset, access->data, access->size);
         code_changed(vcpu->cpu, p->bytes, offset, access->size);
     }
-    if (soft_is_code(vcpu->partition, place) || soft_monitor_is_page(vcpu->partition, page))
-        soft_code_stored(vcpu, access->gpa, place, access->size, p ? 1 : 0);
+    if (soft_is_code(vcpu->partition, place) || soft_monitor_is_page(vcpu->partition, place))
+        soft_code_stored(vcpu, place + offset, access->size, p ? 1 : 0);
 }
 
 static bool store(struct engine_vcpu *vcpu, const struct port_access *access)

@@ -99,6 +99,8 @@ void soft_release(void *context, const struct gpa_change *change)
     if (change) {
         uint32_t what = change->kind == GPA_CHANGE_DIRTY_CLEAR ? PENDING_DROP_WRITES : PENDING_DROP_MEMORY;
         soft_pend_all(p, NULL, what, REQUEST_FLUSH);
+        if (change->kind != GPA_CHANGE_DIRTY_CLEAR)
+            soft_monitor_remapped(p);
         if (p->executor)
             p->executor->memory_changed(p, change);
     }

@@ -13,11 +13,13 @@
  *
  * Arming is an exchange, so the guest's load comes after it: either it sees the store, or the writer sees the line.
  *
- * Noticed are stores of processors, of WHvWriteGpaRange and what else goes through the memory space, OwhpMarkDirty, if they go by
- * the line's own guest address. What the client stores through its own pointer, or anybody through another address, is not:
- * the run loop wakes up after 2, 4, .. 64 ms, from then on every 64, and compares the line with what it was. With the kvm engine
- * guests store unseen; nothing is armed, and MWAIT ends at once. It may end at any time (SDM 2B MWAIT), which is also what a
- * run's exit does to it; so nothing of this is in a snapshot.
+ * Line and page are known by their place in memory (gpa_view_place), so that stores through any guest address are noticed. When the
+ * mappings change, all lines are disarmed: MWAIT may end at any time (SDM 2B MWAIT). A run's exit ends it too; so nothing of
+ * this is in a snapshot.
+ *
+ * Noticed are stores of processors, of WHvWriteGpaRange and what else goes through the memory space, OwhpMarkDirty. What the
+ * client stores through its own pointer is not: the run loop wakes up after 2, 4, .. 64 ms, from then on every 64, and compares
+ * the line with what it was. With the kvm engine guests store unseen; nothing is armed, and MWAIT ends at once.
  */
 #include <string.h>
 
@@ -69,17 +71,29 @@ static void take_page(struct engine_vcpu *vcpu, uint64_t page)
     soft_write_tags_end(vcpu);
 }
 
+/* Taking the page may wait for the others, and the line be elsewhere when it returns. */
+static bool take_line(struct engine_vcpu *vcpu, uint64_t *place)
+{
+    const gpa_t line = vcpu->monitor.line;
+
+    if (!soft_find_view(vcpu, line))
+        return false;
+    *place = gpa_view_place(&vcpu->view, line);
+    take_page(vcpu, (*place & PAGE_MASK) | ARMED);
+    return soft_find_view(vcpu, line) && gpa_view_place(&vcpu->view, line) == *place;
+}
+
 void soft_monitor_arm(struct engine_vcpu *vcpu)
 {
-    const gpa_t line = vcpu->monitor.wanted & ~(gpa_t)ARMED;
+    uint64_t place;
 
+    vcpu->monitor.line = vcpu->monitor.wanted & ~(gpa_t)ARMED;
     vcpu->monitor.wanted = 0;
     atomic_store(line_of(vcpu), 0);
-    if (vcpu->partition->executor || !soft_find_view(vcpu, line))
+    if (vcpu->partition->executor || !take_line(vcpu, &place))
         return;
-    take_page(vcpu, (line & PAGE_MASK) | ARMED);
-    atomic_store(line_of(vcpu), line | ARMED);
-    if (!read_line(vcpu, line, vcpu->monitor.bytes))
+    atomic_store(line_of(vcpu), place | ARMED);
+    if (!read_line(vcpu, vcpu->monitor.line, vcpu->monitor.bytes))
         atomic_store(line_of(vcpu), 0);
 }
 
@@ -91,7 +105,7 @@ bool soft_monitor_waits(struct engine_vcpu *vcpu)
     if (!vcpu->monitor.is_waiting)
         return false;
     vcpu->monitor.is_waiting = line && !(vcpu->monitor.breaks_on_masked && vcpu->cpu->interrupt_waiting) &&
-                               read_line(vcpu, line & ~(gpa_t)ARMED, bytes) && memcmp(bytes, vcpu->monitor.bytes, LINE) == 0;
+                               read_line(vcpu, vcpu->monitor.line, bytes) && memcmp(bytes, vcpu->monitor.bytes, LINE) == 0;
     return vcpu->monitor.is_waiting;
 }
 
@@ -115,12 +129,12 @@ void soft_monitor_forget(struct engine_vcpu *vcpu)
 
 /* ---- writers ---- */
 
-bool soft_monitor_is_page(const struct engine_partition *p, gpa_t page)
+bool soft_monitor_is_page(const struct engine_partition *p, uint64_t place)
 {
     if (likely(!atomic_load(&p->monitors)))
         return false;
     for (unsigned i = 0; i < SOFT_MAXIMUM_PROCESSORS; i++)
-        if (atomic_load(&p->monitor_page[i]) == (page | ARMED))
+        if (atomic_load(&p->monitor_page[i]) == (place | ARMED))
             return true;
     return false;
 }
@@ -133,17 +147,26 @@ static void wake(struct engine_partition *p, unsigned index)
     pthread_rwlock_unlock(&p->members);
 }
 
-void soft_monitor_wrote(struct engine_partition *p, const struct engine_vcpu *writer, gpa_t gpa, uint64_t size)
+void soft_monitor_wrote(struct engine_partition *p, const struct engine_vcpu *writer, uint64_t place, uint64_t size)
 {
     atomic_thread_fence(memory_order_seq_cst);
     if (likely(!atomic_load(&p->monitors)))
         return;
     for (unsigned i = 0; i < SOFT_MAXIMUM_PROCESSORS; i++) {
         uint64_t line = atomic_load(&p->monitor_line[i]);
-        const gpa_t first = line & ~(gpa_t)ARMED;
+        const uint64_t first = line & ~(uint64_t)ARMED;
 
-        if (line && (!writer || writer->index != i) && first < gpa + size && gpa < first + LINE &&
+        if (line && (!writer || writer->index != i) && first < place + size && place < first + LINE &&
             atomic_compare_exchange_strong(&p->monitor_line[i], &line, 0))
             wake(p, i);
     }
+}
+
+void soft_monitor_remapped(struct engine_partition *p)
+{
+    if (likely(!atomic_load(&p->monitors)))
+        return;
+    for (unsigned i = 0; i < SOFT_MAXIMUM_PROCESSORS; i++)
+        if (atomic_exchange(&p->monitor_line[i], 0))
+            wake(p, i);
 }

@@ -56,7 +56,7 @@ static bool port_page(struct cpu *cpu, gpa_t page, enum access_type type, struct
         gpa_view_mark_dirty(view, page); /* invariant W: before anybody may store */
     else if (view->dirty)
         out->rights &= ~(uint32_t)PAGE_WRITE;
-    if (soft_is_code(vcpu->partition, (uintptr_t)out->host) || unlikely(soft_monitor_is_page(vcpu->partition, page)))
+    if (soft_is_code(vcpu->partition, (uintptr_t)out->host) || unlikely(soft_monitor_is_page(vcpu->partition, (uintptr_t)out->host)))
         out->rights |= PAGE_CODE;
     return true;
 }

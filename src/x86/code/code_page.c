@@ -227,7 +227,7 @@ void code_stored(struct cpu *cpu, gpa_t gpa, const uint8_t *host, uint64_t size)
 
     code_changed(cpu, host - offset, offset, size);
     if (cpu->port->code_written)
-        cpu->port->code_written(cpu, gpa, host, size);
+        cpu->port->code_written(cpu, host, size);
 }
 
 void code_page_add(struct cpu *cpu, struct block *block)
