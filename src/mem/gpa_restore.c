@@ -209,19 +209,19 @@ static bool put_back(void *context, const struct gpa_dirty_bits *words, size_t c
 
 /* ---- ranges that changed as a whole ---- */
 
-/* A part of r->range. Where the store holds nothing, 64 pages are as good as one. */
+/* A part of r->range. Where the store holds nothing it is gone through by words: 64 pages are as good as one. */
 static void put_part_back(struct restore *r, struct gpa_range part)
 {
     const uint64_t first = pages_of(part.gpa - r->range->gpa), end = first + pages_of(part.size);
     const bool by_words = !is_reached_by_copying(r->snapshot, r->range);
 
     for (uint64_t page = first; page < end;) {
-        if (by_words && !(page & 63) && end - page >= 64 && !page_store_word(&r->range->store, page >> 6)) {
-            add_zeros(r, r->range->gpa + (page << PAGE_SHIFT), (uint64_t)64 << PAGE_SHIFT);
-            page += 64;
-        } else {
-            write_page(r, r->range->gpa + (page++ << PAGE_SHIFT));
-        }
+        uint64_t zeros = by_words && !(page & 63) ? 64 * page_store_zero_words(&r->range->store, page >> 6, end >> 6) : 0;
+        if (zeros)
+            add_zeros(r, r->range->gpa + (page << PAGE_SHIFT), zeros << PAGE_SHIFT);
+        else
+            write_page(r, r->range->gpa + (page << PAGE_SHIFT));
+        page += zeros ? zeros : 1;
     }
     r->pages += pages_of(part.size);
     gpa_consumers_wrote(r->snapshot->space, r->consumer, part);

@@ -95,6 +95,22 @@ uint64_t page_store_word(const struct page_store *store, uint64_t word)
     return result | (open & store->held[word]);
 }
 
+uint64_t page_store_zero_words(const struct page_store *store, uint64_t word, uint64_t end)
+{
+    const uint64_t from = word, *held = store->held;
+
+    for (; !store->own && end - word >= 8; word += 8) {
+        uint64_t any = 0;
+        for (unsigned i = 0; i < 8; i++)
+            any |= held[word + i];
+        if (any)
+            break;
+    }
+    while (word < end && !page_store_word(store, word))
+        word++;
+    return word - from;
+}
+
 bool page_is_zero(const uint8_t *page)
 {
     uint64_t first;

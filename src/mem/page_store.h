@@ -83,6 +83,9 @@ static inline const uint8_t *page_store_get(const struct page_store *store, uint
 /* Of pages 64 * word to 64 * word + 63: which are not zero. */
 uint64_t page_store_word(const struct page_store *store, uint64_t word);
 
+/* How many words from this one on, up to `end`, say that all their pages are zero. */
+uint64_t page_store_zero_words(const struct page_store *store, uint64_t word, uint64_t end);
+
 /* Is the page at the address, in memory of the library, all zeros? */
 bool page_is_zero(const uint8_t *page);
 

@@ -422,6 +422,30 @@ static void own_main_thread_ends(void **state)
     assert_ok(OwhpCloseProcess(self));
 }
 
+/* The same memfd is in a snapshot as own memory, and then stored to as the process's: a restore knows. */
+static void own_and_the_others(void **state)
+{
+    const UINT64 own = 0x180000, value = 0x55;
+    OWHP_SNAPSHOT_HANDLE snapshot;
+    struct family f;
+    UINT64 pages;
+
+    (void)state;
+    begin(&f, ENDS);
+    assert_ok(WHvUnmapGpaRange(f.g.partition, SHARED_GPA, PAGES * PAGE));
+    assert_ok(WHvMapGpaRange(f.g.partition, f.shared, own, PAGES * PAGE, FLAGS(RWXT)));
+    assert_ok(OwhpCreateSnapshot(f.g.partition, 0, &snapshot));
+    assert_ok(WHvMapGpaRange2(f.g.partition, f.process, f.shared + PAGE, SHARED_GPA, 2 * PAGE, FLAGS(RWXT)));
+    assert_ok(WHvWriteGpaRange(f.g.partition, 0, SHARED_GPA, plain, &value, 8));
+    assert_int_equal(f.shared[PAGE], 0x55);
+    assert_ok(WHvUnmapGpaRange(f.g.partition, SHARED_GPA, 2 * PAGE));
+    assert_ok(OwhpRestoreSnapshot(f.g.partition, snapshot, OwhpRestoreFlagNone, &pages));
+    assert_int_equal(pages, 2);
+    assert_int_equal(f.shared[PAGE], 0x22);
+    assert_ok(OwhpDestroySnapshot(snapshot));
+    end(&f);
+}
+
 /* Discard says why it refuses, and zeroes nothing that others still use; of a zombie, and when it is gone. */
 static void discard_after_the_end(void **state)
 {
@@ -456,6 +480,7 @@ int main(void)
         CASE("PROC-27", "H OwhpOpenProcess: the process ends under a run", ends_under_a_run),
         CASE("PROC-28", "H OwhpDiscardGpaRange: of a process that has ended", discard_after_the_end),
         CASE("PROC-29", "H OwhpOpenProcess: the process's main thread ends", main_thread_ends),
+        CASE("PROC-32", "H OwhpRestoreSnapshot: one memory, own and another process's", own_and_the_others),
         CASE("PROC-30", "H: the client's main thread ends", own_main_thread_ends),
     };
 
