@@ -40,7 +40,6 @@ static always_inline bool put(struct gpa_range *to, gpa_t gpa, uint64_t size)
     return likely(guarded_store64(&to->gpa, gpa)) && likely(guarded_store64(&to->size, size));
 }
 
-/* Of no bits, anything. */
 static always_inline gpa_t page_at(gpa_t gpa, uint64_t bits)
 {
     return gpa + ((uint64_t)__builtin_ctzll(bits) << PAGE_SHIFT);
@@ -50,13 +49,19 @@ static always_inline gpa_t page_at(gpa_t gpa, uint64_t bits)
 
 /* Both return the place behind what they have stored, or `to` NULL. */
 
+/* The same; of no bits, behind the word. */
+BITS_COUNTS_TARGET static inline gpa_t page_if(gpa_t gpa, uint64_t bits)
+{
+    return gpa + ((uint64_t)_tzcnt_u64(bits) << PAGE_SHIFT);
+}
+
 /* Of no pages, nothing. */
 BITS_COUNTS_TARGET static inline struct filler put_pages(struct filler f, gpa_t gpa, uint64_t bits)
 {
     const unsigned count = (unsigned)__builtin_popcountll(bits);
     const uint64_t second = bits & (bits - 1);
 
-    if (!put(f.to, page_at(gpa, bits), PAGE_SIZE) || !put(f.to + 1, page_at(gpa, second), PAGE_SIZE))
+    if (!put(f.to, page_if(gpa, bits), PAGE_SIZE) || !put(f.to + 1, page_if(gpa, second), PAGE_SIZE))
         return (struct filler){.to = NULL};
     if (unlikely(count > 2))
         for (uint64_t more = second & (second - 1), i = 2; more; more &= more - 1, i++)
