@@ -9,7 +9,7 @@
  * the first, which are the dirty pages of the first, and refers to it for the others. Through aliases a page can change
  * without being dirty (docs/snapshot.md); then it is copied whole.
  *
- * A page that cannot be read, being protected perhaps, counts as zeros. But that is not what it is: the next snapshot looks again.
+ * A page that cannot be read, being protected or not there, counts as zeros. But that is not what it is: the next snapshot looks again.
  */
 #include "mem/gpa_snapshot.h"
 
@@ -91,10 +91,10 @@ static bool keep_source_page(struct page_store *store, uint64_t page, const stru
 }
 
 /* Processors are held, and memory may be scarce: then no other snapshot refers to this one. */
-static void note_unread(struct gpa_snapshot *s, gpa_t gpa)
+static void note_unread(struct gpa_snapshot *s, gpa_t gpa, uint64_t size)
 {
     if (extent_tree_reserve(&s->unread, 1))
-        extent_tree_set(&s->unread, &(struct extent){gpa, PAGE_SIZE, gpa, 0, IS_UNREAD});
+        extent_tree_set(&s->unread, &(struct extent){gpa, size, gpa, 0, IS_UNREAD});
     else
         s->is_no_base = true;
 }
@@ -107,7 +107,7 @@ static void keep_page(struct gpa_snapshot *s, struct gpa_snapshot_range *range, 
 
     if (!(unlikely(view.source != NULL) ? keep_source_page(&range->store, page, &view, gpa)
                                         : keep_host_page(&range->store, page, gpa_view_host(&view, gpa))))
-        note_unread(s, gpa);
+        note_unread(s, gpa, PAGE_SIZE);
 }
 
 struct keeping {
@@ -122,8 +122,15 @@ static void keep_run(void *context, uintptr_t start, uintptr_t end)
     for (; start < end; start += PAGE_SIZE) {
         const uint64_t page = pages_of(start - k->range->target);
         if (!page_store_is_set(&k->range->store, page) && !keep_host_page(&k->range->store, page, (const uint8_t *)start))
-            note_unread(k->snapshot, k->range->gpa + (page << PAGE_SHIFT));
+            note_unread(k->snapshot, k->range->gpa + (page << PAGE_SHIFT), PAGE_SIZE);
     }
+}
+
+static void keep_missing(void *context, uintptr_t start, uintptr_t end)
+{
+    const struct keeping *k = context;
+
+    note_unread(k->snapshot, k->range->gpa + (start - k->range->target), end - start);
 }
 
 /* A part of a range of the snapshot, but for pages that it has. */
@@ -132,8 +139,9 @@ static void keep_part(struct gpa_snapshot *s, struct gpa_snapshot_range *range, 
     const struct extent extent = gpa_snapshot_extent(range);
 
     if (likely(!gpa_view_of(s->space, &extent).source)) {
-        host_data_each(data, (const void *)(uintptr_t)(range->target + (part.gpa - range->gpa)), part.size, keep_run,
-                       &(struct keeping){s, range});
+        const void *host = (const void *)(uintptr_t)(range->target + (part.gpa - range->gpa));
+        host_data_each(data, host, part.size, keep_run, &(struct keeping){s, range});
+        host_data_each_missing(data, host, part.size, keep_missing, &(struct keeping){s, range});
         return;
     }
     for (gpa_t gpa = part.gpa; gpa < range_end(part); gpa += PAGE_SIZE)

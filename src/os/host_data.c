@@ -211,6 +211,39 @@ void host_data_each_file(const struct host_data *data, const void *address, uint
     }
 }
 
+/* ---- what is there ---- */
+
+/* Where the area ends being there: at the end of its file, if that can be asked. */
+static uintptr_t end_of_memory(struct host_data *data, size_t index)
+{
+    const struct process_area *area = &data->areas[index];
+    struct stat s;
+
+    if (!area->is_shared || !area->inode || file_of(data, index) < 0 || fstat(data->file, &s) != 0 || !S_ISREG(s.st_mode))
+        return area->end;
+    const uint64_t size = ((uint64_t)s.st_size + PAGE_SIZE - 1) & PAGE_MASK, before = area->offset;
+    if (size <= before)
+        return area->start;
+    return size - before < area->end - area->start ? area->start + (size - before) : area->end;
+}
+
+void host_data_each_missing(struct host_data *data, const void *address, uint64_t size, host_data_visitor *visit, void *context)
+{
+    NO_CANCEL;
+    const struct search s = {visit, context};
+    uintptr_t at = (uintptr_t)address, end = at + size;
+
+    if (!data)
+        return;
+    for (size_t i = area_from(data, at); i < data->count && data->areas[i].start < end; i++) {
+        tell(&s, at, data->areas[i].start);
+        at = data->areas[i].start > at ? data->areas[i].start : at;
+        const uintptr_t there = end_of_memory(data, i);
+        at = there > at ? there : at;
+    }
+    tell(&s, at, end);
+}
+
 /* A shared area may reach beyond its file's end. */
 static bool has_file_behind(struct host_data *data, size_t index, uintptr_t end)
 {

@@ -1,4 +1,5 @@
-/* Snapshots whose mappings others change: a loaded one before it was adopted, one of terabytes, one of a file mapped twice. */
+/* Snapshots whose mappings others change: a loaded one before it was adopted, one of terabytes, one of a file mapped twice; and
+ * of memory that is missing for a while. */
 #include "mem_test.h"
 
 #include "mem/gpa_consumer.h"
@@ -297,6 +298,75 @@ static void test_files_of_a_range(void **state)
     close(file);
 }
 
+/* ---- memory that comes and goes ---- */
+
+/* Where the kernel puts nothing by itself: a hole there stays one. */
+static uint8_t *lonely_view_of(int fd, uint64_t pages)
+{
+    void *at = (void *)0x200000000000, *p;
+
+    p = mmap(at, PAGES(pages), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0);
+    assert_ptr_equal(p, at);
+    return p;
+}
+
+static void take_away(int file, uint8_t *host, bool truncate)
+{
+    if (truncate)
+        assert_int_equal(ftruncate(file, (off_t)PAGES(4)), 0);
+    else
+        munmap(host + PAGES(4), PAGES(4));
+}
+
+static void bring_back(int file, uint8_t *host, bool truncate)
+{
+    uint8_t page[PAGE_SIZE];
+
+    memset(page, 7, sizeof(page));
+    if (truncate)
+        assert_int_equal(pwrite(file, page, sizeof(page), (off_t)PAGES(6)), PAGE_SIZE);
+    else
+        assert_ptr_equal(mmap(host + PAGES(4), PAGES(4), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, (off_t)PAGES(4)),
+                         host + PAGES(4));
+}
+
+/* What was missing when snapshots were taken is in the next one that finds it, though nobody stored to it. */
+static void check_missing(bool truncate)
+{
+    struct gpa_space *space = gpa_space_create(46);
+    struct gpa_snapshot *s[3];
+    int file = file_of(8);
+    uint8_t *host = lonely_view_of(file, 8), byte;
+    uint64_t pages;
+
+    memset(host + PAGES(6), 7, PAGE_SIZE);
+    assert_ok(map(space, PAGES(16), PAGES(8), host, RW));
+    take_away(file, host, truncate);
+    assert_ok(gpa_snapshot_create(space, NULL, &s[0]));
+    assert_ok(gpa_snapshot_create(space, s[0], &s[1]));
+    bring_back(file, host, truncate);
+    assert_ok(gpa_snapshot_create(space, s[1], &s[2]));
+    assert_int_equal(gpa_snapshot_held(s[2]), 1);
+    assert_ok(gpa_space_write(space, PAGES(22), "other", 5));
+    assert_ok(gpa_snapshot_restore(s[2], false, &pages));
+    assert_int_equal(pages, 1);
+    assert_ok(gpa_space_read(space, PAGES(22), &byte, 1));
+    assert_int_equal(byte, 7);
+    for (size_t i = 0; i < array_size(s); i++)
+        gpa_snapshot_destroy(s[i]);
+    gpa_space_destroy(space);
+    free_pages(host, 8);
+    close(file);
+}
+
+static void test_missing_meanwhile(void **state)
+{
+    (void)state;
+    arm_guard();
+    check_missing(false);
+    check_missing(true);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -307,6 +377,7 @@ int main(void)
         cmocka_unit_test(test_same_file_elsewhere),
         cmocka_unit_test(test_other_memory),
         cmocka_unit_test(test_files_of_a_range),
+        cmocka_unit_test(test_missing_meanwhile),
     };
     return run_group(tests, array_size(tests));
 }
