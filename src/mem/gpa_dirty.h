@@ -67,7 +67,7 @@ struct gpa_dirty_bits {
     uint64_t first, bits;
 };
 
-enum { GPA_DIRTY_TOLD_AT_ONCE = 128 };
+enum { GPA_DIRTY_TOLD_AT_ONCE = 256 };
 
 /* Receives dirty pages in ascending order, 1 to GPA_DIRTY_TOLD_AT_ONCE words of them and none that is 0. False: no more, please;
  * what was reported counts. */

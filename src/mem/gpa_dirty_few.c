@@ -3,8 +3,8 @@
  *
  * Where most words have no dirty page, and the others seldom more than two, the way through the batches of gpa_dirty_visit.c and
  * gpa_dirty_list.c costs more than the pages. So here a word is taken and its pages go where they belong: always two, without a
- * branch, and as many count as there were. A word with neighbours, or with its first page (which may continue the run of the word
- * before), is put as runs.
+ * branch, and as many count as there were. A word with neighbours, or with its first page where the word before may end with a run,
+ * is put as runs.
  *
  * All stores to the array are guarded; when one fails, the pages of its word are kept with the rest. In the end the last run is
  * taken back into the batch, where it may still grow.
@@ -18,14 +18,8 @@ struct filler {
     struct gpa_range *to; /* the next place */
     gpa_t gpa;            /* the word in which the last run ends; no bits: there is no run yet */
     uint64_t bits;
-    uint64_t run;         /* the last run's size, unless the word has single pages only */
+    uint64_t run;         /* the last run's size */
 };
-
-/* No two pages are neighbours, nor is the first one dirty. */
-static always_inline bool has_single_pages(uint64_t bits)
-{
-    return !(bits & (bits << 1 | 1));
-}
 
 static uint64_t take_word(gpa_dirty_word *word)
 {
@@ -67,17 +61,12 @@ BITS_COUNTS_TARGET static inline struct filler put_pages(struct filler f, gpa_t 
         for (uint64_t more = second & (second - 1), i = 2; more; more &= more - 1, i++)
             if (!put(f.to + i, page_at(gpa, more), PAGE_SIZE))
                 return (struct filler){.to = NULL};
-    return (struct filler){f.to + count, gpa, bits, f.run};
-}
-
-static uint64_t last_run(const struct filler *f)
-{
-    return has_single_pages(f->bits) ? PAGE_SIZE : f->run;
+    return (struct filler){f.to + count, gpa, bits, PAGE_SIZE};
 }
 
 static noinline struct filler put_runs(struct filler f, gpa_t gpa, uint64_t bits)
 {
-    uint64_t starts = bits & ~(bits << 1), ends = bits & ~(bits >> 1), run = last_run(&f);
+    uint64_t starts = bits & ~(bits << 1), ends = bits & ~(bits >> 1), run = f.run;
     bool grows = bits & 1 && f.bits >> 63 && f.gpa + 64 * PAGE_SIZE == gpa;
 
     for (; starts; starts &= starts - 1, ends &= ends - 1, grows = false) {
@@ -100,8 +89,7 @@ static bool begin(struct gpa_lister *l, struct filler *f)
         const struct gpa_range last = l->batch[l->batched - 1];
         const uint64_t page = pages_of(range_end(last)) - 1, bit = (uint64_t)1 << (page & 63);
 
-        /* With the page before it, if that is in this word: a run of several must not look like a single page. */
-        *f = (struct filler){NULL, (page & ~(uint64_t)63) << PAGE_SHIFT, last.size > PAGE_SIZE ? bit | bit >> 1 : bit, last.size};
+        *f = (struct filler){NULL, (page & ~(uint64_t)63) << PAGE_SHIFT, bit, last.size};
     }
     if (!gpa_lister_flush(l, 0))
         return false;
@@ -116,7 +104,7 @@ static void end(struct gpa_lister *l, const struct filler *f)
         return;
     const gpa_t behind = f->gpa + ((64 - (uint64_t)__builtin_clzll(f->bits)) << PAGE_SHIFT);
     l->list->count--;
-    l->batch[0] = (struct gpa_range){behind - last_run(f), last_run(f)};
+    l->batch[0] = (struct gpa_range){behind - f->run, f->run};
     l->batched = 1;
 }
 
@@ -138,7 +126,8 @@ BITS_COUNTS_TARGET static inline size_t fill_surely(struct gpa_lister *l, struct
     for (const uint32_t *i = all->index + from, *const end = all->index + to; i < end; i++) {
         const uint64_t index = *i, bits = take_word(&words[index]);
         const gpa_t gpa = base + (index << (PAGE_SHIFT + 6));
-        const struct filler next = likely(has_single_pages(bits)) ? put_pages(f, gpa, bits) : put_runs(f, gpa, bits);
+        const bool neighbours = bits & (bits << 1 | f.bits >> 63);
+        const struct filler next = unlikely(neighbours) ? put_runs(f, gpa, bits) : put_pages(f, gpa, bits);
 
         if (unlikely(!next.to)) {
             bad_array(l, f.to, gpa, bits);

@@ -62,16 +62,23 @@ BITS_VECTOR_TARGET static inline __m512i bits_as_bytes(uint64_t word)
 
 /* ---- lists of numbers ---- */
 
-enum { BITS_LIST_MORE = 16 }; /* numbers that are written and do not count */
+enum { BITS_LIST_MORE = 32 }; /* numbers that are written and do not count */
+
+BITS_VECTOR_TARGET static inline void list_sixteen(uint32_t *to, uint32_t first, __m512i numbers)
+{
+    _mm512_storeu_si512(to, _mm512_add_epi32(_mm512_cvtepu8_epi32(_mm512_castsi512_si128(numbers)),
+                                             _mm512_set1_epi32((int)first)));
+}
 
 BITS_VECTOR_TARGET static inline void list_bits_vector(uint32_t *to, unsigned count, uint32_t first, uint64_t word)
 {
     __m512i numbers = bits_as_bytes(word);
 
-    for (unsigned at = 0; at < count; at += 16) {
-        _mm512_storeu_si512(to + at, _mm512_add_epi32(_mm512_cvtepu8_epi32(_mm512_castsi512_si128(numbers)),
-                                                      _mm512_set1_epi32((int)first)));
+    list_sixteen(to, first, numbers);
+    list_sixteen(to + 16, first, _mm512_alignr_epi64(numbers, numbers, 2));
+    for (unsigned at = 32; unlikely(at < count); at += 16) {
         numbers = _mm512_alignr_epi64(numbers, numbers, 2);
+        list_sixteen(to + at, first, _mm512_alignr_epi64(numbers, numbers, 2));
     }
 }
 
