@@ -33,6 +33,12 @@ static void begin(UINT32 processors)
         assert_ok(WHvCreateVirtualProcessor(guest.partition, i, 0));
 }
 
+/* Map pages of RAM's memory once more, together. */
+static void map_pages(UINT64 gpa, UINT64 of, UINT32 count)
+{
+    assert_ok(WHvMapGpaRange(guest.partition, guest.ram + of, gpa, count * 0x1000ull, (WHV_MAP_GPA_RANGE_FLAGS)RWX));
+}
+
 /* Map a page of RAM's memory once more. */
 static void map(UINT64 gpa, UINT64 of, UINT32 flags)
 {
@@ -353,6 +359,47 @@ static void mapped_otherwise_before_a_write(void **state)
     change_and_write(1);
 }
 
+/* An instruction over two pages, which take the place of two others together, again and again: it is either all of what was there
+ * or all of what is there. Taking note of its second page may wait for the other processor, and the change come meanwhile. */
+static void mapped_otherwise_under_an_instruction(void **state)
+{
+    static const UINT8 caller[] = {
+        0xe8, 0xfa, 0x3f,                         /* again: call SECOND - 3 */
+        0x66, 0x3d, 0x11, 0x11, 0x11, 0x11,       /* cmp eax, 0x11111111; je again */
+        0x74, 0xf5,
+        0x66, 0x3d, 0x22, 0x22, 0x22, 0x22,       /* cmp eax, 0x22222222; je again; hlt */
+        0x74, 0xed, 0xf4,
+    };
+    const UINT32 rounds = test_rounds(20000);
+    UINT32 i = 0;
+
+    (void)state;
+    begin(2);
+    for (UINT32 pair = 0; pair < 2; pair++) {
+        UINT8 function[] = {0x66, 0xb8, 0, 0, 0, 0, 0xc3}; /* mov eax, ..; ret */
+
+        memset(function + 2, pair ? 0x22 : 0x11, 4);
+        guest_load(&guest, FRAMES + pair * 0x2000 + 0xffd, function, sizeof(function));
+    }
+    guest_load(&guest, CODE, caller, sizeof(caller));
+    guest_load(&guest, CODE + 0x1000, (const UINT8[]){0xeb, 0xfe}, 2); /* again: jmp again */
+    start_at(0, CODE, 0, 0);
+    start_at(1, CODE + 0x1000, 0, 0);
+    map_pages(SECOND - 0x1000, FRAMES, 2);
+    start(2);
+    while (i++ < rounds)
+        map_pages(SECOND - 0x1000, FRAMES + i % 2 * 0x2000, 2);
+    assert_ok(WHvCancelRunVirtualProcessor(guest.partition, 0, 0));
+    assert_ok(WHvCancelRunVirtualProcessor(guest.partition, 1, 0));
+    for (size_t vp = 0; vp < 2; vp++)
+        pthread_join(threads[vp], NULL);
+    const UINT32 got = (UINT32)guest_get(&guest, WHvX64RegisterRax);
+    if (exits[0].ExitReason != WHvRunVpExitReasonCanceled)
+        print_error("EAX became %#x\n", got);
+    assert_int_equal(exits[0].ExitReason, WHvRunVpExitReasonCanceled);
+    guest_end(&guest);
+}
+
 /* ---- memory of another process ---- */
 
 static void memory_of_another_process(void **state)
@@ -454,6 +501,7 @@ int main(void)
         CASE("ALIAS-6", "F 2.5, 2.4", mapped_otherwise_before_a_write),
         CASE("ALIAS-7", "F 2.5, 2.3", storm),
         CASE("ALIAS-8", "F 2.5, 2.11", memory_of_another_process),
+        CASE("ALIAS-9", "F 2.4, 2.5", mapped_otherwise_under_an_instruction),
     };
 
     return cmocka_run_group_tests_name("guest alias threads", tests, NULL, NULL);

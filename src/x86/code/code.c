@@ -235,8 +235,11 @@ static struct block *find_or_decode(struct cpu *cpu, gpa_t gpa)
     return b;
 }
 
+/* Decoding may wait for others (code_page_get), and memory change meanwhile, that of page tables too: then what was translated and
+ * read before that is not to run any more, and the instruction is looked for again. */
 static noinline struct block *look_up(struct cpu *cpu, gva_t linear)
 {
+    const uint64_t epoch = cpu->verify_epoch;
     struct block *b;
     uint8_t *host;
     gpa_t page;
@@ -250,6 +253,10 @@ static noinline struct block *look_up(struct cpu *cpu, gva_t linear)
     b = find_or_decode(cpu, page | (linear & ~PAGE_MASK));
     if (!b)
         return NULL;
+    if (unlikely(cpu->verify_epoch != epoch)) {
+        cpu->leave = LEAVE_REQUEST;
+        return NULL;
+    }
     if (!b->crosses)
         *code_jump_slot(cpu, linear) =
             (struct jump_entry){.linear = linear, .key = cpu->jump_key, .block = b};

@@ -237,8 +237,9 @@ struct block *code_build(struct cpu *cpu, gpa_t gpa)
     /* Registered before the bytes are read: a store after this is noticed. */
     if (!watch_page(cpu, gpa, code_linear(cpu, cpu->rip)))
         return NULL;
-    /* What is stored from here on is for the next look: registering the second page may wait, and take up news (that the
-     * first one has become other memory, say: then the block hangs on the page as it was, and does not pass). */
+    /* What is stored from here on is for the next look, which comes before the block runs: registering the second page may wait,
+     * and take up news (that the first one has become other memory, say: then the block hangs on the page as it was, and does
+     * not pass). */
     const uint64_t epoch = cpu->verify_epoch;
     if (!read_code(cpu, gpa, code_linear(cpu, cpu->rip), code, available))
         return NULL;
