@@ -40,6 +40,7 @@ struct port_access {
     gva_t gva;
     bool gva_valid;          /* false for page-table accesses */
     bool is_atomic;          /* part of a locked read-modify-write */
+    bool is_touch;           /* nothing is wanted but the exit or fault that a read would be */
     enum access_type type;
     uint8_t size;            /* bytes, 1..64 */
     void *data;              /* filled by a read, holds what to write; NULL for execute */

@@ -92,6 +92,8 @@ static enum port_result apic_access(struct engine_vcpu *vcpu, const struct port_
     uint32_t offset = (uint32_t)(access->gpa & ~PAGE_MASK);
     struct vcpu_exit exit;
 
+    if (unlikely(access->is_touch))
+        return PORT_DONE; /* a read may have effects */
     count(&vcpu->counters.intercept[INTERCEPT_EMULATED]);
     if (access->type == ACCESS_READ) {
         lapic_mmio_read(vcpu->lapic, offset, access->size, access->data);

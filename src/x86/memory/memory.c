@@ -273,8 +273,14 @@ bool mem_touch(struct cpu *cpu, gva_t linear)
     struct split split;
     uint8_t byte;
 
-    return mem_split(cpu, linear, 1, ACCESS_READ, MEM_CURRENT, &split) &&
-           (!cpu->port->page || transfer_piece(cpu, &split.piece[0], &byte, ACCESS_READ));
+    if (!mem_split(cpu, linear, 1, ACCESS_READ, MEM_CURRENT, &split))
+        return false;
+    const struct piece *piece = &split.piece[0];
+    if (!cpu->port->page || (piece->target.host && guarded_load8(piece->target.host, &byte)))
+        return true;
+    const struct port_access access = {.gpa = piece->target.gpa, .gva = piece->linear, .gva_valid = true, .is_touch = true,
+                                       .type = ACCESS_READ, .size = 1, .data = &byte};
+    return port_outcome(cpu, cpu->port->access(cpu, &access));
 }
 
 bool mem_translate(struct cpu *cpu, gva_t linear, enum access_type type, gpa_t *gpa)
