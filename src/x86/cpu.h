@@ -90,7 +90,7 @@ enum cpu_leave {
     LEAVE_DONE_EXIT,/* the port recorded an exit; the instruction has happened (RIP behind it) */
     LEAVE_HALT,     /* HLT was executed; RIP is behind it */
     LEAVE_SHUTDOWN, /* triple fault */
-    LEAVE_REQUEST,  /* cpu->request has work for the engine; at an instruction boundary */
+    LEAVE_REQUEST,  /* cpu->request has work for the engine, or the instruction is to be tried again; at its boundary */
 };
 
 struct cpu_fault {

@@ -636,7 +636,7 @@ int main(void)
         CASE("GPA-16", "F 5, 9.9: where there is none", where_it_is_not),
         CASE("GPA-17", "F 5, S: its APIC page while it runs", while_it_runs),
         CASE("GPA-18", "F 5, S: its APIC page, many threads", many_at_once),
-        CASE("GPA-19", "F 9.9, SDM CLFLUSH: a flush is no read of a register", flushed_is_not_read),
+        CASE("GPA-20", "F 9.9, SDM CLFLUSH: a flush is no read of a register", flushed_is_not_read),
     };
 
     return cmocka_run_group_tests_name("apic page threads", tests, NULL, NULL);

@@ -303,6 +303,39 @@ static void test_long(void **unused)
     ask_in(MACHINE_LONG);
 }
 
+/* ---- code that cannot be read ---- */
+
+/* CLFLUSH, CLFLUSHOPT and CLWB through CS: fine within the limit. A load is #GP. */
+static void test_flush_of_unreadable_code(void **unused)
+{
+    static const struct {
+        uint8_t code[5];
+        bool loads;
+    } rows[] = {
+        {{0x2e, 0x0f, 0xae, 0x3f}, false}, {{0x2e, 0x66, 0x0f, 0xae, 0x3f}, false}, {{0x2e, 0x66, 0x0f, 0xae, 0x37}, false},
+        {{0x2e, 0x8a, 0x07}, true},
+    };
+    uint16_t at[array_size(rows)];
+
+    (void)unused;
+    for (size_t i = 0; i < array_size(rows); i++)
+        at[i] = machine_add_code(&machine, rows[i].code, sizeof(rows[i].code));
+    for (enum machine_mode mode = MACHINE_PROTECTED16; mode < MACHINE_LONG; mode++)
+        for (unsigned i = 0; i < 8 * array_size(rows); i++) {
+            const unsigned cpl = i & 3, beyond = i >> 2 & 1, row = i >> 3;
+            struct cpu *cpu = machine.guest.cpu;
+
+            machine_enter(&machine, mode, cpl);
+            cpu->segment[SEG_CS].attributes &= (uint16_t)~SEG_TYPE_READABLE;
+            cpu->segment[SEG_CS].limit = 0xefff;
+            cpu_update_mode(cpu);
+            cpu->gpr[REG_RBX].q = cpu->gpr[REG_RDI].q = MACHINE_DATA + beyond * 0x5000u;
+            const struct outcome got = machine_step(&machine, at[row]);
+            if (got.vector != (beyond || rows[row].loads ? VECTOR_GP : OUTCOME_DONE))
+                fail_msg("%s, CPL %u, row %u, beyond %u: vector %d", machine_mode_names[mode], cpl, row, beyond, got.vector);
+        }
+}
+
 /* ---- selectors that name nothing ---- */
 
 /* Null: fine for data segments and LLDT, for SS only in 64-bit mode inside privilege 3 with RPL = CPL; LTR never. */
@@ -489,6 +522,7 @@ int main(void)
         CASE(test_protected16),      CASE(test_protected32), CASE(test_compatibility16),
         CASE(test_compatibility32),  CASE(test_long),        CASE(test_null),
         CASE(test_beyond_the_table), CASE(test_old_modes),   CASE(test_against_the_host),
+        CASE(test_flush_of_unreadable_code),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

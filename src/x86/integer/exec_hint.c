@@ -35,6 +35,12 @@ static enum exec_result exec_pause(struct cpu *cpu, const struct insn *insn)
     return EXEC_NEXT;
 }
 
+/* A segment that nothing can be loaded from may be flushed yet if it is code (SDM 2A CLFLUSH; so it is with CLWB, on silicon). */
+static enum access_type flush_type(const struct cpu *cpu, const struct insn *insn)
+{
+    return cpu->segment[insn->memory.segment].attributes & SEG_TYPE_CODE ? ACCESS_EXECUTE : ACCESS_READ;
+}
+
 /* CLFLUSH, CLFLUSHOPT, CLWB: permissions and faults are those of a load of one byte (SDM 2A CLFLUSH), and so is, where there is no
  * memory, the exit (SDM 3C "EPT Violations": a data read). The caches are coherent. PREFETCHh and CLDEMOTE are hints:
  * they do not even fault (SDM 2B PREFETCHh). */
@@ -42,7 +48,7 @@ static enum exec_result exec_flush_line(struct cpu *cpu, const struct insn *insn
 {
     gva_t linear;
 
-    return exec_done(operand_linear(cpu, insn, 1, ACCESS_READ, &linear) && mem_touch(cpu, linear));
+    return exec_done(operand_linear(cpu, insn, 1, flush_type(cpu, insn), &linear) && mem_touch(cpu, linear));
 }
 
 static enum exec_result exec_clflushopt(struct cpu *cpu, const struct insn *insn)
