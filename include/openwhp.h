@@ -586,7 +586,8 @@ OWHP_EXPORT HRESULT WINAPI OwhpQuerySnapshot(OWHP_SNAPSHOT_HANDLE Snapshot,
  *
  * E_INVALIDARG                            Path is empty or too long, or a name in it; Flags is not 0
  * HRESULT_FROM_WIN32(ERROR_NOT_FOUND)     there is no such directory
- * E_ACCESSDENIED                          the file may not be created, or Path is a directory
+ * E_ACCESSDENIED                          the file may not be created, or Path is a directory, a device or
+ *                                         anything else that is not a file
  * HRESULT_FROM_WIN32(ERROR_WRITE_FAULT)   writing failed; the text says where and why
  * E_OUTOFMEMORY                           the host has no memory to do it with
  * E_HANDLE                                no such snapshot
@@ -598,7 +599,8 @@ OWHP_EXPORT HRESULT WINAPI OwhpSaveSnapshot(OWHP_SNAPSHOT_HANDLE Snapshot, const
 /* How OwhpLoadSnapshot treats a file. */
 typedef enum OWHP_LOAD_FLAGS {
     OwhpLoadFlagNone = 0,
-    OwhpLoadFlagVerify = 1,         /* compare the checksums of all pages: reads the whole file */
+    OwhpLoadFlagVerify = 1,         /* compare the checksums of all pages, and that what is to be zeros
+                                       is zeros: reads the whole file, but for its holes */
     OwhpLoadFlagAnyTscFrequency = 2 /* also if the TSC runs at another rate here: guest time is
                                        then wrong by the ratio */
 } OWHP_LOAD_FLAGS;

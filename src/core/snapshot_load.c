@@ -146,6 +146,42 @@ static enum status verify_chunk(const struct snapshot_loader *l, const struct sn
     return crc == chunk->crc ? STATUS_OK : snapshot_corrupt(l, offset, "the checksum of 64 pages does not match");
 }
 
+static enum status verify_zeros(const struct snapshot_loader *l, gpa_t gpa, uint64_t offset, uint64_t size, size_t *hint)
+{
+    uint8_t page[PAGE_SIZE];
+    enum status status = STATUS_OK;
+
+    for (uint64_t at = 0; at < size && status == STATUS_OK; at += PAGE_SIZE) {
+        const struct gpa_snapshot_range *piece = piece_at(l, hint, gpa + at);
+        if (page_store_get(&piece->store, pages_of(gpa + at - piece->gpa)))
+            continue;
+        status = snapshot_bytes(l, page, PAGE_SIZE, offset + at);
+        if (status == STATUS_OK && !page_is_zero(page))
+            status = snapshot_corrupt(l, offset + at, "a page that is to be of zeros is not");
+    }
+    return status;
+}
+
+/* Pages that the tables do not name are mapped as they are, too. Holes are zeros; the rest is looked at. */
+static enum status verify_unheld(const struct snapshot_loader *l, const struct snapshot_file_range *r, size_t *hint)
+{
+    const uint64_t end = r->data_offset + r->size;
+    enum status status = STATUS_OK;
+
+    for (uint64_t at = r->data_offset; at < end && status == STATUS_OK;) {
+        off_t data = lseek(l->fd, (off_t)at, SEEK_DATA), hole = data < 0 ? -1 : lseek(l->fd, data, SEEK_HOLE);
+        if (data < 0 && errno == ENXIO)
+            return STATUS_OK; /* nothing but holes from there on */
+        uint64_t from = data < 0 ? at : (uint64_t)data & PAGE_MASK;
+        uint64_t to = hole < 0 || (uint64_t)hole > end ? end : ((uint64_t)hole + PAGE_SIZE - 1) & PAGE_MASK;
+        if (from >= end)
+            return STATUS_OK;
+        status = verify_zeros(l, r->gpa + (from - r->data_offset), from, to - from, hint);
+        at = to;
+    }
+    return status;
+}
+
 static enum status use_chunk(struct snapshot_loader *l, const struct snapshot_file_range *r, uint64_t index,
                              const struct snapshot_file_chunk *chunk, size_t *hint)
 {
@@ -166,6 +202,7 @@ static enum status read_table(struct snapshot_loader *l, const struct snapshot_f
     struct snapshot_file_chunk table[1024];
     uint64_t chunks = snapshot_chunks(r->size);
     enum status status = STATUS_OK;
+    size_t unheld_hint = *hint;
     uint32_t crc = 0;
 
     for (uint64_t done = 0; done < chunks && status == STATUS_OK; done += array_size(table)) {
@@ -179,6 +216,8 @@ static enum status read_table(struct snapshot_loader *l, const struct snapshot_f
     }
     if (status == STATUS_OK && crc != r->table_crc)
         status = snapshot_corrupt(l, r->table_offset, "the checksum of a page table does not match");
+    if (status == STATUS_OK && (l->flags & SNAPSHOT_LOAD_VERIFY))
+        status = verify_unheld(l, r, &unheld_hint);
     return status;
 }
 

@@ -224,14 +224,19 @@ static enum status find_place(const struct writer *w, struct place *place)
     return place->folder < 0 ? cannot(w, "find the directory", 0) : STATUS_OK;
 }
 
-/* What can be known before anything is written: that the name is too long, or a directory's. */
+/*
+ * What can be known before anything is written: that the name is too long, or that of a directory, a device, a pipe: a rename
+ * would put a file in its place, which with root's rights is the end of /dev/null.
+ */
 static enum status check_name(const struct writer *w, const struct place *place)
 {
     struct stat s;
-    bool found = fstatat(place->folder, place->name, &s, AT_SYMLINK_NOFOLLOW) == 0;
+    bool found = fstatat(place->folder, place->name, &s, 0) == 0;
 
     if (!place->name[0] || (found && S_ISDIR(s.st_mode)))
         errno = EISDIR;
+    else if (found && !S_ISREG(s.st_mode))
+        return fail(STATUS_ACCESS_DENIED, "cannot use the name: it is not a file's: %s", w->path);
     else if (found || errno == ENOENT)
         return STATUS_OK;
     return cannot(w, "use the name", 0);

@@ -316,6 +316,7 @@ static void truncated(void **state)
     assert_int_equal(rmdir(path), 0);
     assert_int_equal(mkfifo(path, 0600), 0);
     refuse(&h, E_CORRUPT, "not a file");
+    assert_int_equal(unlink(path), 0);
     free(whole);
     guest_end(&h);
 }
@@ -369,6 +370,22 @@ static void damaged_pages(void **state)
     assert_ok(OwhpLoadSnapshot(h.partition, path, OwhpLoadFlagNone, &s));
     assert_int_equal(load_byte(&h, OTHER + 3 * PAGE + 5), 0x34);
     assert_ok(OwhpDestroySnapshot(s));
+    assert_ok(WHvUnmapGpaRange(h.partition, 0, RAM_SIZE));
+    assert_ok(WHvUnmapGpaRange(h.partition, OTHER, OTHER_SIZE));
+
+    /* A page of zeros, a hole in the file, has no checksum: it must be one. */
+    static const size_t zeros[] = {0, 4 * PAGE + 4095, OTHER_SIZE - 1};
+    put_bytes((const UINT8 *)"\x33", 1, size - OTHER_SIZE + 3 * PAGE + 5);
+    for (size_t i = 0; i < sizeof(zeros) / sizeof(zeros[0]); i++) {
+        put_bytes((const UINT8 *)"\x34", 1, size - OTHER_SIZE + zeros[i]);
+        assert_refused(OwhpLoadSnapshot(h.partition, path, OwhpLoadFlagVerify, &s), E_CORRUPT);
+        assert_non_null(strstr(OwhpGetLastErrorText(), "zeros"));
+        put_bytes((const UINT8 *)"", 1, size - OTHER_SIZE + zeros[i]);
+        assert_ok(OwhpLoadSnapshot(h.partition, path, OwhpLoadFlagVerify, &s)); /* zeros that are no hole */
+        assert_ok(OwhpDestroySnapshot(s));
+        assert_ok(WHvUnmapGpaRange(h.partition, 0, RAM_SIZE));
+        assert_ok(WHvUnmapGpaRange(h.partition, OTHER, OTHER_SIZE));
+    }
     free(whole);
     guest_end(&h);
 }
@@ -585,6 +602,18 @@ static void failed_saves(void **state)
     assert_refused(OwhpSaveSnapshot(s, path, 0), E_ACCESSDENIED);
     expect_only_image();
     assert_int_equal(rmdir(path), 0);
+
+    /* What is no file is not replaced by one, neither under its own name nor through a link. */
+    struct stat st;
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_refused(OwhpSaveSnapshot(s, path, 0), E_ACCESSDENIED);
+    assert_int_equal(stat(path, &st), 0);
+    assert_true(S_ISFIFO(st.st_mode));
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(symlink("/dev/null", path), 0);
+    assert_refused(OwhpSaveSnapshot(s, path, 0), E_ACCESSDENIED);
+    expect_only_image();
+    assert_int_equal(unlink(path), 0);
     assert_ok(OwhpSaveSnapshot(s, path, 0));
     expect_only_image();
     assert_ok(OwhpDestroySnapshot(s));
