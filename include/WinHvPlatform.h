@@ -256,7 +256,7 @@ OWHP_EXPORT HRESULT WINAPI WHvUnmapGpaRange(WHV_PARTITION_HANDLE Partition,
  * TranslateFlags: what is checked. None walks without permission checks. SetPageTableBits sets accessed
  * bits as the walk proceeds: those of the entries before the one where it fails stay set.
  *
- * E_INVALIDARG            unknown bits in TranslateFlags
+ * E_INVALIDARG            unknown bits in TranslateFlags, or both SMAP flags
  * E_POINTER               TranslationResult or Gpa is NULL
  * WHV_E_INVALID_VP_STATE  the processor is running
  *
@@ -272,6 +272,8 @@ OWHP_EXPORT HRESULT WINAPI WHvTranslateGva(WHV_PARTITION_HANDLE Partition, UINT3
  * Tells which pages of a range the guest has written since they were mapped or last asked for,
  * and clears what it tells, in one step per page: no write is lost and none is told twice. May be
  * asked while processors run. Stores through the host's own pointer are not seen (OwhpMarkDirty).
+ * A store that was begun and then exited or faulted, because it reaches into another page or the host
+ * forbids it, may count as one.
  *
  * Bitmap: page i of the range is bit i % 64 of Bitmap[i / 64]; bits after the last page are 0.
  * BitmapSizeInBytes: at least 8 bytes for every 64 pages or part of it. 0 clears without telling;
@@ -299,10 +301,11 @@ OWHP_EXPORT HRESULT WINAPI WHvQueryGpaRangeDirtyBitmap(WHV_PARTITION_HANDLE Part
  *
  *   Populate  AdviceBuffer is a WHV_ADVISE_GPA_RANGE_POPULATE. Host pages are brought in so that
  *             an access of AccessType will not wait. Ranges need not be aligned. With Prefetch it
- *             is a hint.
+ *             is a hint; with AvoidHardFaults pages that have to be read from a disk are left out.
  *   Pin       brings pages in and keeps them from being paged out. Pins count per page; unmapping
  *             drops them. AdviceBuffer is NULL, its size 0. Ranges are multiples of 4096 bytes.
- *   Unpin     takes one pin of every page back; otherwise as Pin.
+ *   Unpin     takes one pin of every page back; otherwise as Pin. The last one unlocks the page: an
+ *             mlock(2) of the client's own does not survive it.
  *
  * Contents never change. Ranges are done in order; if one fails, those before it stay done.
  *
@@ -310,9 +313,11 @@ OWHP_EXPORT HRESULT WINAPI WHvQueryGpaRangeDirtyBitmap(WHV_PARTITION_HANDLE Part
  *                            around, reach beyond the physical address width or are not aligned
  *                            as said; an AdviceBuffer of the wrong size; unsupported flags; Unpin
  *                            of a page without a pin (nothing of the range is then changed)
- * WHV_E_GPA_RANGE_NOT_FOUND  a page of a range is not mapped
- * E_ACCESSDENIED             the mapping forbids AccessType
+ * WHV_E_GPA_RANGE_NOT_FOUND  a page of a range is not mapped (Unpin: E_INVALIDARG, it has no pin)
+ * E_ACCESSDENIED             the mapping forbids AccessType; host memory is missing or protected (the
+ *                            text names the page)
  * E_OUTOFMEMORY              the host cannot bring in or pin so much
+ * HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED)  Pin: private memory of another process
  * E_POINTER                  GpaRanges is NULL, or AdviceBuffer although Populate needs it
  *
  * API page WHvAdviseGpaRange.

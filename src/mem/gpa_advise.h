@@ -10,7 +10,7 @@
 /* The numbers are the API's. */
 enum {
     GPA_POPULATE_PREFETCH = 1,          /* only a hint: memory that cannot be had is not an error */
-    GPA_POPULATE_AVOID_HARD_FAULTS = 2, /* only pages that are in memory already */
+    GPA_POPULATE_AVOID_HARD_FAULTS = 2, /* nothing that has to be read from a disk */
     GPA_POPULATE_ALL_FLAGS = 3,
 };
 

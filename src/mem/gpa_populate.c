@@ -11,10 +11,12 @@
 
 #include "mem/gpa_space_state.h"
 #include "mem/process_source.h"
+#include "os/host_data.h"
 #include "util/last_error.h"
 
 #include <errno.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -46,15 +48,41 @@ static uint64_t populate_host(uint8_t *host, uint64_t size, bool write)
     return gpa_probe_host(host, size, write);
 }
 
-/* The same for those pages that are in memory already, and only need to be entered in the page
- * tables. Others are left alone: not an error. */
-static uint64_t populate_resident(uint8_t *host, uint64_t size, bool write)
+struct pages {
+    uint8_t *host;
+    unsigned char *here; /* an odd number: not on a disk only */
+};
+
+/* Marks as here what host_data_each does not visit: nothing was ever there, so it is zeros and nowhere on a disk. */
+static void note_hole(struct pages *p, uint8_t *end)
+{
+    for (; p->host < end; p->host += PAGE_SIZE)
+        *p->here++ |= 1;
+}
+
+static void skip_data(void *context, uintptr_t start, uintptr_t end)
+{
+    struct pages *p = context;
+
+    note_hole(p, (uint8_t *)start);
+    p->here += (end - start) >> PAGE_SHIFT;
+    p->host = (uint8_t *)end;
+}
+
+/* The same for those pages that are in memory already and only need to be entered in the page tables, and for those that were never
+ * used. What would have to be read from a disk is left alone: not an error. */
+static uint64_t populate_resident(struct host_data *data, uint8_t *host, uint64_t size, bool write)
 {
     unsigned char resident[PIECE_BYTES / 4096];
     uint64_t pages = size >> PAGE_SHIFT, page = 0;
 
     if (mincore(host, size, resident) != 0)
         return gpa_probe_host(host, size, write); /* something is missing: find out what */
+    if (data && memchr(resident, 0, pages)) {
+        struct pages p = {host, resident};
+        host_data_each(data, host, size, skip_data, &p);
+        note_hole(&p, host + size);
+    }
     while (page < pages) {
         uint64_t first = page, bytes;
         while (page < pages && (resident[page] & 1) == (resident[first] & 1))
@@ -67,14 +95,15 @@ static uint64_t populate_resident(uint8_t *host, uint64_t size, bool write)
     return size;
 }
 
-static uint64_t populate_once(const struct populate *p, const struct gpa_view *view, gpa_t at, uint64_t size)
+static uint64_t populate_once(const struct populate *p, struct host_data *data, const struct gpa_view *view, gpa_t at,
+                              uint64_t size)
 {
     bool write = p->right == GPA_WRITE;
     uint8_t *host = gpa_view_host(view, at);
 
     if (view->source)
         return gpa_source_probe(view, at, size, write);
-    return p->flags & GPA_POPULATE_AVOID_HARD_FAULTS ? populate_resident(host, size, write)
+    return p->flags & GPA_POPULATE_AVOID_HARD_FAULTS ? populate_resident(data, host, size, write)
                                                      : populate_host(host, size, write);
 }
 
@@ -107,7 +136,7 @@ static bool check_mapped(struct populate *p, gpa_t at, gpa_t end)
 
 /* Populate what lies in the first mapping of [at, end); returns where to go on. In a read section. The mappings may have
  * changed since the call began. */
-static gpa_t populate_part(struct populate *p, gpa_t at, gpa_t end)
+static gpa_t populate_part(struct populate *p, struct host_data *data, gpa_t at, gpa_t end)
 {
     struct gpa_view view;
 
@@ -116,7 +145,7 @@ static gpa_t populate_part(struct populate *p, gpa_t at, gpa_t end)
     gpa_t stop = view.gpa + view.size < end ? view.gpa + view.size : end;
     uint64_t skip = PAGE_SIZE;
     while (at < stop) {
-        uint64_t done = populate_once(p, &view, at, stop - at);
+        uint64_t done = populate_once(p, data, &view, at, stop - at);
         at += done;
         if (at == stop)
             break;
@@ -135,15 +164,17 @@ static void *work(void *context)
 {
     struct populate *p = context;
     gpa_t at, end = range_end(p->pages);
+    struct host_data *data = p->flags & GPA_POPULATE_AVOID_HARD_FAULTS ? host_data_open() : NULL;
 
     while (!atomic_load(&p->stop) && (at = atomic_fetch_add(&p->next, PIECE_BYTES)) < end) {
         gpa_t stop = end - at < PIECE_BYTES ? end : at + PIECE_BYTES;
         while (at < stop) {
             gpa_space_read_begin(p->space);
-            at = populate_part(p, at, stop);
+            at = populate_part(p, data, at, stop);
             gpa_space_read_end(p->space);
         }
     }
+    host_data_close(data);
     return NULL;
 }
 

@@ -149,8 +149,7 @@ static void test_populate_missing_host(void **state)
     free_pages(gone, 4);
     assert_status(gpa_space_populate(f->space, range(BASE, PAGES(4)), GPA_ACCESS_READ, 0),
                   STATUS_ACCESS_DENIED);
-    assert_status(gpa_space_populate(f->space, range(BASE, PAGES(4)), GPA_ACCESS_READ,
-                                     GPA_POPULATE_AVOID_HARD_FAULTS),
+    assert_status(gpa_space_populate(f->space, range(BASE, PAGES(4)), GPA_ACCESS_READ, GPA_POPULATE_AVOID_HARD_FAULTS),
                   STATUS_ACCESS_DENIED);
 }
 
@@ -159,9 +158,31 @@ static void test_populate_without_disk(void **state)
     struct fixture *f = *state;
     f->host[PAGES(3)] = 1;
     assert_ok(map(f->space, BASE, PAGES(64), f->host, RW));
-    assert_ok(gpa_space_populate(f->space, range(BASE, PAGES(64)), GPA_ACCESS_WRITE,
-                                 GPA_POPULATE_AVOID_HARD_FAULTS));
-    assert_int_equal(resident(f->host, 64), 1);
+    assert_ok(gpa_space_populate(f->space, range(BASE + PAGES(2), PAGES(62)), GPA_ACCESS_WRITE, GPA_POPULATE_AVOID_HARD_FAULTS));
+    assert_int_equal(resident(f->host, 64), 62); /* what was never used is on no disk */
+}
+
+/* A file's pages that are not in memory have to be read, if the file system lets us drop them; its holes have not. */
+static void test_populate_without_disk_file(void **state)
+{
+    struct fixture *f = *state;
+    char name[] = "populate-test-XXXXXX";
+    uint8_t bytes[PAGE_SIZE] = {1};
+    int file = mkstemp(name);
+
+    assert_true(file >= 0 && unlink(name) == 0);
+    assert_int_equal(pwrite(file, bytes, sizeof(bytes), 0), sizeof(bytes));
+    assert_true(ftruncate(file, PAGES(512)) == 0 && fsync(file) == 0);
+    uint8_t *memory = mmap(NULL, PAGES(512), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    assert_true(memory != MAP_FAILED);
+    (void)posix_fadvise(file, 0, PAGES(512), POSIX_FADV_DONTNEED);
+    const unsigned before = resident(memory, 1);
+    assert_ok(map(f->space, BASE, PAGES(512), memory, RW));
+    assert_ok(gpa_space_populate(f->space, range(BASE, PAGES(1)), GPA_ACCESS_READ, GPA_POPULATE_AVOID_HARD_FAULTS));
+    assert_int_equal(resident(memory, 1), before);
+    assert_ok(gpa_space_populate(f->space, range(BASE + PAGES(511), PAGES(1)), GPA_ACCESS_READ, GPA_POPULATE_AVOID_HARD_FAULTS));
+    assert_int_equal(resident(memory + PAGES(511), 1), 1);
+    assert_true(munmap(memory, PAGES(512)) == 0 && close(file) == 0);
 }
 
 static void test_pin_counts(void **state)
@@ -464,6 +485,7 @@ int main(void)
         TEST(test_populate_arguments),
         TEST(test_populate_missing_host),
         TEST(test_populate_without_disk),
+        TEST(test_populate_without_disk_file),
         TEST(test_populate_threads),
         TEST(test_discard),
         TEST(test_discard_gives_back),
