@@ -204,6 +204,51 @@ static void port_string(void **state)
     guest_end(&g);
 }
 
+/* At an exit nothing of a string instruction has happened: no memory is other than it was, whichever way the string goes. */
+static void strings_not_begun(void **state)
+{
+    enum { RAM = 0x10000, AT = 0x3800, DEVICE = 0xd000 };
+    static const struct {
+        UINT8 code[4];
+        UINT32 reason;
+    } rows[] = {
+        {{0xf3, 0x6c}, WHvRunVpExitReasonX64IoPortAccess},       /* rep insb */
+        {{0xf3, 0x6d}, WHvRunVpExitReasonX64IoPortAccess},       /* rep insw */
+        {{0x66, 0xf3, 0x6d}, WHvRunVpExitReasonX64IoPortAccess}, /* rep insd */
+        {{0xf3, 0xa4}, WHvRunVpExitReasonMemoryAccess},          /* rep movsb */
+        {{0xf3, 0xa5}, WHvRunVpExitReasonMemoryAccess},          /* rep movsw */
+        {{0x66, 0xf3, 0xa5}, WHvRunVpExitReasonMemoryAccess},    /* rep movsd */
+        {{0x66, 0xf3, 0x67, 0xa5}, WHvRunVpExitReasonMemoryAccess}, /* with ESI and EDI */
+    };
+    static const UINT32 places[] = {AT, AT + 2, 0x3fff, 0x3001};
+    static UINT8 before[RAM];
+    struct guest g;
+
+    (void)state;
+    guest_begin(&g, NULL);
+    for (UINT32 i = 0; i < RAM; i++)
+        g.ram[i] = (UINT8)(i * 7 + (i >> 8) * 13);
+    assert_ok(WHvUnmapGpaRange(g.partition, DEVICE, 0x1000));
+    for (unsigned i = 0; i < 2 * 4 * sizeof(rows) / sizeof(rows[0]); i++) {
+        guest_load(&g, CODE, rows[i >> 3].code, 4);
+        memcpy(before, g.ram, RAM);
+        guest_set(&g, WHvX64RegisterRip, CODE);
+        guest_set(&g, WHvX64RegisterRflags, i & 1 ? 0x402 : 2);
+        guest_set(&g, WHvX64RegisterRcx, 16);
+        guest_set(&g, WHvX64RegisterRdx, 0x80);
+        guest_set(&g, WHvX64RegisterRsi, DEVICE + 0x800);
+        guest_set(&g, WHvX64RegisterRdi, places[i >> 1 & 3]);
+        run_to(&g, rows[i >> 3].reason);
+        assert_field(&g, VpContext.Rip, CODE);
+        assert_int_equal(guest_get(&g, WHvX64RegisterRdi), places[i >> 1 & 3]);
+        assert_int_equal(guest_get(&g, WHvX64RegisterRcx), 16);
+        for (UINT32 k = 0; k < RAM; k++)
+            if (g.ram[k] != before[k])
+                fail_msg("row %u, DF %u, DI %#x: the byte at %#x has changed", i >> 3, i & 1, places[i >> 1 & 3], k);
+    }
+    guest_end(&g);
+}
+
 /* ---- CPUID ---- */
 
 static void cpuid_exit(void **state)
@@ -460,6 +505,7 @@ int main(void)
         CASE("EXIT-5", "F 9.3: shadow kept", interrupt_shadow_kept),
         CASE("EXIT-6", "F 9.1 IoPort", port_simple),
         CASE("EXIT-7", "F 9.1 IoPort", port_string),
+        CASE("EXIT-17", "F 9.1 IoPort, F 7.1: nothing has happened", strings_not_begun),
         CASE("EXIT-8", "F 9.1 CPUID", cpuid_exit),
         CASE("EXIT-9", "F 9.6 CpuidResultList", cpuid_results),
         CASE("EXIT-16", "F 9.6 ProcessorFeatures", features_limit_cpuid),

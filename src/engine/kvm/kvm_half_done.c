@@ -66,41 +66,75 @@ static struct effect effect_of(const struct kvm_run *run)
 
 /* ---- forget ---- */
 
-/* Where an instruction that loads will store at once. False: nowhere. */
-static bool store_of_load(struct cpu *cpu, gva_t *linear)
+/* Where an instruction that loads will store at once. */
+struct pending_store {
+    gva_t base;       /* of the segment */
+    uint64_t mask;    /* of offsets */
+    uint64_t offset;  /* PUSH; of strings it is RDI, as KVM has it at each exit */
+    unsigned item;    /* bytes; 0: it stores nowhere */
+    bool is_string, is_down;
+    uint64_t last;    /* the offset of the exit before, */
+    unsigned loaded;  /* and bytes of its item that are answered: a load that crosses pages comes in two */
+};
+
+static uint64_t mask_of(unsigned bits)
 {
+    return bits == 64 ? ~0ull : bits == 32 ? 0xffffffffu : 0xffffu;
+}
+
+static struct pending_store store_of_load(struct cpu *cpu)
+{
+    struct pending_store s = {0};
+    enum segment_index segment;
     struct decoded d;
-    uint64_t offset;
-    const struct segment *segment;
 
     if (!kvm_decode_here(cpu, &d))
-        return false;
-    unsigned stack = cpu_is_64(cpu) ? 8 : d.zydis.stack_width / 8;
-    uint64_t address_mask = d.zydis.address_width == 64 ? ~0ull : d.zydis.address_width == 32 ? 0xffffffffu : 0xffffu;
-
+        return s;
     switch (d.zydis.mnemonic) {
     case ZYDIS_MNEMONIC_MOVSB: case ZYDIS_MNEMONIC_MOVSW: case ZYDIS_MNEMONIC_MOVSD: case ZYDIS_MNEMONIC_MOVSQ:
     case ZYDIS_MNEMONIC_INSB: case ZYDIS_MNEMONIC_INSW: case ZYDIS_MNEMONIC_INSD:
-        offset = cpu->gpr[REG_RDI].q & address_mask;
-        segment = &cpu->segment[SEG_ES];
+        if (d.zydis.meta.category == ZYDIS_CATEGORY_DATAXFER)
+            return s; /* MOVSD of SSE2 */
+        s.is_string = true;
+        s.is_down = cpu->rflags & RFLAGS_DF;
+        s.mask = mask_of(d.zydis.address_width);
+        segment = SEG_ES;
         break;
     case ZYDIS_MNEMONIC_PUSH:
-        offset = cpu->gpr[REG_RSP].q - d.zydis.operand_width / 8;
-        segment = &cpu->segment[SEG_SS];
-        if (stack != 8)
-            offset &= stack == 4 ? 0xffffffffu : 0xffffu;
+        s.offset = cpu->gpr[REG_RSP].q - d.zydis.operand_width / 8;
+        s.mask = mask_of(cpu_is_64(cpu) ? 64 : d.zydis.stack_width);
+        segment = SEG_SS;
         break;
     default:
-        return false;
+        return s;
     }
-    *linear = cpu_is_64(cpu) ? offset : (uint32_t)(segment->base + offset);
-    return true;
+    s.item = d.zydis.operand_width / 8;
+    s.base = cpu_is_64(cpu) ? 0 : cpu->segment[segment].base;
+    return s;
+}
+
+/* What is there already, from byte `at` of the items on: strings go on up or down. */
+static void load_stored(struct cpu *cpu, const struct pending_store *s, uint64_t offset, unsigned at, uint8_t *to, size_t size)
+{
+    for (size_t done = 0, piece; done < size; done += piece) {
+        const uint64_t before = (at + done) / s->item * s->item, within = (at + done) % s->item;
+        const uint64_t start = (s->is_down ? offset - before : offset + before) & s->mask;
+        const gva_t linear = cpu_is_64(cpu) ? start + within : (uint32_t)(s->base + start + within);
+        const size_t room = PAGE_SIZE - (linear & ~PAGE_MASK);
+        const uint8_t *host = mem_direct(cpu, linear, ACCESS_READ);
+
+        piece = s->item - within < size - done ? s->item - within : size - done;
+        piece = piece < room ? piece : room;
+        if (host && !guarded_copy(to + done, host, piece))
+            return;
+    }
 }
 
 /* What the pending load is to get: what it will store is there already. */
-static void answer(struct engine_vcpu *vcpu, bool has_store, gva_t *store)
+static void answer(struct engine_vcpu *vcpu, struct pending_store *s)
 {
     struct kvm_run *run = vcpu->kvm->run;
+    const uint64_t offset = s->is_string ? run->s.regs.regs.rdi : s->offset;
     uint8_t *to = NULL;
     size_t size = 0;
 
@@ -117,28 +151,25 @@ static void answer(struct engine_vcpu *vcpu, bool has_store, gva_t *store)
     if (!to)
         return;
     memset(to, 0, size);
-    for (size_t done = 0; has_store && done < size;) {
-        uint8_t *host = mem_direct(vcpu->cpu, *store, ACCESS_READ);
-        size_t piece = PAGE_SIZE - (*store & ~PAGE_MASK);
-        piece = piece < size - done ? piece : size - done;
-        if (host && !guarded_copy(to + done, host, piece))
-            return;
-        done += piece;
-        *store += piece;
-    }
+    if (!s->item)
+        return;
+    if (offset != s->last || s->loaded >= s->item)
+        s->loaded = 0;
+    load_stored(vcpu->cpu, s, offset, s->loaded, to, size);
+    s->last = offset;
+    s->loaded += (unsigned)size;
 }
 
 static void forget(struct engine_vcpu *vcpu)
 {
     enum { PIECES = 4096 };
     struct kvm_vcpu *k = vcpu->kvm;
-    gva_t store = 0;
-    bool has_store = store_of_load(vcpu->cpu, &store);
+    struct pending_store store = store_of_load(vcpu->cpu);
 
     kvm_log_grows(vcpu);
     __atomic_store_n(&k->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
     for (unsigned i = 0; i < PIECES; i++) {
-        answer(vcpu, has_store, &store);
+        answer(vcpu, &store);
         if (ioctl(k->fd, KVM_RUN, 0) < 0 && errno == EINTR)
             break; /* nothing is pending any more; after any other failure something may be */
     }
