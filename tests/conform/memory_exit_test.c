@@ -337,6 +337,73 @@ static void flushed_lines(void **state)
     guest_end(&g);
 }
 
+/* At TARGET - 1, eight bytes and more; then the low half, which has memory, is as it was. */
+static void modify(struct guest *g, const struct data *d)
+{
+    memset(g->ram + TARGET - PAGE_SIZE, 0x5a, 3 * PAGE_SIZE);
+    memcpy(g->ram + CODE, d->code, d->length);
+    memset(g->ram + CODE + d->length, 0xf4, 32);
+    guest_set(g, WHvX64RegisterRip, CODE);
+    guest_set(g, WHvX64RegisterRdi, TARGET - 1);
+    guest_set(g, WHvX64RegisterRsp, STACK);
+    guest_set(g, WHvX64RegisterRflags, 2);
+    guest_set(g, WHvX64RegisterRax, 0x1122334455667788);
+}
+
+/* What exits for the page that half of it is in, and runs again when the page is there, is done once. */
+static void modified_once(void **state)
+{
+    struct guest g;
+    UINT8 expected[32];
+
+    (void)state;
+    begin(&g, 0);
+    for (size_t i = 0; i < DATAS; i++) {
+        const struct data *d = &datas[i];
+        if (d->kinds != (R | W) || d->from_rsp || d->size == 1)
+            continue;
+        modify(&g, d);
+        run_to(&g, WHvRunVpExitReasonX64Halt);
+        const UINT64 rax = guest_get(&g, WHvX64RegisterRax);
+        memcpy(expected, g.ram + TARGET - 16, 32);
+        modify(&g, d);
+        assert_ok(WHvUnmapGpaRange(g.partition, TARGET, PAGE_SIZE));
+        run_to(&g, WHvRunVpExitReasonMemoryAccess);
+        if (g.ram[TARGET - 1] != 0x5a)
+            fail_msg("%s: begun at the exit", d->name);
+        assert_ok(WHvMapGpaRange(g.partition, g.ram + TARGET, TARGET, PAGE_SIZE, (WHV_MAP_GPA_RANGE_FLAGS)RWX));
+        run_to(&g, WHvRunVpExitReasonX64Halt);
+        if (memcmp(expected, g.ram + TARGET - 16, 32) || guest_get(&g, WHvX64RegisterRax) != rax)
+            fail_msg("%s: not what it is without an exit", d->name);
+    }
+    guest_end(&g);
+}
+
+/* CALL by a pointer that is not there: no return address is on the stack. */
+static void call_not_begun(void **state)
+{
+    static const struct {
+        UINT8 code[3], length;
+    } calls[] = {{{0xff, 0x17}, 2}, {{0xff, 0x1f}, 2}, {{0x48, 0xff, 0x1f}, 3}}; /* call [rdi]; call far, two sizes */
+    struct guest g;
+
+    (void)state;
+    begin(&g, 0);
+    assert_ok(WHvUnmapGpaRange(g.partition, TARGET, PAGE_SIZE));
+    for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
+        memcpy(g.ram + CODE, calls[i].code, 3);
+        memset(g.ram + STACK - 32, 0x5a, 32);
+        guest_set(&g, WHvX64RegisterRip, CODE);
+        guest_set(&g, WHvX64RegisterRsp, STACK);
+        guest_set(&g, WHvX64RegisterRdi, TARGET + 0x80);
+        run_to(&g, WHvRunVpExitReasonMemoryAccess);
+        assert_field(&g, VpContext.Rip, CODE);
+        for (int at = -32; at < 0; at++)
+            assert_int_equal(g.ram[STACK + at], 0x5a);
+    }
+    guest_end(&g);
+}
+
 /* Hints neither exit nor fault, wherever they point. */
 static void hints_do_nothing(void **state)
 {
@@ -600,6 +667,8 @@ int main(void)
         CASE("MEX-1", "F 7.1, 7.2, 7.3, 7.4: data", data_accesses),
         CASE("MEX-7", "F 7.3: read-modify-write", modified_data),
         CASE("MEX-6", "F 7.3: across pages", data_across_pages),
+        CASE("MEX-22", "F 7.2: done once", modified_once),
+        CASE("MEX-23", "F 7.2: nothing has happened", call_not_begun),
         CASE("MEX-20", "F 7.2, 7.3; SDM CLFLUSH", flushed_lines),
         CASE("MEX-21", "SDM PREFETCHh, CLDEMOTE", hints_do_nothing),
         CASE("MEX-2", "F 7.4: bytes", bytes_of_code),

@@ -19,7 +19,7 @@
  *      forget      The state is saved, then KVM_RUN is called with immediate_exit until nothing is pending: KVM finishes the
  *                  instruction and comes back before the next one. Then the saved state counts again. Loads get zeros; but where
  *                  the result is stored in memory at once (PUSH, MOVS, INS), they get what is there already, so that nothing
- *                  changes but the page's dirty bit.
+ *                  changes but the page's dirty bit. What was computed with the zeros and stored is put back.
  *      go back     After a store or OUT with RIP behind it, the instruction is looked for: kvm_go_back.c.
  *      execute     The software processor runs the instruction, as in the soft engine: memory that KVM must not see (no
  *                  execution, other processes), local APIC, exit.
@@ -40,6 +40,7 @@
 #include "engine/kvm/kvm.h"
 #include "os/guarded.h"
 #include "x86/code/code.h"
+#include "x86/exec.h"
 #include "x86/memory/memory.h"
 #include "x86/memory/tlb.h"
 
@@ -160,11 +161,81 @@ static void answer(struct engine_vcpu *vcpu, struct pending_store *s)
     s->loaded += (unsigned)size;
 }
 
+/*
+ * What the instruction has computed with our answer is stored where there is memory: the half of a read-modify-write over two
+ * pages, the return address of a CALL. It is put back; for to do ADD twice is not to do it once.
+ */
+struct kept {
+    struct {
+        uint8_t *host; /* NULL: none */
+        size_t size;
+        uint8_t bytes[16];
+    } part[2];
+};
+
+static void keep_part(struct cpu *cpu, gva_t linear, size_t size, struct kept *kept, unsigned i)
+{
+    uint8_t *host = mem_direct(cpu, linear, ACCESS_READ);
+
+    kept->part[i].size = size;
+    kept->part[i].host = host && guarded_copy(kept->part[i].bytes, host, size) ? host : NULL;
+}
+
+static void keep(struct cpu *cpu, gva_t linear, size_t size, struct kept *kept)
+{
+    const size_t room = (size_t)(PAGE_SIZE - (linear & ~PAGE_MASK)), first = size < room ? size : room;
+
+    keep_part(cpu, linear, first, kept, 0);
+    if (size > first)
+        keep_part(cpu, cpu_is_64(cpu) ? linear + first : (uint32_t)(linear + first), size - first, kept, 1);
+}
+
+static gva_t linear_at(const struct cpu *cpu, enum segment_index segment, uint64_t offset)
+{
+    const uint64_t base = cpu->segment[segment].base;
+
+    return cpu_is_64(cpu) ? offset + (segment == SEG_FS || segment == SEG_GS ? base : 0) : (uint32_t)(base + offset);
+}
+
+/* The processor is at an instruction that loads. */
+static struct kept keep_stored(struct cpu *cpu)
+{
+    enum { MOST = 16 };
+    struct kept kept = {0};
+    struct decoded d;
+
+    if (!kvm_decode_here(cpu, &d))
+        return kept;
+    if (d.zydis.mnemonic == ZYDIS_MNEMONIC_CALL) {
+        const uint64_t mask = mask_of(cpu_is_64(cpu) ? 64 : d.zydis.stack_width);
+        keep(cpu, linear_at(cpu, SEG_SS, (cpu->gpr[REG_RSP].q - MOST) & mask), MOST, &kept);
+        return kept;
+    }
+    cpu->next_rip = kvm_rip_within(cpu, cpu->rip + d.insn.length);
+    for (unsigned i = 0; i < d.zydis.operand_count_visible; i++)
+        if (d.operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY && d.operands[i].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT &&
+            (d.operands[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) && d.operands[i].size <= 8 * MOST)
+            keep(cpu, linear_at(cpu, d.insn.memory.segment, operand_offset(cpu, &d.insn)), d.operands[i].size / 8, &kept);
+    return kept;
+}
+
+static void put_back(const struct kept *kept)
+{
+    uint8_t now[sizeof(kept->part[0].bytes)];
+
+    for (unsigned i = 0; i < 2; i++)
+        if (kept->part[i].host && guarded_copy(now, kept->part[i].host, kept->part[i].size) &&
+            memcmp(now, kept->part[i].bytes, kept->part[i].size) != 0)
+            (void)!guarded_copy(kept->part[i].host, kept->part[i].bytes, kept->part[i].size);
+}
+
 static void forget(struct engine_vcpu *vcpu)
 {
     enum { PIECES = 4096 };
     struct kvm_vcpu *k = vcpu->kvm;
     struct pending_store store = store_of_load(vcpu->cpu);
+    const bool is_load = k->run->exit_reason == KVM_EXIT_MMIO && !k->run->mmio.is_write;
+    const struct kept kept = is_load && !k->open.is_open ? keep_stored(vcpu->cpu) : (struct kept){0};
 
     kvm_log_grows(vcpu);
     __atomic_store_n(&k->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
@@ -174,6 +245,7 @@ static void forget(struct engine_vcpu *vcpu)
             break; /* nothing is pending any more; after any other failure something may be */
     }
     __atomic_store_n(&k->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+    put_back(&kept);
     kvm_ring_drain(vcpu);
     k->mirror.valid = k->mirror.rest_valid = false;
     k->open.is_open = false;
