@@ -534,9 +534,9 @@ typedef enum OWHP_RESTORE_FLAGS {
  * WHV_E_VP_DOES_NOT_EXIST                  a processor was deleted since; nothing has changed
  * WHV_E_VP_ALREADY_EXISTS                  a processor was created since; nothing has changed
  * E_OUTOFMEMORY                            mappings: some may have been changed, nothing else
- * E_ACCESSDENIED                           the memory of a page that the text names is missing or
- *                                          protected; everything else is restored, and the next
- *                                          call tries that page again
+ * E_ACCESSDENIED                           the memory of a page that the text names is missing, or
+ *                                          is protected and not what it was; everything else is
+ *                                          restored, and the next call tries that page again
  * E_HANDLE                                 no such partition or snapshot
  * E_POINTER                                RestoredPageCount is not writable
  */
@@ -633,7 +633,7 @@ typedef enum OWHP_LOAD_FLAGS {
  * WHV_E_INVALID_VP_STATE                   a processor is running
  * HRESULT_FROM_WIN32(ERROR_NOT_FOUND)      there is no such file
  * E_ACCESSDENIED                           the file cannot be read; or memory that the client has
- *                                          mapped is missing or protected
+ *                                          mapped is missing, or protected and not what it is to be
  * HRESULT_FROM_WIN32(ERROR_FILE_CORRUPT)   it is not a snapshot, of another version, cut short or
  *                                          damaged; the text says at which offset and what
  * ERROR_HV_INVALID_REGISTER_VALUE          the state of a processor is none that it could have

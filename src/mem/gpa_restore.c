@@ -5,6 +5,7 @@
  * since: of it only the pages in which there is something are written, for writing zeros would bring all of it into being.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "mem/gpa_consumer.h"
 #include "mem/gpa_snapshot_state.h"
@@ -97,13 +98,28 @@ static void note_failure(struct restore *r, gpa_t gpa)
         r->first_failed = gpa;
 }
 
+static bool is_page(const uint8_t *page, const uint8_t *content)
+{
+    return content ? memcmp(page, content, PAGE_SIZE) == 0 : page_is_zero(page);
+}
+
+/* What cannot be written need not be, if it is what it was: a ROM that was unmapped and mapped again. */
+static bool host_has(const uint8_t *host, const uint8_t *content)
+{
+    uint8_t now[PAGE_SIZE];
+
+    return guarded_copy(now, host, PAGE_SIZE) && is_page(now, content);
+}
+
 static bool write_source(const struct gpa_snapshot *s, const struct gpa_snapshot_range *range, gpa_t gpa, const uint8_t *content)
 {
     static const uint8_t zeros[PAGE_SIZE];
     const struct extent extent = gpa_snapshot_extent(range);
     const struct gpa_view view = gpa_view_of(s->space, &extent);
+    uint8_t now[PAGE_SIZE];
 
-    return gpa_source_write(&view, gpa, content ? content : zeros, PAGE_SIZE);
+    return gpa_source_write(&view, gpa, content ? content : zeros, PAGE_SIZE) ||
+           (gpa_source_read(&view, gpa, now, PAGE_SIZE) && is_page(now, content));
 }
 
 static bool is_reached_by_copying(const struct gpa_snapshot *s, const struct gpa_snapshot_range *range)
@@ -123,7 +139,7 @@ static void zero_run(void *context, uintptr_t start, uintptr_t end)
     struct restore *r = context;
 
     for (; start < end; start += PAGE_SIZE)
-        if (unlikely(guarded_fill_partial((void *)start, 0, PAGE_SIZE)))
+        if (unlikely(guarded_fill_partial((void *)start, 0, PAGE_SIZE)) && !host_has((const uint8_t *)start, NULL))
             note_failure(r, r->range->gpa + (start - r->range->target));
 }
 
@@ -165,7 +181,7 @@ static void write_page(struct restore *r, gpa_t gpa)
             note_failure(r, gpa);
     } else if (!content) {
         add_zeros(r, gpa, PAGE_SIZE);
-    } else if (unlikely(!guarded_copy(host_of(r->range, gpa), content, PAGE_SIZE))) {
+    } else if (unlikely(!guarded_copy(host_of(r->range, gpa), content, PAGE_SIZE)) && !host_has(host_of(r->range, gpa), content)) {
         note_failure(r, gpa);
     }
 }
@@ -259,7 +275,8 @@ static enum status outcome(const struct restore *r)
     if (likely(!r->failed))
         return STATUS_OK;
     return fail(STATUS_ACCESS_DENIED,
-                "guest page at 0x%" PRIx64 " and %" PRIu64 " more: the host memory is missing or cannot be written",
+                "guest page at 0x%" PRIx64 " and %" PRIu64 " more: the host memory is missing, or is not what it was and cannot be "
+                "written",
                 r->first_failed, r->failed - 1);
 }
 

@@ -70,7 +70,8 @@ void gpa_snapshot_destroy(struct gpa_snapshot *snapshot);
  * remap: map what is not mapped as it was, and unmap what was not mapped. Without it:
  * STATUS_GPA_RANGE_NOT_FOUND  the mappings differ; nothing has changed
  * STATUS_NO_MEMORY            remap; mappings may have been changed, nothing else
- * STATUS_ACCESS_DENIED        host memory of a page is missing or protected (named in the text); all others are restored
+ * STATUS_ACCESS_DENIED        host memory of a page is missing, or protected and not what it was (named in the text); all others
+ *                             are restored
  */
 must_check enum status gpa_snapshot_restore(struct gpa_snapshot *snapshot, bool remap, uint64_t *pages);
 

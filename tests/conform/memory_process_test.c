@@ -766,7 +766,8 @@ static void snapshots(void **state)
     }
 }
 
-/* What the process forbids is zeros in a snapshot; the next one sees what it is when the process allows it again. */
+/* What the process forbids is zeros in a snapshot; the next one sees what it is when the process allows it again. What it forbids
+ * to write need not be written if it is what it was. */
 static void snapshots_of_what_is_forbidden(void **state)
 {
     OWHP_SNAPSHOT_HANDLE first, second;
@@ -786,6 +787,10 @@ static void snapshots_of_what_is_forbidden(void **state)
     store_by_host(&b, 3);
     assert_ok(OwhpRestoreSnapshot(b.g.partition, first, OwhpRestoreFlagNone, &pages));
     assert_int_equal(other_load(&b.other, b.at + 0x10), 0);
+    other_protect(&b.other, b.at, 4096, PROT_READ);
+    assert_ok(WHvUnmapGpaRange(b.g.partition, FAR, SIZE));
+    assert_hr(OwhpRestoreSnapshot(b.g.partition, second, OwhpRestoreFlagMappings, &pages), E_ACCESSDENIED);
+    assert_ok(OwhpRestoreSnapshot(b.g.partition, first, OwhpRestoreFlagMappings, &pages)); /* it is what it was */
     assert_ok(OwhpDestroySnapshot(first));
     assert_ok(OwhpDestroySnapshot(second));
     end(&b);

@@ -197,7 +197,7 @@ static void do_unmap(void)
     }
 }
 
-static void protect(int page, int protection)
+void model_protect(int page, int protection)
 {
     model.protection[page] = protection;
     if (mprotect(model_host_at(page), PAGE, protection) != 0 ||
@@ -212,7 +212,7 @@ static void do_protect(void)
 
     model_note("protect %d+%d %d", page, count, protection);
     for (int i = page; i < page + count && i < HOST; i++)
-        protect(i, protection);
+        model_protect(i, protection);
 }
 
 /* ---- read, write ---- */

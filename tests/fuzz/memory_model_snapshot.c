@@ -93,11 +93,20 @@ static void map_back(const struct snapshot *s)
     }
 }
 
-/* False: its memory is protected. What was unknown is what is there now. */
+/* Whether a page that cannot be written needs to be is not known of one that is unknown. */
+static void make_writable(const struct snapshot *s)
+{
+    for (unsigned i = 0; i < GUEST; i++)
+        if (s->page[i].host != NO_PAGE && s->unknown[i] && model.protection[s->page[i].host] == PROT_READ)
+            model_protect(s->page[i].host, PROT_READ | PROT_WRITE);
+}
+
+/* False: its memory is protected, and not what it was. What was unknown is what is there now. */
 static bool write_back(struct snapshot *s, unsigned page)
 {
     const int host = s->page[page].host;
-    const bool good = model.protection[host] == (PROT_READ | PROT_WRITE);
+    const bool good = model.protection[host] & PROT_WRITE ||
+                      (model.protection[host] & PROT_READ && memcmp(model.content[host], s->content[page], PAGE) == 0);
 
     if (good)
         memcpy(model.content[host], s->unknown[page] ? model_host_at(host) : s->content[page], PAGE);
@@ -112,6 +121,7 @@ static void restore(struct snapshot *s, bool mappings)
     bool good = true;
 
     model_note("restore %d", mappings);
+    make_writable(s);
     if (!mappings && differs(s)) {
         model_expect("restore", OwhpRestoreSnapshot(model.partition, s->handle, OwhpRestoreFlagNone, &got),
                      WHV_E_GPA_RANGE_NOT_FOUND);

@@ -72,6 +72,8 @@ void model_same(const char *what, UINT64 got, UINT64 expected);
 UINT8 *model_host_at(int page);
 UINT8 *model_source_at(const struct guest_page *page);
 
+void model_protect(int page, int protection);
+
 static inline OWHP_GPA_SOURCE model_source_of(int page)
 {
     return page < HOST ? OwhpGpaSourceOwnProcess

@@ -1,5 +1,5 @@
 /* Snapshots whose mappings others change: a loaded one before it was adopted, one of terabytes, one of a file mapped twice; and
- * of memory that is missing for a while. */
+ * of memory that is missing for a while, or cannot be written. */
 #include "mem_test.h"
 
 #include "mem/gpa_consumer.h"
@@ -367,6 +367,43 @@ static void test_missing_meanwhile(void **state)
     check_missing(true);
 }
 
+/* A ROM that cannot be written is what it was, however often it is unmapped and mapped; or it is not, and then that is said. */
+static void test_rom(void **state)
+{
+    enum { COUNT = 130 }; /* more zeros than a long run */
+    struct gpa_space *space = gpa_space_create(46);
+    uint8_t *host = host_pages(COUNT);
+    struct gpa_snapshot *snapshot;
+    uint64_t pages;
+
+    (void)state;
+    arm_guard();
+    memset(host, 7, PAGE_SIZE);
+    mprotect(host, PAGES(COUNT), PROT_READ);
+    assert_ok(map(space, 0, PAGES(COUNT), host, RW));
+    assert_ok(gpa_snapshot_create(space, NULL, &snapshot));
+    for (int i = 0; i < 2; i++) {
+        assert_ok(gpa_space_unmap(space, 0, PAGES(COUNT)));
+        assert_ok(gpa_snapshot_restore(snapshot, true, &pages));
+        assert_int_equal(pages, COUNT);
+        assert_int_equal(gpa_snapshot_changed(snapshot), 0);
+    }
+    for (uint64_t other = 0; other < 3; other += 2) { /* one that had something, one that was zero */
+        mprotect(host, PAGES(COUNT), PROT_READ | PROT_WRITE);
+        host[PAGES(other) + 5] ^= 1;
+        mprotect(host, PAGES(COUNT), PROT_READ);
+        assert_ok(gpa_space_unmap(space, 0, PAGES(COUNT)));
+        assert_status(gpa_snapshot_restore(snapshot, true, &pages), STATUS_ACCESS_DENIED);
+        assert_int_equal(gpa_snapshot_changed(snapshot), 1);
+        mprotect(host, PAGES(COUNT), PROT_READ | PROT_WRITE);
+        assert_ok(gpa_snapshot_restore(snapshot, false, &pages));
+        assert_int_equal(host[PAGES(other) + 5], other ? 0 : 7);
+    }
+    gpa_snapshot_destroy(snapshot);
+    gpa_space_destroy(space);
+    free_pages(host, COUNT);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -378,6 +415,7 @@ int main(void)
         cmocka_unit_test(test_other_memory),
         cmocka_unit_test(test_files_of_a_range),
         cmocka_unit_test(test_missing_meanwhile),
+        cmocka_unit_test(test_rom),
     };
     return run_group(tests, array_size(tests));
 }
