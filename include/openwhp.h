@@ -484,10 +484,10 @@ typedef VOID *OWHP_SNAPSHOT_HANDLE;
  * partition properties, pending cancels, counters, dirty bits, pins, and the client's devices.
  *
  * Memory of the partition is copied, but for pages of zeros and pages that were never used; a
- * second snapshot copies only what changed since the one before, if the mappings are the same.
- * Pages of another process count with the content they have now. Memory that is missing or
- * protected counts as zeros; the next snapshot looks at it again. Guest time stands still until
- * the next run.
+ * second snapshot copies only what changed since the one before, if the mappings are the same:
+ * what the client has stored since through its own pointer, or another process, may be in it or
+ * not, unless OwhpMarkDirty told of it. Memory that is missing or protected counts as zeros; the
+ * next snapshot looks at it again. Guest time stands still until the next run.
  *
  * From now on stores to all mappings are recorded, whether or not they have TrackDirtyPages; a
  * client's own dirty bits are not touched by that.
