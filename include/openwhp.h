@@ -281,8 +281,9 @@ OWHP_EXPORT HRESULT WINAPI OwhpMarkDirty(WHV_PARTITION_HANDLE Partition,
  *
  * E_INVALIDARG               alignment, size 0, beyond the physical address width
  * WHV_E_GPA_RANGE_NOT_FOUND  a page is not mapped
- * E_ACCESSDENIED             a page is pinned, or has no host memory, or is memory of another
- *                            process that has ended
+ * E_ACCESSDENIED             a page is pinned, or nothing is mapped at its host address (behind a
+ *                            file's end is a hole already), or it is memory of another process that
+ *                            has ended
  * HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED)  a page is of another kind: a private mapping of a file,
  *                            read-only shared memory, private memory of another process; or the host
  *                            itself refuses

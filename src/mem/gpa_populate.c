@@ -69,8 +69,8 @@ static void skip_data(void *context, uintptr_t start, uintptr_t end)
     p->host = (uint8_t *)end;
 }
 
-/* The same for those pages that are in memory already and only need to be entered in the page tables, and for those that were never
- * used. What would have to be read from a disk is left alone: not an error. */
+/* The same for those pages that are in memory already and only need to be entered in the page tables, and for those that were
+ * never used. What would have to be read from a disk is left alone: not an error. */
 static uint64_t populate_resident(struct host_data *data, uint8_t *host, uint64_t size, bool write)
 {
     unsigned char resident[PIECE_BYTES / 4096];
