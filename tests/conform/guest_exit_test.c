@@ -236,7 +236,7 @@ static void strings_not_begun(void **state)
         guest_set(&g, WHvX64RegisterRflags, i & 1 ? 0x402 : 2);
         guest_set(&g, WHvX64RegisterRcx, 16);
         guest_set(&g, WHvX64RegisterRdx, 0x80);
-        guest_set(&g, WHvX64RegisterRsi, DEVICE + 0x800);
+        guest_set(&g, WHvX64RegisterRsi, DEVICE + (i & 1 ? 1 : 0xffe)); /* and then memory */
         guest_set(&g, WHvX64RegisterRdi, places[i >> 1 & 3]);
         run_to(&g, rows[i >> 3].reason);
         assert_field(&g, VpContext.Rip, CODE);

@@ -19,7 +19,8 @@
  *      forget      The state is saved, then KVM_RUN is called with immediate_exit until nothing is pending: KVM finishes the
  *                  instruction and comes back before the next one. Then the saved state counts again. Loads get zeros; but where
  *                  the result is stored in memory at once (PUSH, MOVS, INS), they get what is there already, so that nothing
- *                  changes but the page's dirty bit. What was computed with the zeros and stored is put back.
+ *                  changes but the page's dirty bit. What was computed with the zeros and stored is put back. Strings end
+ *                  after the item: RCX is made 1.
  *      go back     After a store or OUT with RIP behind it, the instruction is looked for: kvm_go_back.c.
  *      execute     The software processor runs the instruction, as in the soft engine: memory that KVM must not see (no
  *                  execution, other processes), local APIC, exit.
@@ -161,9 +162,17 @@ static void answer(struct engine_vcpu *vcpu, struct pending_store *s)
     s->loaded += (unsigned)size;
 }
 
+/* KVM would go on with what comes after the item, and that may be memory: copied where the client does not expect it yet. */
+static void end_repetition(struct kvm_run *run)
+{
+    run->s.regs.regs.rcx = 1;
+    run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+}
+
 /*
  * What the instruction has computed with our answer is stored where there is memory: the half of a read-modify-write over two
- * pages, the return address of a CALL. It is put back; for to do ADD twice is not to do it once.
+ * pages, the return address of a CALL, an item of MOVS that is partly in memory. It is put back; for to do ADD twice is not to do
+ * it once.
  */
 struct kept {
     struct {
@@ -198,7 +207,7 @@ static gva_t linear_at(const struct cpu *cpu, enum segment_index segment, uint64
 }
 
 /* The processor is at an instruction that loads. */
-static struct kept keep_stored(struct cpu *cpu)
+static struct kept keep_stored(struct cpu *cpu, const struct pending_store *store)
 {
     enum { MOST = 16 };
     struct kept kept = {0};
@@ -206,6 +215,10 @@ static struct kept keep_stored(struct cpu *cpu)
 
     if (!kvm_decode_here(cpu, &d))
         return kept;
+    if (store->is_string) {
+        keep(cpu, linear_at(cpu, SEG_ES, cpu->gpr[REG_RDI].q & store->mask), store->item, &kept);
+        return kept;
+    }
     if (d.zydis.mnemonic == ZYDIS_MNEMONIC_CALL) {
         const uint64_t mask = mask_of(cpu_is_64(cpu) ? 64 : d.zydis.stack_width);
         keep(cpu, linear_at(cpu, SEG_SS, (cpu->gpr[REG_RSP].q - MOST) & mask), MOST, &kept);
@@ -235,12 +248,15 @@ static void forget(struct engine_vcpu *vcpu)
     struct kvm_vcpu *k = vcpu->kvm;
     struct pending_store store = store_of_load(vcpu->cpu);
     const bool is_load = k->run->exit_reason == KVM_EXIT_MMIO && !k->run->mmio.is_write;
-    const struct kept kept = is_load && !k->open.is_open ? keep_stored(vcpu->cpu) : (struct kept){0};
+    const bool is_open = k->open.is_open;
+    const struct kept kept = is_load && !is_open ? keep_stored(vcpu->cpu, &store) : (struct kept){0};
 
     kvm_log_grows(vcpu);
     __atomic_store_n(&k->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
     for (unsigned i = 0; i < PIECES; i++) {
         answer(vcpu, &store);
+        if (store.is_string && !is_open)
+            end_repetition(k->run);
         if (ioctl(k->fd, KVM_RUN, 0) < 0 && errno == EINTR)
             break; /* nothing is pending any more; after any other failure something may be */
     }
