@@ -181,7 +181,8 @@ static void write_page(struct restore *r, gpa_t gpa)
             note_failure(r, gpa);
     } else if (!content) {
         add_zeros(r, gpa, PAGE_SIZE);
-    } else if (unlikely(!guarded_copy(host_of(r->range, gpa), content, PAGE_SIZE)) && !host_has(host_of(r->range, gpa), content)) {
+    } else if (unlikely(!guarded_copy(host_of(r->range, gpa), content, PAGE_SIZE)) &&
+               !host_has(host_of(r->range, gpa), content)) {
         note_failure(r, gpa);
     }
 }
@@ -275,8 +276,8 @@ static enum status outcome(const struct restore *r)
     if (likely(!r->failed))
         return STATUS_OK;
     return fail(STATUS_ACCESS_DENIED,
-                "guest page at 0x%" PRIx64 " and %" PRIu64 " more: the host memory is missing, or is not what it was and cannot be "
-                "written",
+                "guest page at 0x%" PRIx64 " and %" PRIu64
+                " more: the host memory is missing, or is not what it was and cannot be written",
                 r->first_failed, r->failed - 1);
 }
 

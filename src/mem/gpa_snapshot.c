@@ -419,6 +419,7 @@ void gpa_snapshot_destroy(struct gpa_snapshot *s)
         free(s->ranges);
         free(s->targets.array);
         free(s->files.array);
+        free(s->copies.array);
         extent_tree_fini(&s->unread);
         page_room_free(&s->room);
         free(s);

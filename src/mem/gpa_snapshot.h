@@ -48,8 +48,9 @@ struct gpa_snapshot {
     struct gpa_snapshot_range *ranges; /* ascending */
     struct gpa_snapshot_places targets; /* the same by owner and target; empty: not needed yet */
     struct gpa_snapshot_places files;   /* and what of it is a file's, shared; a parent's are the children's */
+    struct gpa_snapshot_places copies;  /* private, and a file's until it is written; likewise */
     bool files_unknown;                 /* the host did not tell all of them */
-    bool files_overlap;                 /* a piece of a file is there twice */
+    bool files_overlap;                 /* a piece of a file is there twice, and shared */
     struct page_room room; /* of their stores */
 };
 

@@ -7,6 +7,9 @@
  * looked at when the snapshot is taken and at each map: the client may unmap its memory as soon as it likes.
  *
  * Whether pages of the snapshot itself are aliases is asked the same two ways.
+ *
+ * A private mapping of a file shows what is stored to the file until it is itself written, so it counts as an alias of the file's
+ * shared memory; not of another private mapping.
  */
 #include <stdlib.h>
 
@@ -94,6 +97,17 @@ static bool has_overlaps(const struct gpa_snapshot_places *places)
     return false;
 }
 
+static bool have_overlaps(const struct gpa_snapshot_places *places, const struct gpa_snapshot_places *others)
+{
+    for (size_t i = 0; i < others->count; i++) {
+        const struct gpa_snapshot_place *p = &others->array[i];
+        size_t at = first_beyond(places, p->of, p->start); /* which ends beyond it itself */
+        if (at < places->count && !compare(&places->array[at], p->of) && places->array[at].start < p->end)
+            return true;
+    }
+    return false;
+}
+
 /* Is all of this among the places? */
 static bool are_all(const struct gpa_snapshot_places *places, const uint64_t of[2], struct gpa_range memory)
 {
@@ -143,7 +157,7 @@ static void note_file(void *context, const struct host_file_piece *piece)
                                              .end = piece->offset + piece->size,
                                              .gpa = f->range->gpa + (piece->address - f->range->target)};
 
-    if (!add_place(&f->snapshot->files, &place))
+    if (!add_place(piece->is_private ? &f->snapshot->copies : &f->snapshot->files, &place))
         f->snapshot->files_unknown = true;
 }
 
@@ -156,7 +170,8 @@ void gpa_snapshot_index_files(struct gpa_snapshot *s, const struct host_data *da
             host_data_each_file(data, (const void *)(uintptr_t)r->target, r->size, note_file, &(struct finding){s, r});
     }
     sort_places(&s->files);
-    s->files_overlap = has_overlaps(&s->files);
+    sort_places(&s->copies);
+    s->files_overlap = has_overlaps(&s->files) || have_overlaps(&s->files, &s->copies);
 }
 
 /* The files are known to the first of those that have the same mappings. */
@@ -187,7 +202,8 @@ static void note_mapped_file(void *context, const struct host_file_piece *piece)
         .of = {piece->device, piece->inode}, .start = piece->offset, .end = piece->offset + piece->size};
     struct gpa_mapped_files *files = context;
 
-    files->no_memory = !add_place(&files->places, &place) || files->no_memory;
+    if (!piece->is_private) /* what is stored there, no other memory sees */
+        files->no_memory = !add_place(&files->places, &place) || files->no_memory;
 }
 
 /* Memory that the snapshot has is found by its host address, unless the snapshot has it twice. */
@@ -195,7 +211,7 @@ static bool is_new_to(const struct gpa_snapshot *s, const struct extent *piece)
 {
     const struct gpa_snapshot *files = with_files(s);
 
-    return (files->files.count || files->files_unknown) &&
+    return (files->files.count || files->copies.count || files->files_unknown) &&
            (files->files_overlap ||
             !are_all(&s->targets, (const uint64_t[]){piece->owner, 0}, (struct gpa_range){piece->target, piece->size}));
 }
@@ -232,6 +248,7 @@ static void note_mapped(const struct gpa_snapshot *s, const struct gpa_mapped_fi
     for (size_t i = 0; i < files->places.count; i++) {
         const struct gpa_snapshot_place *p = &files->places.array[i];
         note_overlaps(&known->files, p->of, (struct gpa_range){p->start, p->end - p->start}, consumer);
+        note_overlaps(&known->copies, p->of, (struct gpa_range){p->start, p->end - p->start}, consumer);
     }
 }
 

@@ -206,8 +206,9 @@ void host_data_each_file(const struct host_data *data, const void *address, uint
     for (size_t i = area_from(data, start); i < data->count && data->areas[i].start < end; i++) {
         const struct process_area *area = &data->areas[i];
         const uintptr_t from = area->start > start ? area->start : start, to = area->end < end ? area->end : end;
-        if (area->is_shared && area->inode)
-            visit(context, &(struct host_file_piece){from, area->device, area->inode, area->offset + (from - area->start), to - from});
+        if (area->inode)
+            visit(context, &(struct host_file_piece){from, area->device, area->inode, area->offset + (from - area->start),
+                                                     to - from, !area->is_shared});
     }
 }
 

@@ -25,18 +25,20 @@ typedef void host_data_visitor(void *context, uintptr_t start, uintptr_t end);
  */
 void host_data_each(struct host_data *data, const void *address, uint64_t size, host_data_visitor *visit, void *context);
 
-/* Calls visit with the runs of whole pages of the range, ascending, that are not there: nothing is mapped, or a shared mapping reaches
- * beyond its file's end. As far as is known: when the kernel does not tell, there are none. */
+/* Calls visit with the runs of whole pages of the range, ascending, that are not there: nothing is mapped, or a shared mapping
+ * reaches beyond its file's end. As far as is known: when the kernel does not tell, there are none. */
 void host_data_each_missing(struct host_data *data, const void *address, uint64_t size, host_data_visitor *visit, void *context);
 
 /*
- * Calls visit with the pieces of the range, ascending, that are a file's memory shared with whoever maps the file: a memfd, shared
- * anonymous memory, a file. Memory that is mapped twice is the same piece of the same file.
+ * Calls visit with the pieces of the range, ascending, that are a file's memory: shared with whoever maps the file (a memfd,
+ * shared anonymous memory, a file), or private, which shows the file until it is written. Memory that is mapped twice is the same
+ * piece of the same file.
  */
 struct host_file_piece {
     uintptr_t address;
     uint64_t device, inode;
     uint64_t offset, size; /* bytes */
+    bool is_private;
 };
 typedef void host_file_visitor(void *context, const struct host_file_piece *piece);
 void host_data_each_file(const struct host_data *data, const void *address, uint64_t size, host_file_visitor *visit, void *context);

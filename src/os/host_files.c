@@ -27,13 +27,14 @@ enum { QUERY_SHARED = 8, QUERY_OR_NEXT = 0x10, QUERY_OF_FILE = 0x20 };
 static bool ask(int maps, uint64_t start, uint64_t end, host_file_visitor *visit, void *context)
 {
     while (start < end) {
-        struct query q = {.size = sizeof(q), .flags = QUERY_SHARED | QUERY_OR_NEXT | QUERY_OF_FILE, .address = start};
+        struct query q = {.size = sizeof(q), .flags = QUERY_OR_NEXT | QUERY_OF_FILE, .address = start};
         if (ioctl(maps, QUERY, &q) != 0)
             return errno == ENOENT; /* none from there on */
         const uint64_t from = q.start > start ? q.start : start, to = q.end < end ? q.end : end;
         if (from >= to)
             return true;
-        visit(context, &(struct host_file_piece){from, makedev(q.major, q.minor), q.inode, q.offset + (from - q.start), to - from});
+        visit(context, &(struct host_file_piece){from, makedev(q.major, q.minor), q.inode, q.offset + (from - q.start), to - from,
+                                                 !(q.rights & QUERY_SHARED)});
         start = to;
     }
     return true;
