@@ -189,7 +189,7 @@ static void test_come_and_go(void **state)
     for (unsigned i = 0; i < 3; i++)
         assert_int_equal(
             pthread_create(&others[i], NULL, i < 2 ? send_everything : change_modes, &c), 0);
-    for (unsigned round = 0; round < 60; round++) {
+    for (unsigned round = 0; round < 60 || !c.t->cpu[3].nmi; round++) { /* on a busy host the senders may start late */
         use(c.t, 3);
         lapic_destroy(c.t->cpu[3].lapic);
         plug(c.t, 3);
@@ -197,7 +197,6 @@ static void test_come_and_go(void **state)
     atomic_store(&c.stop, true);
     for (unsigned i = 0; i < 3; i++)
         pthread_join(others[i], NULL);
-    assert_true(c.t->cpu[3].nmi > 0);
     free_bus(c.t);
 }
 
