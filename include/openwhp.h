@@ -68,7 +68,9 @@ typedef enum OWHP_ENGINE_DIFFERENCES {
     /* Instructions follow the host processor's vendor, whatever vendor CPUID results present. */
     OwhpEngineDifferenceHostVendor = 32,
     /* MONITOR and MWAIT do nothing, whatever CPUID results present. */
-    OwhpEngineDifferenceNoMonitor = 64
+    OwhpEngineDifferenceNoMonitor = 64,
+    /* CLFLUSH and CLFLUSHOPT where nothing is mapped do nothing; there is no memory exit. */
+    OwhpEngineDifferenceNoFlushExits = 128
 } OWHP_ENGINE_DIFFERENCES;
 
 /*

@@ -41,6 +41,7 @@ enum engine_difference {
     DIFFERENCE_INTERPRETED = 16,
     DIFFERENCE_HOST_VENDOR = 32,
     DIFFERENCE_NO_MONITOR = 64,
+    DIFFERENCE_NO_FLUSH_EXITS = 128,
 };
 
 /* What the engine can do, for WHvGetCapability (bits as in the API). */

@@ -62,6 +62,7 @@ static const struct {
     {"MEX-6", KVM, SHOWN(SplitStores), "the half of a store that lies in memory is there already when the other half exits"},
     {"MEX-1", KVM, SHOWN(UnmappedPageTables), "a CALL whose stack no memory slot holds ends in an exit of its own"},
     {"MEX-7", KVM, SHOWN(SplitStores), "a read-modify-write has set the flags when its write exits"},
+    {"MEX-20", FAST_KVM, SHOWN(NoFlushExits), "KVM makes CLFLUSH no operation where nothing is mapped"},
     {"MEX-4", KVM, SHOWN(UnmappedPageTables), "page tables that no memory slot holds: KVM raises a page fault, or never comes back"},
     {"MEX-5", KVM, SHOWN(UnmappedPageTables), "descriptor tables that no memory slot holds: KVM shuts down, or never comes back"},
     {"MON-1", KVM, SHOWN(NoMonitor), "KVM makes MONITOR and MWAIT no operations, whatever CPUID shows"},

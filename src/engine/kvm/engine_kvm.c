@@ -40,7 +40,8 @@ static void capabilities(struct engine_capabilities *out)
     out->exception_exits = 0;
     out->differences = DIFFERENCE_UNMAPPED_PAGE_TABLES | DIFFERENCE_DEBUG_CHAINS | DIFFERENCE_SPLIT_STORES |
                        DIFFERENCE_HOST_VENDOR | DIFFERENCE_NO_MONITOR |
-                       (kvm_is_fast(why, sizeof(why)) ? DIFFERENCE_READS_MAY_BE_DIRTY : DIFFERENCE_INTERPRETED);
+                       (kvm_is_fast(why, sizeof(why)) ? DIFFERENCE_READS_MAY_BE_DIRTY | DIFFERENCE_NO_FLUSH_EXITS
+                                                      : DIFFERENCE_INTERPRETED);
 }
 
 /* ---- virtual machines ---- */
