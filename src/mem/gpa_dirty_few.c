@@ -3,8 +3,8 @@
  *
  * Where most words have no dirty page, and the others seldom more than two, the way through the batches of gpa_dirty_visit.c and
  * gpa_dirty_list.c costs more than the pages. So here a word is taken and its pages go where they belong: always two, without a
- * branch, and as many count as there were. A word with neighbours, or with its first page where the word before may end with a run,
- * is put as runs.
+ * branch, and as many count as there were. A word with neighbours, or with its first page where the word before
+ * may end with a run, is put as runs.
  *
  * All stores to the array are guarded; when one fails, the pages of its word are kept with the rest. In the end the last run is
  * taken back into the batch, where it may still grow.

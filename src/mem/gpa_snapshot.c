@@ -9,7 +9,8 @@
  * the first, which are the dirty pages of the first, and refers to it for the others. Through aliases a page can change
  * without being dirty (docs/snapshot.md); then it is copied whole.
  *
- * A page that cannot be read, being protected or not there, counts as zeros. But that is not what it is: the next snapshot looks again.
+ * A page that cannot be read, being protected or not there, counts as zeros. But that is not what it is: the next snapshot looks
+ * again.
  */
 #include "mem/gpa_snapshot.h"
 

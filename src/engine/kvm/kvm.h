@@ -14,6 +14,8 @@
  *   kvm_msr.c        model-specific registers: which of them KVM serves
  *   kvm_run.c        running, and what each of KVM's exits means
  *   kvm_half_done.c  accesses that KVM began and has not finished
+ *   kvm_forget.c     finishing such an access so that nothing has happened
+ *   kvm_go_back.c    from behind an instruction to its start
  *   kvm_plain.c      instructions that are one access and one register
  */
 #ifndef OWHP_ENGINE_KVM_H
@@ -217,6 +219,11 @@ bool kvm_open_settle(struct engine_vcpu *vcpu, const struct kvm_regs *wanted);
 enum cpu_leave kvm_open_serve(struct engine_vcpu *vcpu);
 /* KVM is to forget what is open, if anything. The registers in KVM are then to be handed over. */
 void kvm_open_forget(struct engine_vcpu *vcpu);
+
+/* ---- kvm_forget.c ---- */
+
+/* KVM finishes what is pending, if anything, and memory is as it was before. The registers in KVM are then to be handed over. */
+void kvm_forget(struct engine_vcpu *vcpu);
 
 /* ---- kvm_go_back.c ---- */
 

@@ -235,8 +235,8 @@ static struct block *find_or_decode(struct cpu *cpu, gpa_t gpa)
     return b;
 }
 
-/* Decoding may wait for others (code_page_get), and memory change meanwhile, that of page tables too: then what was translated and
- * read before that is not to run any more, and the instruction is looked for again. */
+/* Decoding may wait for others (code_page_get), and memory change meanwhile, that of page tables too: then what was translated
+ * and read before that is not to run any more, and the instruction is looked for again. */
 static noinline struct block *look_up(struct cpu *cpu, gva_t linear)
 {
     const uint64_t epoch = cpu->verify_epoch;
